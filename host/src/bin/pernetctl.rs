@@ -1,0 +1,3 @@
+//! The operator's client: thin.
+
+fn main() {}

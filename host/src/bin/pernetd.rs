@@ -1,0 +1,3 @@
+//! The daemon: thin.
+
+fn main() {}

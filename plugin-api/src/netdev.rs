@@ -1,0 +1,116 @@
+//! Network devices and their events, as plain data: what a notifier is told and what it answers.
+
+/// A network device as the daemon last saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Index in its namespace; reused by the kernel, so not an identity.
+    pub ifindex: u32,
+    /// Given by the daemon at each registration and never reused: (cookie, ifindex, serial) is the identity.
+    pub serial: u64,
+    /// Current name.
+    pub name: String,
+    /// Link kind (`veth`, `bridge`, …); empty where the kernel gives none (`lo`).
+    pub kind: String,
+    /// Hardware address; empty where the device has none.
+    pub address: Vec<u8>,
+    /// Maximum transmission unit in bytes.
+    pub mtu: u32,
+    /// `IFF_*` flags.
+    pub flags: u32,
+    /// ifindex of the upper device (bridge, bond) that it belongs to; 0 for none.
+    pub master: u32,
+}
+
+impl DeviceInfo {
+    /// Whether the device is administratively up (`IFF_UP`).
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.flags & 1 != 0
+    }
+}
+
+/// What happened to a device (the kernel's `NETDEV_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EventKind {
+    /// The device appeared, or is replayed to a late notifier.
+    Register = 0,
+    /// It went up.
+    Up = 1,
+    /// It is about to be shown as down.
+    GoingDown = 2,
+    /// It went down.
+    Down = 3,
+    /// Its name changed; the old one is in the event.
+    ChangeName = 4,
+    /// Its MTU changed.
+    ChangeMtu = 5,
+    /// Its hardware address changed.
+    ChangeAddr = 6,
+    /// It joined or left an upper device.
+    ChangeUpper = 7,
+    /// Other flags changed.
+    Change = 8,
+    /// It is gone, or moved to another namespace, or the notifier goes.
+    Unregister = 9,
+}
+
+impl EventKind {
+    const ALL: [EventKind; 10] = [
+        EventKind::Register,
+        EventKind::Up,
+        EventKind::GoingDown,
+        EventKind::Down,
+        EventKind::ChangeName,
+        EventKind::ChangeMtu,
+        EventKind::ChangeAddr,
+        EventKind::ChangeUpper,
+        EventKind::Change,
+        EventKind::Unregister,
+    ];
+
+    /// The event with this number, or `None` for a number that this version does not know.
+    #[must_use]
+    pub fn from_u8(n: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| *k as u8 == n)
+    }
+
+    /// The event's name as the operator sees it, after `netdev.`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::Register => "register",
+            EventKind::Up => "up",
+            EventKind::GoingDown => "goingdown",
+            EventKind::Down => "down",
+            EventKind::ChangeName => "changename",
+            EventKind::ChangeMtu => "changemtu",
+            EventKind::ChangeAddr => "changeaddr",
+            EventKind::ChangeUpper => "changeupper",
+            EventKind::Change => "change",
+            EventKind::Unregister => "unregister",
+        }
+    }
+}
+
+/// What a notifier answers (the kernel's `NOTIFY_*`); an errno is answered as an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verdict {
+    /// Not interested.
+    Done = 0,
+    /// Handled.
+    Ok = 1,
+    /// Handled, and nobody after this notifier is told. Success (K3.3).
+    Stop = 2,
+    /// Refused: decodes to EPERM (K3.3), and nobody after this notifier is told.
+    Bad = 3,
+}
+
+impl Verdict {
+    /// The verdict with this number, or `None` for a number that this version does not know.
+    #[must_use]
+    pub fn from_u8(n: u8) -> Option<Self> {
+        [Verdict::Done, Verdict::Ok, Verdict::Stop, Verdict::Bad].into_iter().find(|v| *v as u8 == n)
+    }
+}
