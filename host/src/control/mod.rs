@@ -1,1 +1,13 @@
-//! Stub.
+//! The operator's door: the varlink interface `io.pernetd` on a Unix socket, and its client.
+//!
+//! Owns the socket, the connections and their limits, the judgement of credentials, and the wire types. It knows the
+//! daemon only as something that takes a [`Request`]; it decides nothing about namespaces or plugins.
+
+pub mod wire;
+mod request;
+pub mod monitor;
+
+pub use request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request};
+
+/// Where requests go: into the daemon loop's queue. Called from connection threads; must not block.
+pub type RequestSink = Box<dyn Fn(Request) + Send + Sync>;

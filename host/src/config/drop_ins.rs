@@ -1,0 +1,96 @@
+//! The drop-in folders: which files there are, which of them count, and in which order.
+//!
+//! As systemd does it: over all configuration folders the first file of a name wins, an empty one masks, and the order
+//! is by file name. `sysctl.d/*.conf` beside `plugins.d` is left to the part that applies it.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::plugin_file::{NAME_RULE, PluginConfig, is_plugin_name};
+use super::source::{ConfigError, Source};
+
+/// Reads all plugin files, in order; the errors are those of all of them.
+pub(super) fn load(config_dirs: &[PathBuf], plugin_dir: &Path, errors: &mut Vec<ConfigError>) -> Vec<PluginConfig> {
+    let mut plugins: Vec<PluginConfig> = Vec::new();
+    for (file_name, path) in files(config_dirs, errors) {
+        match load_one(&file_name, &path, plugin_dir) {
+            Ok(None) => {}
+            Ok(Some(plugin)) => match plugins.iter().find(|p| p.name == plugin.name) {
+                Some(first) => errors.push(duplicate(first, &path)),
+                None => plugins.push(plugin),
+            },
+            Err(found) => errors.extend(found),
+        }
+    }
+    plugins
+}
+
+/// The drop-in files by name.
+fn files(config_dirs: &[PathBuf], errors: &mut Vec<ConfigError>) -> BTreeMap<String, PathBuf> {
+    let mut files = BTreeMap::new();
+    for folder in config_dirs.iter().map(|dir| dir.join("plugins.d")) {
+        let names = match file_names(&folder) {
+            Ok(names) => names,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => {
+                let hint = "make it a folder that pernetd can read, or remove it";
+                errors.push(ConfigError::whole(&folder, format!("cannot be listed: {e}"), hint));
+                continue;
+            }
+        };
+        for name in names {
+            if let Entry::Vacant(free) = files.entry(name) {
+                let path = folder.join(free.key());
+                free.insert(path);
+            }
+        }
+    }
+    files
+}
+
+/// Only `*.toml`, and nothing hidden: editors and package managers leave other files behind.
+fn file_names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".toml") && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// `None` if the file masks the name.
+fn load_one(file_name: &str, path: &Path, plugin_dir: &Path) -> Result<Option<PluginConfig>, Vec<ConfigError>> {
+    let name = plugin_name(file_name).map_err(|message| {
+        let hint = format!("call it NN-name.toml, with two digits for its place; {NAME_RULE}");
+        vec![ConfigError::whole(path, message, hint)]
+    })?;
+    // A file that went after the folder was listed is as good as none.
+    match Source::read(path).map_err(|e| vec![e])? {
+        Some(source) if !source.text().is_empty() => PluginConfig::parse(name, Arc::new(source), plugin_dir).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The plugin's name in `NN-name.toml`. Exactly two digits, so that the order of the names is that of the numbers.
+fn plugin_name(file_name: &str) -> Result<&str, String> {
+    let stem = file_name.trim_end_matches(".toml");
+    let (place, name) = stem.split_once('-').ok_or("its name has no place in the order")?;
+    if place.len() != 2 || !place.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("{place:?} in its name is no place in the order"));
+    }
+    if !is_plugin_name(name) {
+        return Err(format!("{name:?} is no plugin's name"));
+    }
+    Ok(name)
+}
+
+fn duplicate(first: &PluginConfig, second: &Path) -> ConfigError {
+    let message = format!("plugin {} is configured by {} already", first.name, first.path().display());
+    ConfigError::whole(second, message, "keep one of the two files, and remove or empty the other")
+}

@@ -1,0 +1,207 @@
+//! What a client can ask of the daemon: closed requests, each with the channel for its answer.
+//!
+//! This is the seam between the control door and the daemon loop. Connection threads make requests, already judged and
+//! with valid arguments; the loop answers them in its own time and never waits for a client. Time-outs and clients that
+//! leave are the connection thread's business: all that the loop sees of them is an answer that nobody wants.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::wire::{Device, Netns, Plugin, ReloadResult, Status};
+
+/// One thing that a client asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// The daemon's state.
+    Status {
+        /// For the answer.
+        reply: Reply<Status>,
+    },
+    /// All namespaces, `@host` first.
+    NetnsList {
+        /// For the answer.
+        reply: Reply<Vec<Netns>>,
+    },
+    /// One namespace; an unknown name is [`ErrorKind::NotFound`].
+    NetnsGet {
+        /// Any of its names.
+        name: String,
+        /// For the answer.
+        reply: Reply<Netns>,
+    },
+    /// Answered when the namespace is there and live, degraded or failed; kept while it is absent, in setup or dying.
+    NetnsWait {
+        /// Any of its names.
+        name: String,
+        /// For the answer.
+        reply: Reply<Netns>,
+    },
+    /// Retry a failed or degraded namespace now; answered when that is done (at once if there is nothing to retry).
+    NetnsRetry {
+        /// Any of its names.
+        name: String,
+        /// For the answer.
+        reply: Reply<Netns>,
+    },
+    /// Run the inits in a namespace that is about to be named, on a lease.
+    NetnsAdd(NetnsAdd),
+    /// The client of an add has gone before `seen` was answered: look for the name once more, else undo and let go.
+    /// A lease that is not known (any more) is nothing to worry about.
+    LeaseEnded {
+        /// The lease of that add.
+        lease: LeaseId,
+    },
+    /// Answered when `name` no longer names the namespace and, if it was its last name, its exits are done: with the
+    /// last state. A namespace that goes on under other names is answered with its state; one that is not known with
+    /// [`ErrorKind::NotFound`].
+    NetnsWaitGone {
+        /// The name that goes.
+        name: String,
+        /// The namespace it goes from: a new one may have the same name at once.
+        cookie: u64,
+        /// For the answer.
+        reply: Reply<Netns>,
+    },
+    /// All plugins in registration order.
+    PluginList {
+        /// For the answer.
+        reply: Reply<Vec<Plugin>>,
+    },
+    /// The devices of one namespace, or of all.
+    DevList {
+        /// Any of the namespace's names; `None` for all.
+        netns: Option<String>,
+        /// For the answer.
+        reply: Reply<Vec<Device>>,
+    },
+    /// Reload as SIGHUP does; answered when it is done. A refused configuration is [`ErrorKind::Failed`] with the
+    /// errors, or `ok: false` with the plugins concerned.
+    Reload {
+        /// For the answer.
+        reply: Reply<ReloadResult>,
+    },
+}
+
+/// The arguments of [`Request::NetnsAdd`].
+#[derive(Debug)]
+pub struct NetnsAdd {
+    /// The name that it will have, in the operator's form.
+    pub name: String,
+    /// The file that the client has reserved and will bind.
+    pub path: PathBuf,
+    /// The namespace. The sender's descriptor, hence to be identified and pinned from inside, then closed.
+    pub ns: OwnedFd,
+    /// Names this add in [`Request::LeaseEnded`].
+    pub lease: LeaseId,
+    /// Answered first: the inits are done (live or degraded) or failed. Failed ends the lease; so does an error.
+    pub inits: Reply<Netns>,
+    /// Answered second: discovery has seen the name. Ends the lease.
+    pub seen: Reply<Netns>,
+}
+
+/// Identifies a lease; never reused by a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(pub u64);
+
+/// Where one answer goes. Sending never blocks; dropping it unanswered tells the client that the daemon gave up on it.
+#[derive(Debug)]
+pub struct Reply<T> {
+    sender: Sender<Result<T, ControlError>>,
+    asker: Weak<()>,
+}
+
+/// The asker's end of a [`Reply`].
+#[derive(Debug)]
+pub struct Answer<T> {
+    pub(super) receiver: Receiver<Result<T, ControlError>>,
+    _asking: Arc<()>,
+}
+
+impl<T> Reply<T> {
+    /// A place for one answer, and the end at which it is awaited.
+    #[must_use]
+    pub fn new() -> (Reply<T>, Answer<T>) {
+        // Room for the one answer: the daemon loop never waits for a client.
+        let (sender, receiver) = bounded(1);
+        let asking = Arc::new(());
+        (Reply { sender, asker: Arc::downgrade(&asking) }, Answer { receiver, _asking: asking })
+    }
+
+    /// Answers. Whether anybody still listens is not the daemon's business.
+    pub fn send(self, answer: Result<T, ControlError>) {
+        let _ = self.sender.try_send(answer);
+    }
+
+    /// Whether nobody waits any more: time-out, or the client has gone. A kept request can then be forgotten.
+    #[must_use]
+    pub fn abandoned(&self) -> bool {
+        self.asker.strong_count() == 0
+    }
+}
+
+impl<T> Answer<T> {
+    /// The channel to wait on; disconnected when the daemon dropped the request.
+    #[must_use]
+    pub fn receiver(&self) -> &Receiver<Result<T, ControlError>> {
+        &self.receiver
+    }
+}
+
+/// What kind of refusal it is: one varlink error each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The caller may not do this.
+    NotPermitted,
+    /// No such namespace.
+    NotFound,
+    /// A parameter is not what the method needs.
+    Invalid,
+    /// Not in time.
+    TimedOut,
+    /// Not in this state of the daemon.
+    Unavailable,
+    /// Tried in vain.
+    Failed,
+}
+
+/// A refusal: what is wrong, where, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {what}; {remedy}")]
+pub struct ControlError {
+    /// Its kind.
+    pub kind: ErrorKind,
+    /// What is wrong.
+    pub what: String,
+    /// What it is about: a namespace, a file, a method.
+    pub place: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl ControlError {
+    /// An error of a kind: `place`: `what`; `remedy`.
+    pub fn new(
+        kind: ErrorKind,
+        place: impl Into<String>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> ControlError {
+        ControlError { kind, what: what.into(), place: place.into(), remedy: remedy.into() }
+    }
+
+    /// No namespace has this name.
+    #[must_use]
+    pub fn no_such_netns(name: &str) -> ControlError {
+        let remedy = "see the names with `pernetctl netns list`";
+        ControlError::new(ErrorKind::NotFound, format!("namespace {name}"), "there is no such namespace", remedy)
+    }
+
+    /// The daemon is stopping.
+    #[must_use]
+    pub fn stopping() -> ControlError {
+        ControlError::new(ErrorKind::Unavailable, "pernetd", "it is stopping", "ask again when it has started")
+    }
+}
