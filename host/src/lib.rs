@@ -7,4 +7,6 @@ pub mod plugin;
 pub mod linux;
 pub mod control;
 pub mod systemd;
+pub mod logging;
 pub mod daemon;
+pub mod demo;

@@ -1,0 +1,218 @@
+//! The plugins as the operator sees them: one entry per configured plugin, live, failed or refused.
+//!
+//! It owns the instances and how one is made from a file; which entries change, in which order, is `reload.rs`'s.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::{Config, OnInitFailure as OnFailure, OnStop, PluginConfig};
+use crate::engine::initcall::{self, Item, Level};
+use crate::engine::pernet::{HookError, Member, OnInitFailure, Owner};
+use crate::plugin::file::PluginFile;
+use crate::plugin::instance::Instance;
+use crate::plugin::load::Code;
+use crate::plugin::trust::Judge;
+use crate::plugin::{self, host_api::HostServices};
+
+/// Why a plugin is not live.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// The namespace that it failed in, if it was one.
+    pub namespace: Option<String>,
+    /// The hook that failed, or the step of loading (`open`, `config`, `plugin.init`, …).
+    pub hook: String,
+    /// What, where, and what to do.
+    pub message: String,
+}
+
+impl Trouble {
+    /// Trouble outside any namespace.
+    pub fn new(hook: &str, message: impl ToString) -> Self {
+        Trouble { namespace: None, hook: hook.to_owned(), message: message.to_string() }
+    }
+}
+
+impl From<&HookError> for Trouble {
+    fn from(e: &HookError) -> Self {
+        Trouble { namespace: Some(e.netns.to_string()), hook: e.hook.to_owned(), message: e.failure.message.clone() }
+    }
+}
+
+/// A file that passed every check that needs no effect: trusted, read, mapped, its configuration accepted.
+#[derive(Clone)]
+pub struct Prepared {
+    /// Its file's section of the configuration.
+    pub config: Arc<PluginConfig>,
+    /// What was read from the note.
+    pub version: String,
+    /// Level by its note.
+    pub level: Level,
+    /// Content hash, lower-case hexadecimal.
+    pub sha256: String,
+    /// What it comes after, by configuration and note together.
+    pub after: Vec<String>,
+    /// What it needs, by configuration and note together.
+    pub requires: Vec<String>,
+    code: Arc<Code>,
+}
+
+impl Prepared {
+    /// Same content, same configuration: such a plugin sees nothing of a reload, though its place may change.
+    pub fn same_as(&self, other: &Prepared) -> bool {
+        self.sha256 == other.sha256 && self.config.same_meaning(&other.config)
+    }
+}
+
+/// A plugin that runs.
+pub struct Live {
+    /// What it was made from; kept so that a failed reload can make it again.
+    pub prepared: Prepared,
+    /// Counts over the daemon's life, so that no two instances share one.
+    pub generation: u64,
+    /// The engine's view of it.
+    pub owner: Arc<Owner>,
+    /// The instance itself.
+    pub instance: Instance,
+}
+
+/// One row of `pernetctl plugin list`.
+pub enum Entry {
+    /// Running.
+    Live(Live),
+    /// Its init failed or it panicked; retried by a reload.
+    Failed(Prepared, Trouble),
+    /// Its file or configuration is not acceptable.
+    Refused(Arc<PluginConfig>, Trouble),
+}
+
+impl Entry {
+    /// The plugin's name.
+    pub fn name(&self) -> &str {
+        &self.config().name
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Arc<PluginConfig> {
+        match self {
+            Entry::Live(live) => &live.prepared.config,
+            Entry::Failed(prepared, _) => &prepared.config,
+            Entry::Refused(config, _) => config,
+        }
+    }
+
+    /// The running plugin, if it runs.
+    pub fn live(&self) -> Option<&Live> {
+        match self {
+            Entry::Live(live) => Some(live),
+            _ => None,
+        }
+    }
+}
+
+/// Opens, checks and maps one plugin's file and lets it judge its configuration; nothing of it runs in a namespace.
+pub fn prepare(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepared, Trouble> {
+    let file: PluginFile =
+        plugin::file::open(judge, &config.file, Some(&config.name)).map_err(|e| Trouble::new("open", e))?;
+    let code = Code::load(&file).map_err(|e| Trouble::new("load", e))?;
+    code.check_config(&config.config_json).map_err(|refusal| {
+        let place = config.field_position(&refusal.field);
+        Trouble::new("config", format!("{place}: {}", refusal.message))
+    })?;
+    let level = Level::from_name(&file.note.level)
+        .ok_or_else(|| Trouble::new("open", format!("{}: unknown level {}", config.file.display(), file.note.level)))?;
+    let both = |a: &[String], b: &[String]| a.iter().chain(b).cloned().collect::<Vec<_>>();
+    Ok(Prepared {
+        config: Arc::clone(config),
+        version: file.note.version.clone(),
+        level,
+        sha256: file.sha256.clone(),
+        after: both(&config.after, &file.note.after),
+        requires: both(&config.requires, &file.note.requires),
+        code,
+    })
+}
+
+/// Prepares every enabled plugin, in file order; what is refused is told, the rest go on.
+pub fn prepare_all(judge: &Judge, config: &Config) -> Vec<Result<Prepared, (Arc<PluginConfig>, Trouble)>> {
+    let enabled = config.plugins.iter().filter(|p| p.enabled);
+    enabled.map(|p| prepare(judge, p).map_err(|trouble| (Arc::clone(p), trouble))).collect()
+}
+
+/// The order in which plugins are registered, as indices into `prepared`.
+pub fn order(prepared: &[Prepared]) -> Result<Vec<usize>, initcall::OrderError> {
+    let items: Vec<Item<'_>> = prepared
+        .iter()
+        .map(|p| Item {
+            name: &p.config.name,
+            level: p.level,
+            file_name: &p.config.file_name,
+            after: &p.after,
+            requires: &p.requires,
+        })
+        .collect();
+    initcall::order(&items)
+}
+
+/// Makes instances, each with a generation of its own.
+pub struct Maker {
+    next_generation: AtomicU64,
+    services: Arc<dyn HostServices>,
+}
+
+impl Maker {
+    /// A maker whose instances call `services`.
+    pub fn new(services: Arc<dyn HostServices>) -> Self {
+        Maker { next_generation: AtomicU64::new(1), services }
+    }
+
+    /// Runs the plugin's own init. What it declares is not yet registered: [`Live::member`] is for that.
+    pub fn create(&self, prepared: &Prepared, place: usize) -> Result<Live, Trouble> {
+        let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
+        let config = &prepared.config;
+        let services = Arc::clone(&self.services);
+        let instance = Instance::create(&prepared.code, generation, &config.config_json, services)
+            .map_err(|e| Trouble::new("plugin.init", e))?;
+        let owner = Arc::new(owner(prepared, generation, place));
+        Ok(Live { prepared: prepared.clone(), generation, owner, instance })
+    }
+}
+
+impl Live {
+    /// What the engine registers for this plugin.
+    pub fn member(&self) -> Member {
+        self.instance.member(Arc::clone(&self.owner))
+    }
+}
+
+fn owner(prepared: &Prepared, generation: u64, place: usize) -> Owner {
+    let config = Arc::clone(&prepared.config);
+    let on_init_failure = match config.on_init_failure {
+        OnFailure::Rollback => OnInitFailure::Rollback,
+        OnFailure::Skip => OnInitFailure::Skip,
+    };
+    let mut owner = Owner::new(config.name.as_str().into(), generation, place);
+    owner.on_init_failure = on_init_failure;
+    owner.undo_on_stop = config.on_stop == OnStop::Undo;
+    owner.requires = prepared.requires.iter().map(|r| r.as_str().into()).collect();
+    owner.selects = Box::new(move |net| {
+        let names = net.names();
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        config.selects(&names, net.is_host)
+    });
+    owner
+}
+
+/// All entries, in registration order; the loop reads it, the reload writes it.
+#[derive(Default)]
+pub struct Plugins {
+    /// In registration order: live ones as registered, the others where they would be.
+    pub entries: Vec<Entry>,
+}
+
+impl Plugins {
+    /// Live plugins by name.
+    pub fn live(&self) -> HashMap<&str, &Live> {
+        self.entries.iter().filter_map(Entry::live).map(|l| (l.prepared.config.name.as_str(), l)).collect()
+    }
+}
