@@ -1,8 +1,11 @@
 //! What can go wrong between a plugin's file and its running: one variant per step, so that the operator sees how far
 //! it came, and what to do.
 
+use super::load::AbiError;
+use super::mapping::MapError;
 use super::note::NoteError;
 use super::trust::TrustError;
+use crate::engine::Failure;
 use std::io;
 use std::path::PathBuf;
 
@@ -60,4 +63,56 @@ pub enum PluginError {
         /// The name in the file.
         found: String,
     },
+    /// Step 5: it cannot be mapped.
+    #[error("cannot load the plugin file {path}: {source}")]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: MapError,
+    },
+    /// Step 6: its tables are not this host's.
+    #[error("the plugin file {path} is refused: {source}")]
+    Abi {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: AbiError,
+    },
+    /// Step 7: the author's `init` failed or panicked.
+    #[error("plugin `{plugin}`: init {}: {} (errno {})", ended(failure), failure.message, failure.errno)]
+    Init {
+        /// The plugin.
+        plugin: String,
+        /// What it answered.
+        failure: Failure,
+    },
+    /// Step 7: what it registered makes no sense.
+    #[error("plugin `{plugin}`: its registrations make no sense ({what}): this is a fault of the plugin")]
+    Registrations {
+        /// The plugin.
+        plugin: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The end: a call does not come out.
+    #[error("plugin `{plugin}` cannot end: {inside} does not return; restart the daemon to be rid of it")]
+    Busy {
+        /// The plugin.
+        plugin: String,
+        /// What is still running.
+        inside: String,
+    },
+    /// The end: the author's `Drop` panicked.
+    #[error("plugin `{plugin}`: its end {}: {} (errno {}); it is gone all the same", ended(failure), failure.message, failure.errno)]
+    Drop {
+        /// The plugin.
+        plugin: String,
+        /// What it answered.
+        failure: Failure,
+    },
+}
+
+fn ended(failure: &Failure) -> &'static str {
+    if failure.panicked { "panicked" } else { "failed" }
 }

@@ -10,8 +10,20 @@
 
 mod error;
 mod elf;
+mod gate;
+mod mapping;
+mod status;
 pub mod trust;
 pub mod note;
 pub mod file;
+pub mod load;
+pub mod running;
+mod call;
+pub mod instance;
+pub mod host_api;
 
 pub use error::PluginError;
+pub use host_api::{HookRecord, HostServices, LogLine};
+pub use instance::{Instance, InstanceRef, PluginState};
+pub use load::{Code, ConfigRefusal};
+pub use trust::Judge;

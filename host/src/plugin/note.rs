@@ -8,6 +8,7 @@
 
 use super::elf::{FormatError, Shape, build_id};
 use pernet_plugin_api::abi::{API_MAJOR, API_MINOR};
+use pernet_plugin_api::note::{LEVELS, OWNER, TARGET, TYPE};
 use serde::{Deserialize, Serialize};
 
 /// A descriptor larger than this is no metadata.
@@ -34,13 +35,13 @@ pub struct Note {
     pub requires: Vec<String>,
     /// Its licence, as SPDX.
     #[serde(default)]
-    pub license: Option<String>,
+    pub license: String,
     /// One sentence on what it does.
     #[serde(default)]
-    pub description: Option<String>,
+    pub description: String,
     /// The compiler that built it.
     #[serde(default)]
-    pub rustc: Option<String>,
+    pub rustc: String,
     /// What it was built for.
     pub target: String,
     /// `unwind` or `abort`.
@@ -123,7 +124,7 @@ impl Note {
 
     fn read(shape: &Shape<'_>) -> Result<Note, NoteError> {
         let notes = shape.notes()?;
-        let ours: Vec<_> = notes.iter().filter(|n| n.name == NOTE_NAME && n.kind == NOTE_TYPE).collect();
+        let ours: Vec<_> = notes.iter().filter(|n| n.name == OWNER.as_bytes() && n.kind == TYPE).collect();
         let [raw] = ours.as_slice() else {
             return Err(if ours.is_empty() { NoteError::Missing } else { NoteError::Several(ours.len()) });
         };
@@ -133,6 +134,7 @@ impl Note {
         let mut note: Note =
             serde_json::from_slice(raw.descriptor).map_err(|e| NoteError::Unreadable(e.to_string()))?;
         note.check_fields()?;
+        note.make_printable();
         note.build_id = build_id(&notes);
         Ok(note)
     }
@@ -143,27 +145,30 @@ impl Note {
         let named = [("name", std::slice::from_ref(&self.name)), ("after", &self.after), ("requires", &self.requires)];
         for (which, names) in named {
             if let Some(bad) = names.iter().find(|n| !is_plugin_name(n)) {
-                return field(which, bad, format!("a plugin's name is 1 to {MAX_NAME} of a-z, 0-9, `-` and `_`"));
+                return field(which, bad, format!("a plugin's name is 1 to {MAX_NAME} of a-z, 0-9 and `-`"));
             }
         }
         if !LEVELS.contains(&self.level.as_str()) {
             return field("level", &self.level, format!("one of {}", LEVELS.join(", ")));
         }
-        // These are shown on terminals as they are.
-        let shown = [
-            ("version", Some(&self.version)),
-            ("license", self.license.as_ref()),
-            ("description", self.description.as_ref()),
-            ("rustc", self.rustc.as_ref()),
-            ("target", Some(&self.target)),
-            ("panic", Some(&self.panic)),
+        Ok(())
+    }
+
+    /// These are shown on terminals as they are.
+    fn make_printable(&mut self) {
+        let texts = [
+            &mut self.version,
+            &mut self.license,
+            &mut self.description,
+            &mut self.rustc,
+            &mut self.target,
+            &mut self.panic,
         ];
-        for (which, text) in shown {
-            if let Some(text) = text.filter(|t| t.chars().any(char::is_control)) {
-                return field(which, text, "no control characters".into());
+        for text in texts {
+            if text.contains(char::is_control) {
+                *text = text.replace(char::is_control, " ");
             }
         }
-        Ok(())
     }
 
     /// What must hold on this host.
@@ -171,8 +176,8 @@ impl Note {
         if self.api.0 != API_MAJOR || self.api.1 > API_MINOR {
             return Err(NoteError::Api { found: self.api });
         }
-        if self.target != HOST_TARGET {
-            return Err(NoteError::Target { found: self.target.clone(), host: HOST_TARGET.into() });
+        if self.target != TARGET {
+            return Err(NoteError::Target { found: self.target.clone(), host: TARGET.into() });
         }
         if self.panic == "unwind" { Ok(()) } else { Err(NoteError::Panic(self.panic.clone())) }
     }
@@ -181,11 +186,6 @@ impl Note {
 /// Whether a word can be a plugin's name.
 #[must_use]
 pub fn is_plugin_name(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
-
-const NOTE_NAME: &[u8] = b"pernet";
-const NOTE_TYPE: u32 = 1;
-const LEVELS: &[&str] = &["pure", "core", "postcore", "arch", "subsys", "fs", "device", "late"];
-const HOST_TARGET: &str = "x86_64-unknown-linux-gnu";
