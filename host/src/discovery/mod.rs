@@ -1,1 +1,5 @@
-//! Stub.
+//! What exists. (links)
+
+mod link_socket;
+pub mod links;
+mod nsid;
