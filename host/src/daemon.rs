@@ -5,6 +5,7 @@
 //! of its own. The loop never waits for any of them, so it always answers.
 
 pub mod command;
+mod identify;
 mod leases;
 mod namespaces;
 mod operations;
@@ -22,11 +23,11 @@ use pernet_plugin_api::NetCookie;
 
 use crate::config::{CommandLine, Config};
 use crate::control::monitor::Monitor;
-use crate::control::request::{LeaseId, Reply, Request};
+use crate::control::{ControlError, LeaseId, Reply, Request};
 use crate::control::wire;
 use crate::discovery::links::{LinkEvent, LinkSource};
 use crate::discovery::{self, Batch};
-use crate::engine::names::Names;
+use crate::engine::Names;
 use crate::linux::ns::Pin;
 use crate::linux::worker::Workers;
 use crate::systemd;
@@ -171,7 +172,7 @@ impl Daemon {
     fn reload(&mut self, reply: Option<Reply<wire::ReloadResult>>) {
         if self.phase == Phase::Stopping {
             if let Some(reply) = reply {
-                reply.send(Err(crate::control::request::ControlError::stopping()));
+                reply.send(Err(ControlError::stopping()));
             }
             return;
         }

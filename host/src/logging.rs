@@ -6,6 +6,7 @@
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::config::LogLevel;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -28,7 +29,7 @@ impl<S> Filter<S> for ByLevel {
 }
 
 /// Starts logging to standard error; a second call in the same process changes only the level.
-pub fn start(level: &str) {
+pub fn start(level: LogLevel) {
     set_level(level);
     let out = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(std::io::stderr().is_terminal());
     // Under systemd the journal stamps each line itself.
@@ -38,15 +39,14 @@ pub fn start(level: &str) {
     let _ = tracing_subscriber::registry().with(layer).try_init();
 }
 
-/// Sets the level by its word in the configuration; an unknown word (refused there) means `info`.
-pub fn set_level(word: &str) {
-    let level = match word {
-        "off" => 0,
-        "error" => 1,
-        "warn" => 2,
-        "debug" => 4,
-        "trace" => 5,
-        _ => 3,
+/// Sets what is logged, at start and after a reload.
+pub fn set_level(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => 1,
+        LogLevel::Warn => 2,
+        LogLevel::Info => 3,
+        LogLevel::Debug => 4,
+        LogLevel::Trace => 5,
     };
     LEVEL.store(level, Ordering::Relaxed);
 }

@@ -7,18 +7,19 @@ use clap::{Parser, Subcommand};
 use crossbeam_channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::config::{CommandLine, Config};
+use crate::config::{self, CommandLine, Config};
 use crate::control::monitor::Monitor;
 use crate::discovery::links::LinkSource;
 use crate::engine::{Names, PernetList};
 use crate::linux::ns;
 use crate::linux::worker::Workers;
-use crate::plugin::trust::Judge;
+use crate::plugin::Judge;
 use crate::{control, demo, discovery, logging, systemd};
 
+use super::identify;
 use super::plugins::{self, Maker, Plugins};
 use super::reload::{self, Shared};
-use super::services::Services;
+use super::services::{Places, Services};
 use super::{Daemon, Event, Phase};
 
 /// Runs plugins in every network namespace of the host.
@@ -87,13 +88,20 @@ fn check(command_line: &CommandLine) -> Result<i32, Failed> {
 pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>) -> Result<i32, Failed> {
     let paths = command_line.paths();
     let config = Config::load(&paths).map_err(|e| e.to_string())?;
-    logging::start(config.main.log.level.as_str());
+    logging::start(config.main.log.level);
     let Inbox { sender: events, receiver, monitor } = inbox.unwrap_or_default();
     listen_to_signals(&events)?;
 
-    let services = Arc::new(Services { events: events.clone(), monitor: Arc::clone(&monitor) });
+    let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
+    let services = Arc::new(Services {
+        events: events.clone(),
+        monitor: Arc::clone(&monitor),
+        places: Arc::clone(&places),
+        list: Arc::downgrade(&list).into(),
+    });
     let shared = Arc::new(Shared {
-        list: PernetList::new(),
+        list,
+        places,
         nets: RwLock::default(),
         plugins: Mutex::new(Plugins::default()),
         maker: Maker::new(services),
@@ -105,8 +113,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
 
     let to_loop = events.clone();
     let receive_buffer = config.main.netlink.receive_buffer;
-    let links = LinkSource::start(receive_buffer, Box::new(move |batch| drop(to_loop.send(Event::Links(batch)))))
-        .map_err(|e| format!("cannot listen to link events: {e}"))?;
+    let links = LinkSource::start(receive_buffer, Box::new(move |batch| drop(to_loop.send(Event::Links(batch)))));
     let to_loop = events.clone();
     let sink: control::RequestSink = Box::new(move |request| drop(to_loop.send(Event::Request(request))));
     let door = control::Server::start(&paths.runtime_dir, config.main.control.read.clone(), Arc::clone(&monitor), sink)
@@ -119,7 +126,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         monitor,
         events: events.clone(),
         phase: Phase::Starting,
-        names: Names::new(config.main.discovery.folders.clone()),
+        names: Names::new(config.main.discovery.folders.clone(), None),
         nets: Default::default(),
         reborn: Default::default(),
         held: Default::default(),
@@ -171,12 +178,16 @@ impl Inbox {
 
 fn start_discovery(config: &Config, events: &Sender<Event>) -> Result<discovery::Started, Failed> {
     let options = discovery::Options {
-        method: config.main.discovery.method.into(),
+        method: match config.main.discovery.method {
+            config::Method::Auto => None,
+            config::Method::Fanotify => Some(discovery::Method::Fanotify),
+            config::Method::Inotify => Some(discovery::Method::Inotify),
+        },
+        handles: true,
         folders: config.main.discovery.folders.clone(),
     };
-    let to_loop = events.clone();
-    discovery::start(options, Box::new(move |batch| drop(to_loop.send(Event::Names(batch)))))
-        .map_err(|e| format!("cannot discover namespaces: {e}"))
+    let stage = identify::stage(events.clone()).map_err(|e| format!("cannot start a thread: {e}"))?;
+    discovery::start(options, stage).map_err(|e| e.to_string())
 }
 
 /// Runs something that calls hooks on a thread that may enter namespaces: this one must never leave its own.

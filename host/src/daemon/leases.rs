@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use pernet_plugin_api::{ExitReason, NetCookie};
 
-use crate::control::request::{ControlError, ErrorKind, LeaseId, NetnsAdd, Reply};
+use crate::control::{ControlError, ErrorKind, LeaseId, NetnsAdd, Reply};
 use crate::control::wire::Netns;
-use crate::engine::names;
-use crate::engine::net::NetState;
+use crate::engine::{NetChange, NetState, Observation};
 use crate::linux::ns::{self, Pin};
 
 use super::{Daemon, Event, Phase};
@@ -33,7 +32,7 @@ impl Daemon {
             return add.inits.send(Err(ControlError::stopping()));
         }
         let place = || format!("namespace {}", add.name);
-        if self.leases.values().any(|l| l.path == add.path) || self.names.cookie_of(&add.path).is_some() {
+        if self.leases.values().any(|l| l.path == add.path) || self.names.shows(&add.path) {
             let error = ControlError::new(ErrorKind::Failed, place(), "the name is taken", "choose another, or delete that one first");
             return add.inits.send(Err(error));
         }
@@ -54,8 +53,8 @@ impl Daemon {
                 lease.cookie = Some(cookie);
                 let path = lease.path.clone();
                 let known = self.nets.contains_key(&cookie);
-                self.names.observe(names::Observation::Name { path, cookie });
-                self.settle_names(&mut HashMap::from([(cookie, pin)]), false);
+                let changes = self.names.observe([Observation::Named(path, cookie)]);
+                self.carry_out(changes, &mut HashMap::from([(cookie, pin)]), false);
                 if known {
                     self.lease_set_up(cookie);
                 }
@@ -115,14 +114,12 @@ impl Daemon {
     fn give_up(&mut self, id: LeaseId) {
         let Some(lease) = self.leases.remove(&id) else { return };
         let Some(cookie) = lease.cookie else { return };
-        self.names.observe(names::Observation::NoName { path: lease.path });
-        for change in self.names.settle() {
-            match change {
-                // Nobody ever saw it under a name, so everything that was done in it is undone.
-                names::NetChange::Died { cookie: died } if died == cookie => self.end(died, ExitReason::RolledBack),
-                other => tracing::debug!("{other:?} while a lease ended"),
-            }
+        let mut changes = self.names.observe([Observation::Unnamed(lease.path)]);
+        // Nobody ever saw it under a name, so everything that was done in it is undone.
+        if changes.extract_if(.., |c| matches!(c, NetChange::Died { cookie: died, .. } if *died == cookie)).count() > 0 {
+            self.end(cookie, ExitReason::RolledBack);
         }
+        self.carry_out(changes, &mut HashMap::new(), false);
     }
 
     /// Names that count although no mount carries them yet.

@@ -15,11 +15,7 @@ use pernet_plugin_api::{ExitReason, NetCookie};
 
 use crate::discovery::links::{LinkEvent, LinkSource};
 use crate::discovery::{Batch, NamedNs, Observation};
-use crate::engine::gate::ReadToken;
-use crate::engine::names::{self, NetChange};
-use crate::engine::net::{Namespace, Net, NetState};
-use crate::engine::netdev::{Link, LinkObservation};
-use crate::engine::pernet::Failure;
+use crate::engine::{self, Failure, Link, LinkObservation, Namespace, Net, NetChange, NetState, ReadToken};
 use crate::linux::ns::{self, Pin};
 use crate::linux::rtnetlink;
 
@@ -88,7 +84,13 @@ impl Place {
         self.with_pin(ns::enter)?;
         let links = rtnetlink::dump_links();
         ns::home()?;
-        Ok(links?)
+        links.map_err(std::io::Error::other)
+    }
+
+    /// Acts inside, wherever the thread was, and goes back there.
+    pub(super) fn visit<T>(&self, act: impl FnOnce() -> T) -> Result<T, Failure> {
+        let visited = self.with_pin(|pin| ns::visit(pin, act));
+        visited.map_err(|e| failure("cannot enter the namespace", &e))
     }
 
     /// Lets the namespace go: nothing else of ours keeps it.
@@ -117,7 +119,7 @@ impl Namespace for Handle {
             .with_pin(|pin| self.0.links.subscribe(self.0.cookie, pin.as_fd()).map_err(std::io::Error::other))
             .map_err(|e| failure("cannot subscribe to the namespace's link events", &e))?;
         self.enter()?;
-        rtnetlink::dump_links().map_err(|e| failure("cannot list the namespace's devices", &e.into()))
+        rtnetlink::dump_links().map_err(|e| Failure::new(e.errno, e.to_string()))
     }
 }
 
@@ -128,20 +130,21 @@ impl Daemon {
             return;
         }
         let mut pins = HashMap::new();
+        let mut seen = Vec::new();
         let mut scanned = false;
         for observation in batch.0 {
             match observation {
                 Observation::Name(named) => {
                     if let Some((path, cookie)) = self.take_pin(named, &mut pins) {
-                        self.names.observe(names::Observation::Name { path, cookie });
+                        seen.push(engine::Observation::Named(path, cookie));
                     }
                 }
-                Observation::NoName(path) => self.names.observe(names::Observation::NoName { path }),
+                Observation::NoName(path) => seen.push(engine::Observation::Unnamed(path)),
                 Observation::Snapshot(all) => {
                     let mut all: Vec<_> = all.into_iter().filter_map(|n| self.take_pin(n, &mut pins)).collect();
                     // A leased name has no mount yet, and is no less a name for that.
                     all.extend(self.leased_names());
-                    self.names.observe(names::Observation::Snapshot(all));
+                    seen.push(engine::Observation::Snapshot(all));
                     scanned = true;
                 }
             }
@@ -150,7 +153,8 @@ impl Daemon {
         if first {
             self.first_scan = Some(0);
         }
-        self.settle_names(&mut pins, first);
+        let changes = self.names.observe(seen);
+        self.carry_out(changes, &mut pins, first);
         self.check_ready();
     }
 
@@ -161,9 +165,9 @@ impl Daemon {
         Some((named.path, cookie))
     }
 
-    /// Carries out what the observations so far mean.
-    pub(super) fn settle_names(&mut self, pins: &mut HashMap<NetCookie, Pin>, first: bool) {
-        for change in self.names.settle() {
+    /// Carries out what observations mean.
+    pub(super) fn carry_out(&mut self, changes: Vec<NetChange>, pins: &mut HashMap<NetCookie, Pin>, first: bool) {
+        for change in changes {
             match change {
                 NetChange::Appeared { cookie, generation, names } => {
                     let Some(pin) = pins.remove(&cookie) else {
@@ -176,8 +180,8 @@ impl Daemon {
                         self.begin(cookie, generation, names, pin, first);
                     }
                 }
-                NetChange::Renamed { cookie, names } => self.renamed(cookie, names),
-                NetChange::Died { cookie } => self.end(cookie, ExitReason::Died),
+                NetChange::Renamed { cookie, names, .. } => self.renamed(cookie, names),
+                NetChange::Died { cookie, .. } => self.end(cookie, ExitReason::Died),
             }
         }
         self.check_waiters();
@@ -186,10 +190,11 @@ impl Daemon {
     /// Takes a namespace under management and queues its setup.
     pub(super) fn begin(&mut self, cookie: NetCookie, generation: u32, names: Vec<Arc<str>>, pin: Pin, first: bool) {
         let place = Place::new(cookie, pin, &self.links);
-        let is_host = names.first().is_some_and(|n| **n == *names::HOST);
-        let net = Arc::new(Net::new(cookie, generation, Box::new(Handle(Arc::clone(&place))), is_host));
+        let is_host = names.first().is_some_and(|n| **n == *engine::HOST);
+        let net = Net::new(cookie, generation, Box::new(Handle(Arc::clone(&place))), is_host);
         net.set_names(names);
         self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&net));
+        self.shared.places.insert(&net, &place);
         self.nets.insert(cookie, Managed { net, place, backoff: None, first, setting_up: false });
         if first {
             self.first_scan = self.first_scan.map(|n| n + 1);
@@ -203,30 +208,30 @@ impl Daemon {
             return;
         }
         managed.setting_up = true;
-        let (shared, net, events) = (Arc::clone(&self.shared), Arc::clone(&managed.net), self.events.clone());
+        let (net, events) = (Arc::clone(&managed.net), self.events.clone());
         self.submit(
             cookie,
             Box::new(move |token| {
-                shared.list.setup_net(token, &net);
+                engine::setup_net(token, &net);
                 let _ = events.send(Event::SetUp(cookie));
             }),
         );
     }
 
     /// Queues a job that may call hooks, or holds it back while an operation has the pernet list.
-    pub(super) fn submit(&mut self, cookie: NetCookie, job: HookJob) {
+    /// False when the daemon is stopping: the job is dropped then, on a worker.
+    pub(super) fn submit(&mut self, cookie: NetCookie, job: HookJob) -> bool {
         if self.phase == Phase::Stopping {
-            return;
+            self.workers.run_anywhere(Box::new(move || drop(job)));
+            return false;
         }
-        if !self.held.is_empty() {
-            self.held.push_back(Held(cookie, job));
-            return;
-        }
-        match self.shared.list.read() {
-            Some(token) => {
-                self.workers.queue(cookie, Box::new(move || job(&token)));
+        let token = if self.held.is_empty() { self.shared.list.read() } else { None };
+        match token {
+            Some(token) => self.workers.queue(cookie, Box::new(move || job(&token))),
+            None => {
+                self.held.push_back(Held(cookie, job));
+                true
             }
-            None => self.held.push_back(Held(cookie, job)),
         }
     }
 
@@ -306,11 +311,11 @@ impl Daemon {
         let Some(managed) = self.nets.get(&cookie) else { return };
         managed.net.set_names(names);
         // Which plugins act there is judged by its names.
-        let (shared, net) = (Arc::clone(&self.shared), Arc::clone(&managed.net));
+        let net = Arc::clone(&managed.net);
         self.submit(
             cookie,
             Box::new(move |token| {
-                for e in shared.list.rejudge_net(token, &net) {
+                for e in engine::rejudge_net(token, &net) {
                     tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
                 }
             }),
@@ -323,13 +328,13 @@ impl Daemon {
             return;
         }
         let Some(managed) = self.nets.get(&cookie) else { return };
-        let (shared, net, events) = (Arc::clone(&self.shared), Arc::clone(&managed.net), self.events.clone());
+        let (net, events) = (Arc::clone(&managed.net), self.events.clone());
         // A setup that is running stops at its next step.
-        net.die();
+        net.mark_dying();
         self.submit(
             cookie,
             Box::new(move |token| {
-                for e in shared.list.cleanup_net(token, &net, reason) {
+                for e in engine::cleanup_net(token, &net, reason) {
                     tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
                 }
                 let _ = events.send(Event::CleanedUp(cookie));
@@ -340,6 +345,7 @@ impl Daemon {
     pub(super) fn cleaned_up(&mut self, cookie: NetCookie) {
         let Some(managed) = self.nets.remove(&cookie) else { return };
         self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).retain(|n| n.cookie != cookie);
+        self.shared.places.remove(cookie);
         managed.place.release();
         if managed.first {
             self.first_scan = self.first_scan.map(|n| n.saturating_sub(1));
@@ -355,9 +361,9 @@ impl Daemon {
     pub(super) fn observe_links(&mut self, events: Vec<LinkEvent>) {
         let mut runs: Vec<(NetCookie, Vec<LinkObservation>)> = Vec::new();
         for event in events {
-            let (cookie, observation) = match event {
-                LinkEvent::Seen { cookie, link } => (cookie, LinkObservation::Seen(link)),
-                LinkEvent::Gone { cookie, ifindex } => (cookie, LinkObservation::Gone { ifindex }),
+            let (cookie, number, observation) = match event {
+                LinkEvent::Seen { cookie, subscription, link } => (cookie, subscription, LinkObservation::Seen(link)),
+                LinkEvent::Gone { cookie, subscription, ifindex } => (cookie, subscription, LinkObservation::Gone { ifindex }),
                 LinkEvent::Overrun => {
                     // What was read before the loss counts less than the dumps that follow.
                     runs.clear();
@@ -365,6 +371,10 @@ impl Daemon {
                     continue;
                 }
             };
+            // Older than the dump of a newer subscription.
+            if self.links.subscription(cookie).is_none_or(|s| s.number != number) {
+                continue;
+            }
             match runs.iter_mut().rev().take(8).find(|(c, _)| *c == cookie) {
                 Some((_, run)) => run.push(observation),
                 None => runs.push((cookie, vec![observation])),
@@ -377,12 +387,12 @@ impl Daemon {
 
     fn links_seen(&mut self, cookie: NetCookie, run: Vec<LinkObservation>) {
         let Some(managed) = self.nets.get(&cookie) else { return };
-        let (shared, net) = (Arc::clone(&self.shared), Arc::clone(&managed.net));
+        let net = Arc::clone(&managed.net);
         self.submit(
             cookie,
             Box::new(move |token| {
                 for observation in run {
-                    shared.list.links_seen(token, &net, observation);
+                    engine::links_seen(token, &net, observation);
                 }
             }),
         );
@@ -397,12 +407,11 @@ impl Daemon {
         }
         let watched: Vec<_> = self.nets.values().filter(|m| m.net.watched()).map(|m| (Arc::clone(&m.net), Arc::clone(&m.place))).collect();
         for (net, place) in watched {
-            let shared = Arc::clone(&self.shared);
             self.submit(
                 net.cookie,
                 Box::new(move |token| match place.dump() {
                     Ok(links) => {
-                        shared.list.links_seen(token, &net, LinkObservation::Dump(links));
+                        engine::links_seen(token, &net, LinkObservation::Dump(links));
                     }
                     Err(e) => tracing::warn!(netns = %net.name(), "cannot list its devices: {e}"),
                 }),

@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::control::request::{ControlError, ErrorKind, Reply};
+use crate::control::{ControlError, ErrorKind, Reply};
 use crate::control::wire::{self, ReloadAction, ReloadResult, ReloadedPlugin};
 use crate::linux::ns;
-use crate::{logging, systemd};
+use crate::{logging, plugin, systemd};
 
 use super::plugins::Trouble;
 use super::reload::{self, Report};
@@ -128,7 +128,8 @@ impl Daemon {
     fn reloaded(&mut self, report: Report) {
         if let Some(config) = &report.config {
             self.config = Arc::clone(config);
-            logging::set_level(&config.log.level);
+            logging::set_level(config.main.log.level);
+            plugin::host_api::set_log_level(logging::level());
             self.generation += 1;
         }
         self.last_reload = Some(wire::LastReload {

@@ -6,14 +6,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::config::{Config, OnInitFailure as OnFailure, OnStop, PluginConfig};
-use crate::engine::initcall::{self, Item, Level};
-use crate::engine::pernet::{HookError, Member, OnInitFailure, Owner};
-use crate::plugin::file::PluginFile;
-use crate::plugin::instance::Instance;
-use crate::plugin::load::Code;
-use crate::plugin::trust::Judge;
-use crate::plugin::{self, host_api::HostServices};
+use crate::config::{self, Config, OnStop, PluginConfig};
+use crate::engine::{self, HookError, Item, Level, Member, OnInitFailure, Owner};
+use crate::plugin::Instance;
+use crate::plugin::{self, Code, HostServices, Judge};
 
 /// Why a plugin is not live.
 #[derive(Clone, Debug)]
@@ -112,14 +108,13 @@ impl Entry {
 
 /// Opens, checks and maps one plugin's file and lets it judge its configuration; nothing of it runs in a namespace.
 pub fn prepare(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepared, Trouble> {
-    let file: PluginFile =
+    let file =
         plugin::file::open(judge, &config.file, Some(&config.name)).map_err(|e| Trouble::new("open", e))?;
     let code = Code::load(&file).map_err(|e| Trouble::new("load", e))?;
     code.check_config(&config.config_json).map_err(|refusal| {
-        let place = config.field_position(&refusal.field);
-        Trouble::new("config", format!("{place}: {}", refusal.message))
+        Trouble::new("config", config.refusal(&refusal.field, &refusal.message))
     })?;
-    let level = Level::from_name(&file.note.level)
+    let level = Level::ALL.into_iter().find(|l| l.as_str() == file.note.level)
         .ok_or_else(|| Trouble::new("open", format!("{}: unknown level {}", config.file.display(), file.note.level)))?;
     let both = |a: &[String], b: &[String]| a.iter().chain(b).cloned().collect::<Vec<_>>();
     Ok(Prepared {
@@ -140,7 +135,7 @@ pub fn prepare_all(judge: &Judge, config: &Config) -> Vec<Result<Prepared, (Arc<
 }
 
 /// The order in which plugins are registered, as indices into `prepared`.
-pub fn order(prepared: &[Prepared]) -> Result<Vec<usize>, initcall::OrderError> {
+pub fn order(prepared: &[Prepared]) -> Result<Vec<usize>, String> {
     let items: Vec<Item<'_>> = prepared
         .iter()
         .map(|p| Item {
@@ -151,7 +146,12 @@ pub fn order(prepared: &[Prepared]) -> Result<Vec<usize>, initcall::OrderError> 
             requires: &p.requires,
         })
         .collect();
-    initcall::order(&items)
+    engine::order(&items).map_err(|error| {
+        let key = if matches!(error, engine::OrderError::Duplicate { .. }) { "name" } else { "requires" };
+        let hint = "correct `after` and `requires` of the plugins that it names";
+        let plugin = prepared.iter().find(|p| p.config.name == error.plugin());
+        plugin.map_or_else(|| error.to_string(), |p| p.config.key_error(key, error.to_string(), hint).to_string())
+    })
 }
 
 /// Makes instances, each with a generation of its own.
@@ -180,25 +180,23 @@ impl Maker {
 
 impl Live {
     /// What the engine registers for this plugin.
-    pub fn member(&self) -> Member {
-        self.instance.member(Arc::clone(&self.owner))
+    pub fn member(&self) -> Arc<Member> {
+        Arc::new(self.instance.member(Arc::clone(&self.owner)))
     }
 }
 
 fn owner(prepared: &Prepared, generation: u64, place: usize) -> Owner {
     let config = Arc::clone(&prepared.config);
     let on_init_failure = match config.on_init_failure {
-        OnFailure::Rollback => OnInitFailure::Rollback,
-        OnFailure::Skip => OnInitFailure::Skip,
+        config::OnInitFailure::Rollback => OnInitFailure::Rollback,
+        config::OnInitFailure::Skip => OnInitFailure::Skip,
     };
-    let mut owner = Owner::new(config.name.as_str().into(), generation, place);
+    let mut owner = Owner::new(config.name.as_str(), generation, place);
     owner.on_init_failure = on_init_failure;
     owner.undo_on_stop = config.on_stop == OnStop::Undo;
     owner.requires = prepared.requires.iter().map(|r| r.as_str().into()).collect();
     owner.selects = Box::new(move |net| {
-        let names = net.names();
-        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-        config.selects(&names, net.is_host)
+        config.selects(&net.names(), net.is_host)
     });
     owner
 }

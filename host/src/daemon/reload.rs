@@ -10,12 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, CommandLine, Config};
-use crate::engine::gate::WriteToken;
-use crate::engine::net::Net;
-use crate::engine::pernet::{HookError, PernetList};
-use crate::plugin::trust::Judge;
+use crate::engine::{self, HookError, Net, PernetList, WriteToken};
+use crate::plugin::Judge;
 use pernet_plugin_api::ExitReason;
 
+use super::services::Places;
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
 
 /// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
@@ -24,9 +23,11 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// What the loop and these works share.
 pub struct Shared {
     /// The registration model.
-    pub list: PernetList,
+    pub list: Arc<PernetList>,
     /// Managed namespaces in creation order. Lock protects the list only, never held across a hook.
     pub nets: RwLock<Vec<Arc<Net>>>,
+    /// Managed namespaces by cookie.
+    pub places: Arc<Places>,
     /// The plugins. Held for moments by the loop, and by these works only to read and to publish, not across a hook.
     pub plugins: Mutex<Plugins>,
     /// Makes instances.
@@ -86,7 +87,7 @@ impl Shared {
 /// rest run; a contradiction in the order ends the start.
 pub fn start(shared: &Shared, config: &Config) -> Result<(), String> {
     let (good, mut entries) = sort_out(plugins::prepare_all(&shared.judge, config));
-    let order = plugins::order(&good).map_err(|e| order_text(&e, &good))?;
+    let order = plugins::order(&good).map_err(|e| e.clone())?;
     let write = shared.write().map_err(|t| t.message)?;
     for (place, index) in order.into_iter().enumerate() {
         entries.push(bring_up(shared, &write, &good[index], place, &entries));
@@ -113,11 +114,6 @@ fn sort_out(results: Vec<Result<Prepared, (Arc<config::PluginConfig>, Trouble)>>
     (good, refused)
 }
 
-fn order_text(error: &crate::engine::initcall::OrderError, prepared: &[Prepared]) -> String {
-    let file = prepared.iter().find(|p| p.config.name == error.plugin()).map(|p| p.config.source.display().to_string());
-    format!("{}: {error}", file.unwrap_or_default())
-}
-
 fn bring_up(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usize, before: &[Entry]) -> Entry {
     let missing = prepared.requires.iter().find(|r| !before.iter().any(|e| e.name() == **r && e.live().is_some()));
     if let Some(missing) = missing {
@@ -136,7 +132,7 @@ fn bring_up(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usi
 /// Makes an instance and registers it in every live namespace, or leaves nothing of it.
 fn register_new(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usize) -> Result<Live, Trouble> {
     let live = shared.maker.create(prepared, place)?;
-    match shared.list.register(write, live.member(), &shared.nets()) {
+    match engine::register(write, live.member(), &shared.nets()) {
         Ok(()) => Ok(live),
         Err(errors) => {
             destroy(live);
@@ -191,8 +187,7 @@ fn refused(troubles: &[(String, Trouble)]) -> Report {
 }
 
 fn prepare(shared: &Shared, command_line: &CommandLine) -> Result<Plan, Vec<(String, Trouble)>> {
-    let config = config::load(command_line)
-        .map_err(|errors| errors.iter().map(|e| (String::new(), Trouble::new("config", e))).collect::<Vec<_>>())?;
+    let config = Config::load(&command_line.paths()).map_err(|e| vec![(String::new(), Trouble::new("config", e))])?;
     let mut good = Vec::new();
     let mut bad = Vec::new();
     for result in plugins::prepare_all(&shared.judge, &config) {
@@ -205,8 +200,7 @@ fn prepare(shared: &Shared, command_line: &CommandLine) -> Result<Plan, Vec<(Str
         return Err(bad);
     }
     let order = plugins::order(&good).map_err(|e| {
-        let text = order_text(&e, &good);
-        vec![(e.plugin().to_owned(), Trouble::new("config", text))]
+        vec![(String::new(), Trouble::new("config", e))]
     })?;
     let new: Vec<Prepared> = order.into_iter().map(|i| good[i].clone()).collect();
     Ok(Plan { config: Arc::new(config), new })
@@ -303,7 +297,7 @@ impl RunningSet<'_> {
         self.take_down(target, reason);
         let places: Vec<(Arc<str>, usize)> =
             target.iter().enumerate().map(|(place, p)| (p.config.name.as_str().into(), place)).collect();
-        self.shared.list.renumber(self.write, &places);
+        engine::renumber(self.write, &places);
         let mut failures: Vec<(Prepared, Trouble)> = Vec::new();
         for (place, prepared) in target.iter().enumerate() {
             let missing = prepared.requires.iter().find(|r| failures.iter().any(|(f, _)| f.config.name == **r));
@@ -341,7 +335,7 @@ impl RunningSet<'_> {
             let follows = stays || target.iter().any(|p| p.config.name == name);
             let reason = if reason == ExitReason::Replaced && !follows { ExitReason::Removed } else { reason };
             if std::mem::take(&mut it.registered) {
-                let (_, errors) = self.shared.list.unregister(self.write, &name, &self.shared.nets(), reason);
+                let (_, errors) = engine::unregister(self.write, &name, &self.shared.nets(), reason);
                 report_teardown(&errors);
             }
             if stays { self.running.push(it) } else { destroy(it.live) }
@@ -354,7 +348,7 @@ impl RunningSet<'_> {
         match self.running.iter_mut().find(|r| r.live.prepared.same_as(prepared)) {
             Some(it) if it.registered => Ok(()),
             Some(it) => {
-                let registered = self.shared.list.register(self.write, it.live.member(), &self.shared.nets());
+                let registered = engine::register(self.write, it.live.member(), &self.shared.nets());
                 registered.map_err(|errors| first_trouble(&errors))?;
                 it.registered = true;
                 Ok(())
@@ -391,7 +385,7 @@ pub fn fail(shared: &Shared, name: &str, trouble: &Trouble) -> Result<(), Troubl
         } else {
             trouble.clone()
         };
-        let (_, errors) = shared.list.unregister(&write, entry.name(), &shared.nets(), ExitReason::Removed);
+        let (_, errors) = engine::unregister(&write, entry.name(), &shared.nets(), ExitReason::Removed);
         report_teardown(&errors);
         let prepared = entry.live().map(|l| l.prepared.clone());
         let Some(prepared) = prepared else { continue };
@@ -407,7 +401,7 @@ pub fn fail(shared: &Shared, name: &str, trouble: &Trouble) -> Result<(), Troubl
 pub fn stop(shared: &Shared) -> Result<(), Trouble> {
     let write = shared.write()?;
     let nets = shared.nets();
-    report_teardown(&shared.list.cleanup_all(&write, &nets, ExitReason::Stopped));
+    report_teardown(&engine::cleanup_all(&write, &nets, ExitReason::Stopped));
     let entries = std::mem::take(&mut shared.plugins().entries);
     for entry in entries.into_iter().rev() {
         if let Entry::Live(live) = entry {

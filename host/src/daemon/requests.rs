@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use pernet_plugin_api::NetCookie;
 
-use crate::control::request::{ControlError, ErrorKind, Reply, Request};
+use crate::control::{ControlError, Reply, Request};
 use crate::control::wire::{self, Device, Netns, NetnsError, NetnsState};
-use crate::engine::net::{Net, NetState};
-use crate::engine::netdev::{IFF_UP, Link};
+use crate::engine::{Link, Net, NetState};
 use crate::plugin;
 
 use super::namespaces::Place;
@@ -58,7 +57,7 @@ impl Daemon {
 
     /// The namespace that an operator calls by this name.
     fn by_name(&self, name: &str) -> Option<&Arc<Net>> {
-        let cookie = self.names.by_name(name)?;
+        let cookie = self.names.find(name)?;
         self.nets.get(&cookie).map(|m| &m.net)
     }
 
@@ -78,14 +77,14 @@ impl Daemon {
                 Phase::Stopping => wire::DaemonState::stopping,
             },
             generation: int(self.generation),
-            discovery: self.method.method.as_str().to_owned(),
+            discovery: self.method.method.to_string(),
             namespaces: wire::NamespaceCounts { live: 0, degraded: 0, failed: 0, setup: 0, dying: 0 },
             plugins: wire::PluginCounts { live: 0, failed: 0, refused: 0 },
             devices: 0,
             resyncs: int(self.resyncs),
-            retired_generations: int(plugin::load::retired() as u64),
+            retired_generations: int(plugin::load::retired_generations() as u64),
             last_reload: self.last_reload.clone(),
-            folders: self.config.discovery.folders.iter().map(|f| f.display().to_string()).collect(),
+            folders: self.config.main.discovery.folders.iter().map(|f| f.display().to_string()).collect(),
             pinned: pinned(),
             facilities: self.facilities(),
         };
@@ -187,7 +186,7 @@ impl Daemon {
     }
 
     fn settled(&self, name: &str) -> Option<Netns> {
-        let managed = self.nets.get(&self.names.by_name(name)?)?;
+        let managed = self.nets.get(&self.names.find(name)?)?;
         let over = matches!(managed.net.state(), NetState::Live | NetState::Degraded | NetState::Failed);
         (over && !managed.setting_up).then(|| self.wire_netns(&managed.net, None))
     }
@@ -195,7 +194,7 @@ impl Daemon {
     fn goes_on_without(&self, name: &str, cookie: NetCookie) -> Option<Netns> {
         let managed = self.nets.get(&cookie)?;
         let names = managed.net.names();
-        let renamed = managed.net.state() != NetState::Dying && !names.is_empty() && self.names.by_name(name) != Some(cookie);
+        let renamed = managed.net.state() != NetState::Dying && !names.is_empty() && self.names.find(name) != Some(cookie);
         renamed.then(|| self.wire_netns(&managed.net, None))
     }
 
@@ -228,10 +227,10 @@ impl Daemon {
             name: net.name().to_string(),
             names: net.names().iter().map(ToString::to_string).collect(),
             cookie: int(net.cookie.0),
-            nsid: self.links.nsid(net.cookie).map(i64::from),
+            nsid: self.links.subscription(net.cookie).map(|s| i64::from(s.nsid)),
             state,
             subsystems: net.subsystems().iter().map(ToString::to_string).collect(),
-            devices: count(net.devices().len()),
+            devices: count(net.device_count()),
             error,
         }
     }
@@ -239,7 +238,7 @@ impl Daemon {
     fn plugin_rows(&self) -> Vec<wire::Plugin> {
         let mut rows: Vec<wire::Plugin> = self.shared.shown().as_ref().clone();
         for row in rows.iter_mut().filter(|r| r.state == wire::PluginState::live) {
-            let here = |net: &Arc<Net>| net.has(&row.name);
+            let here = |net: &Arc<Net>| net.subsystems().iter().any(|s| **s == *row.name);
             row.namespaces = count(self.nets.values().filter(|m| here(&m.net)).count());
         }
         rows
@@ -267,7 +266,7 @@ fn devices(net: &Net, place: &Place) -> Vec<Device> {
         ifindex: i64::from(link.ifindex),
         name: link.name.to_string(),
         kind: (!link.kind.is_empty()).then(|| link.kind.to_string()),
-        up: link.flags & IFF_UP != 0,
+        up: link.is_up(),
         mtu: i64::from(link.mtu),
         owner: "kernel".to_owned(),
         reg_state: reg_state.to_owned(),
@@ -284,7 +283,7 @@ fn devices(net: &Net, place: &Place) -> Vec<Device> {
 /// Hooks that have been running for so long that an operator wants to know: each keeps its namespace alive.
 fn pinned() -> Vec<wire::Pinned> {
     let long = std::time::Duration::from_secs(1);
-    let running = plugin::call::running(long).into_iter();
+    let running = plugin::running::running_for_longer_than(long).into_iter();
     running
         .map(|r| wire::Pinned {
             netns: r.netns.to_string(),

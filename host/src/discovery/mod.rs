@@ -7,6 +7,9 @@
 //! (`inotify.rs`). Both only learn *where* to look; what a name shows is always read from the name itself (`seen.rs`), so
 //! that a late or lost event can delay the truth but not falsify it.
 
+pub mod links;
+mod link_socket;
+mod nsid;
 mod fanotify;
 mod folders;
 mod inotify;

@@ -4,3 +4,5 @@ pub mod ns;
 pub mod nsfs;
 pub mod worker;
 pub mod netns;
+pub mod userns;
+pub mod rtnetlink;

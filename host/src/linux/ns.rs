@@ -178,6 +178,34 @@ pub fn identify_by_entering(path: &Path) -> io::Result<(NetCookie, Pin)> {
     found
 }
 
+/// Which namespace a descriptor of unknown origin is, with a pin of our own. On a worker thread, since it enters.
+///
+/// # Errors
+/// `EINVAL` when it is not a network namespace.
+pub fn adopt(fd: OwnedFd) -> io::Result<(NetCookie, Pin)> {
+    let entered = enter_fd(fd.as_fd());
+    drop(fd);
+    entered?;
+    let found = current();
+    home()?;
+    found
+}
+
+/// Acts inside a namespace and comes back to where the thread was, which may be another one. On a worker thread.
+///
+/// # Errors
+/// When the kernel refuses to enter; or to come back, and then the thread is lost.
+pub fn visit<T>(pin: &Pin, act: impl FnOnce() -> T) -> io::Result<T> {
+    let back = if is_away() { Some(OwnedFd::from(File::open(OWN)?)) } else { None };
+    enter(pin)?;
+    let value = act();
+    match back {
+        Some(place) => enter_fd(place.as_fd())?,
+        None => home()?,
+    }
+    Ok(value)
+}
+
 fn not_a_netns() -> io::Error {
     io::Error::from_raw_os_error(libc::EINVAL)
 }

@@ -199,7 +199,7 @@ impl Operations for PernetCaller {
 
 impl NotifierBlock for NotifierCaller {
     fn call(&self, at: &At<'_>, event: &NetdevEvent<'_>) -> Result<Verdict, Failure> {
-        let device = event.device;
+        let device = &event.device.link;
         let told = DeviceEvent {
             kind: event.kind as u8,
             replay: u8::from(event.replay),
@@ -207,7 +207,7 @@ impl NotifierBlock for NotifierCaller {
             mtu: device.mtu,
             flags: device.flags,
             master: device.master,
-            serial: device.serial,
+            serial: event.device.serial,
             name: device.name.as_str().into(),
             old_name: event.old_name.unwrap_or_default().into(),
             link_kind: device.kind.as_str().into(),
