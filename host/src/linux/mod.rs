@@ -1,1 +1,6 @@
-//! Stub.
+//! How it is done: what the daemon asks of the kernel. One file per kind of request; nothing here decides anything.
+
+pub mod ns;
+pub mod nsfs;
+pub mod worker;
+pub mod netns;

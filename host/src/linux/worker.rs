@@ -1,0 +1,244 @@
+//! The pool of threads that work inside namespaces.
+//!
+//! Jobs of one key (a namespace) run one at a time and in order, jobs of different keys in parallel. A thread that is
+//! still inside a namespace after its job is brought home; one that cannot come home is ended and replaced. A panic in a
+//! job ends that job only. Knows nothing of what a job does, and takes no lock but its own queue's, for moments.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pernet_plugin_api::NetCookie;
+
+use super::ns;
+
+/// What a worker is asked to do.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// The pool. Dropping it lets queued jobs finish, and does not wait for them.
+pub struct Workers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// A job is ready, or the pool stops.
+    ready: Condvar,
+    /// A job is done.
+    done: Condvar,
+    size: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// What a worker may take now: at most one job per key.
+    ready: VecDeque<(Option<NetCookie>, Job)>,
+    /// Keys with a job ready or running, with the jobs that wait for their turn.
+    keys: HashMap<NetCookie, VecDeque<Job>>,
+    waiting: usize,
+    running: usize,
+    threads: usize,
+    /// Threads that wait for `ready`, and callers that wait for `done`: whom nobody waits for is not woken.
+    idle: usize,
+    draining: usize,
+    stopping: bool,
+}
+
+impl Workers {
+    /// Starts `size` threads (at least one), whose home is the caller's network namespace.
+    ///
+    /// # Errors
+    /// When a thread cannot be started or cannot open its own namespace.
+    pub fn new(size: usize) -> io::Result<Workers> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            ready: Condvar::new(),
+            done: Condvar::new(),
+            size: size.max(1),
+        });
+        let workers = Workers { shared };
+        // Asked once here, so that a machine without /proc fails at start and not at the first job.
+        ns::current()?;
+        for _ in 0..workers.shared.size {
+            workers.shared.start_thread()?;
+        }
+        Ok(workers)
+    }
+
+    /// Queues a job of a namespace: after all earlier ones of the same key. `false` when the pool has been stopped.
+    pub fn queue(&self, key: NetCookie, job: Job) -> bool {
+        self.admit(Some(key), job)
+    }
+
+    /// Queues a job that belongs to no namespace.
+    pub fn run_anywhere(&self, job: Job) -> bool {
+        self.admit(None, job)
+    }
+
+    fn admit(&self, key: Option<NetCookie>, job: Job) -> bool {
+        let mut state = self.shared.lock();
+        if state.stopping {
+            return false;
+        }
+        if let Some(turn) = key.and_then(|key| state.keys.get_mut(&key)) {
+            turn.push_back(job);
+            state.waiting += 1;
+            return true;
+        }
+        if let Some(key) = key {
+            state.keys.insert(key, VecDeque::new());
+        }
+        state.ready.push_back((key, job));
+        let (idle, short_of_threads) = (state.idle > 0, state.threads < self.shared.size);
+        drop(state);
+        if idle {
+            self.shared.ready.notify_one();
+        }
+        if short_of_threads {
+            self.shared.replace_thread();
+        }
+        true
+    }
+
+    /// Jobs queued and not yet started.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        let state = self.shared.lock();
+        state.ready.len() + state.waiting
+    }
+
+    /// Jobs running now.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.shared.lock().running
+    }
+
+    /// Waits until nothing is queued or running. `false` when the time is up first.
+    #[must_use]
+    pub fn drain(&self, at_most: Duration) -> bool {
+        let until = Instant::now() + at_most;
+        let mut state = self.shared.lock();
+        while state.running + state.waiting + state.ready.len() > 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state.draining += 1;
+            state = self.shared.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.draining -= 1;
+        }
+        true
+    }
+
+    /// Takes no more jobs and waits until those queued are done. `false` when the time is up first; the rest still runs.
+    pub fn stop(&self, at_most: Duration) -> bool {
+        self.shared.lock().stopping = true;
+        self.shared.ready.notify_all();
+        self.drain(at_most)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shared.lock().stopping = true;
+        self.shared.ready.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs under this lock, so a poisoned one is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_thread(self: &Arc<Self>) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        self.lock().threads += 1;
+        let started = thread::Builder::new().name("worker".into()).spawn(move || shared.work());
+        if started.is_err() {
+            self.lock().threads -= 1;
+        }
+        started.map(drop)
+    }
+
+    fn replace_thread(self: &Arc<Self>) {
+        if let Err(error) = self.start_thread() {
+            tracing::error!(%error, "cannot start a worker thread; tried again with the next job");
+        }
+    }
+
+    /// A worker's life: until the pool stops, or the thread is lost.
+    fn work(self: Arc<Self>) {
+        if let Err(error) = ns::take_seat() {
+            tracing::error!(%error, "a worker thread cannot open its own network namespace; it ends");
+            self.lock().threads -= 1;
+            return;
+        }
+        while let Some((key, job)) = self.next() {
+            run(job);
+            let came_home = ns::home();
+            self.finish(key);
+            if let Err(error) = came_home {
+                tracing::error!(%error, "a worker thread could not come home from a namespace; it is replaced");
+                self.lock().threads -= 1;
+                self.replace_thread();
+                return;
+            }
+        }
+        self.lock().threads -= 1;
+    }
+
+    fn next(&self) -> Option<(Option<NetCookie>, Job)> {
+        let mut state = self.lock();
+        loop {
+            if let Some(next) = state.ready.pop_front() {
+                state.running += 1;
+                return Some(next);
+            }
+            // A key that is busy may still have jobs waiting: whoever finishes it makes them ready and takes them.
+            if state.stopping {
+                return None;
+            }
+            state.idle += 1;
+            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+
+    /// The job is done: the key's next one has its turn.
+    fn finish(&self, key: Option<NetCookie>) {
+        let mut state = self.lock();
+        state.running -= 1;
+        if let Some(key) = key {
+            match state.keys.get_mut(&key).and_then(VecDeque::pop_front) {
+                Some(job) => {
+                    state.waiting -= 1;
+                    // No wake-up: this thread takes the next job itself, and whoever is awake may be faster.
+                    state.ready.push_back((Some(key), job));
+                }
+                None => drop(state.keys.remove(&key)),
+            }
+        }
+        let draining = state.draining > 0;
+        drop(state);
+        if draining {
+            self.done.notify_all();
+        }
+    }
+}
+
+fn run(job: Job) {
+    // A job owns what it touches, and what it shares is behind locks that know poisoning.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
+        tracing::error!(message = text(panic.as_ref()), "a job of a worker panicked");
+    }
+}
+
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+}
