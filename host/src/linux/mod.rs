@@ -4,3 +4,4 @@ pub mod ns;
 pub mod nsfs;
 pub mod worker;
 pub mod netns;
+pub mod peer;
