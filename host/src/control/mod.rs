@@ -4,10 +4,18 @@
 //! daemon only as something that takes a [`Request`]; it decides nothing about namespaces or plugins.
 
 pub mod wire;
+mod socket;
+mod server;
+mod connection;
+mod inbox;
+mod access;
+mod methods;
 mod request;
 pub mod monitor;
 
 pub use request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request};
+pub use server::{Limits, Server};
+pub use socket::{Door, DoorError, SOCKET};
 
 /// Where requests go: into the daemon loop's queue. Called from connection threads; must not block.
 pub type RequestSink = Box<dyn Fn(Request) + Send + Sync>;

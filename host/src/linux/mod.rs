@@ -6,3 +6,4 @@ pub mod worker;
 pub mod netns;
 pub mod userns;
 pub mod rtnetlink;
+pub mod peer;

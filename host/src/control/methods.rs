@@ -1,0 +1,314 @@
+//! The interface's methods: judge, ask the daemon, wait for its answer or for the client to go.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::select;
+use varlink::VarlinkService;
+
+use super::access::Need;
+use super::connection::{Connection, at};
+use super::request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request};
+use super::server::{Shared, after};
+use super::wire::generated::{
+    Call_DevList, Call_Monitor, Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry, Call_NetnsWait,
+    Call_NetnsWaitGone, Call_PluginList, Call_Reload, Call_Status, VarlinkCallError, VarlinkInterface, new,
+};
+use super::wire::{Netns, NetnsState};
+
+/// The service as one connection sees it.
+pub(super) fn service(connection: Arc<Connection>, shared: Arc<Shared>) -> VarlinkService {
+    let version = env!("CARGO_PKG_VERSION");
+    let url = env!("CARGO_PKG_REPOSITORY");
+    let methods = new(Box::new(Methods { connection, shared }));
+    VarlinkService::new("pernetd", "pernetd", version, url, vec![Box::new(methods)])
+}
+
+struct Methods {
+    connection: Arc<Connection>,
+    shared: Arc<Shared>,
+}
+
+/// Why a call has no answer.
+enum Refusal {
+    /// There is nobody to tell.
+    ClientGone,
+    Error(ControlError),
+    /// The call must say `more`.
+    ExpectedMore,
+}
+
+impl From<ControlError> for Refusal {
+    fn from(e: ControlError) -> Refusal {
+        Refusal::Error(e)
+    }
+}
+
+impl Methods {
+    fn judge(&self, need: Need, method: &str) -> Result<(), Refusal> {
+        Ok(self.shared.judge(&self.connection.peer, need, method)?)
+    }
+
+    /// Puts a question to the daemon.
+    fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Request) -> Answer<T> {
+        let (reply, answer) = Reply::new();
+        self.shared.request(question(reply));
+        answer
+    }
+
+    /// Waits for an answer, until a deadline if there is one, and no longer than there is a client.
+    fn wait<T>(&self, answer: &Answer<T>, deadline: Option<Instant>) -> Result<T, Refusal> {
+        let answered = |r: Result<_, crossbeam_channel::RecvError>| r.unwrap_or_else(|_| Err(ControlError::stopping()));
+        select! {
+            recv(answer.receiver) -> r => Ok(answered(r)?),
+            recv(self.connection.gone()) -> _ => Err(Refusal::ClientGone),
+            recv(at(deadline)) -> _ => Err(timed_out().into()),
+        }
+    }
+
+    /// A question that the daemon answers at once.
+    fn read<T>(&self, method: &str, question: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
+        self.judge(Need::Read, method)?;
+        self.wait(&self.ask(question), after(self.shared.limits.answer))
+    }
+
+    /// One that waits for hooks: they take the time they take, and the client goes when it has waited enough.
+    fn change<T>(&self, method: &str, question: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
+        self.judge(Need::Change, method)?;
+        self.wait(&self.ask(question), None)
+    }
+
+    /// Names the state that a namespace was left waiting in.
+    fn still(&self, refusal: Refusal, name: &str, seconds: Option<u64>) -> Refusal {
+        let (Refusal::Error(ControlError { kind: ErrorKind::TimedOut, .. }), Some(seconds)) = (&refusal, seconds)
+        else {
+            return refusal;
+        };
+        let name = name.to_owned();
+        let place = format!("namespace {name}");
+        let now = self.ask(|reply| Request::NetnsGet { name, reply });
+        let state = match self.wait(&now, after(self.shared.limits.answer)) {
+            Ok(netns) => format!("it is still {}", netns.state.as_str()),
+            Err(_) => "it is not there".to_owned(),
+        };
+        let remedy = "wait longer with --timeout, and see `pernetctl status` for what holds it";
+        ControlError::new(ErrorKind::TimedOut, place, format!("{state} after {seconds} s"), remedy).into()
+    }
+
+    fn netns_wait(&self, name: String, timeout: Option<u64>) -> Result<Netns, Refusal> {
+        self.judge(Need::Read, "NetnsWait")?;
+        let answer = self.ask(|reply| Request::NetnsWait { name: name.clone(), reply });
+        self.wait(&answer, deadline(timeout)).map_err(|e| self.still(e, &name, timeout))
+    }
+
+    fn netns_wait_gone(
+        &self,
+        call: &mut dyn Call_NetnsWaitGone,
+        (name, cookie, timeout): (String, u64, Option<u64>),
+    ) -> Result<Netns, Refusal> {
+        self.judge(Need::Read, "NetnsWaitGone")?;
+        let answer = self.ask(|reply| Request::NetnsWaitGone { name: name.clone(), cookie, reply });
+        if call.wants_more() {
+            // The daemon takes requests in turn: once this second one is answered, the first one is watching.
+            let now = self.ask(|reply| Request::NetnsGet { name: name.clone(), reply });
+            let now = self.wait(&now, after(self.shared.limits.answer))?;
+            call.set_continues(true);
+            let sent = call.reply(now);
+            call.set_continues(false);
+            sent.map_err(|_| Refusal::ClientGone)?;
+        }
+        self.wait(&answer, deadline(timeout)).map_err(|e| self.still(e, &name, timeout))
+    }
+
+    /// The first reply when the inits are done or failed, the second when the name has been seen.
+    fn netns_add(&self, call: &mut dyn Call_NetnsAdd, name: String, path: String) -> Result<Netns, Refusal> {
+        self.judge(Need::Change, "NetnsAdd")?;
+        if !call.wants_more() {
+            return Err(Refusal::ExpectedMore);
+        }
+        let ns = self.namespace_descriptor(&name)?;
+        let (inits, inits_done) = Reply::new();
+        let (seen, name_seen) = Reply::new();
+        let mut lease = Lease { shared: &self.shared, id: self.shared.new_lease(), ended: false };
+        let path = PathBuf::from(path);
+        self.shared.request(Request::NetnsAdd(NetnsAdd { name, path, ns, lease: lease.id, inits, seen }));
+        let netns = match self.wait(&inits_done, None) {
+            Err(Refusal::Error(e)) => {
+                lease.ended = true;
+                return Err(e.into());
+            }
+            other => other?,
+        };
+        if netns.state == NetnsState::failed {
+            lease.ended = true;
+            return Ok(netns);
+        }
+        call.set_continues(true);
+        let sent = call.reply(netns);
+        call.set_continues(false);
+        sent.map_err(|_| Refusal::ClientGone)?;
+        let netns = self.wait(&name_seen, after(self.shared.limits.lease))?;
+        lease.ended = true;
+        Ok(netns)
+    }
+
+    fn namespace_descriptor(&self, name: &str) -> Result<std::os::fd::OwnedFd, Refusal> {
+        let mut descriptors = self.connection.take_descriptors();
+        match (descriptors.pop(), descriptors.is_empty()) {
+            (Some(ns), true) => Ok(ns),
+            (ns, _) => {
+                let what = format!("{} descriptors came with the call", descriptors.len() + usize::from(ns.is_some()));
+                let remedy = "send the namespace's one descriptor in the same message (SCM_RIGHTS)";
+                Err(ControlError::new(ErrorKind::Invalid, format!("namespace {name}"), what, remedy).into())
+            }
+        }
+    }
+
+    /// Lines until the client goes. A client that reads slowly only fills its own queue.
+    fn monitor(&self, call: &mut dyn Call_Monitor) -> Result<(), Refusal> {
+        self.judge(Need::Read, "Monitor")?;
+        if !call.wants_more() {
+            return Err(Refusal::ExpectedMore);
+        }
+        let subscription = self.shared.monitor.subscribe();
+        // It may take lines as slowly as it likes; the time-out is for replies that somebody waits for.
+        let _ = self.connection.stream.set_write_timeout(None);
+        call.set_continues(true);
+        loop {
+            select! {
+                recv(subscription.lines()) -> line => {
+                    let hook = line.map_err(|_| Refusal::ClientGone)?;
+                    call.reply((*hook).clone()).map_err(|_| Refusal::ClientGone)?;
+                }
+                recv(self.connection.gone()) -> _ => return Err(Refusal::ClientGone),
+            }
+        }
+    }
+}
+
+/// Tells the daemon when the client of an add has gone, on whatever path that is noticed.
+struct Lease<'a> {
+    shared: &'a Shared,
+    id: LeaseId,
+    ended: bool,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.request(Request::LeaseEnded { lease: self.id });
+        }
+    }
+}
+
+fn deadline(seconds: Option<u64>) -> Option<Instant> {
+    seconds.and_then(|s| after(Duration::from_secs(s)))
+}
+
+fn timed_out() -> ControlError {
+    let remedy = "see `pernetctl status` and the daemon's log, and ask again";
+    ControlError::new(ErrorKind::TimedOut, "pernetd", "there was no answer in time", remedy)
+}
+
+/// Answers with an error of the interface; a client that has gone ends the connection instead.
+fn refuse(call: &mut dyn VarlinkCallError, refusal: Refusal) -> varlink::Result<()> {
+    let ControlError { kind, what, place, remedy } = match refusal {
+        Refusal::Error(e) => e,
+        Refusal::ExpectedMore => {
+            return call.reply_struct(varlink::Reply::error("org.varlink.service.ExpectedMore", None));
+        }
+        Refusal::ClientGone => return Err(varlink::ErrorKind::ConnectionClosed.into()),
+    };
+    match kind {
+        ErrorKind::NotPermitted => call.reply_not_permitted(what, place, remedy),
+        ErrorKind::NotFound => call.reply_not_found(what, place, remedy),
+        ErrorKind::Invalid => call.reply_invalid(what, place, remedy),
+        ErrorKind::TimedOut => call.reply_timed_out(what, place, remedy),
+        ErrorKind::Unavailable => call.reply_unavailable(what, place, remedy),
+        ErrorKind::Failed => call.reply_failed(what, place, remedy),
+    }
+}
+
+impl VarlinkInterface for Methods {
+    fn status(&self, call: &mut dyn Call_Status) -> varlink::Result<()> {
+        match self.read("Status", |reply| Request::Status { reply }) {
+            Ok(status) => call.reply(status),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn netns_list(&self, call: &mut dyn Call_NetnsList) -> varlink::Result<()> {
+        match self.read("NetnsList", |reply| Request::NetnsList { reply }) {
+            Ok(namespaces) => call.reply(namespaces),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn netns_get(&self, call: &mut dyn Call_NetnsGet, name: String) -> varlink::Result<()> {
+        match self.read("NetnsGet", |reply| Request::NetnsGet { name, reply }) {
+            Ok(netns) => call.reply(netns),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn netns_wait(&self, call: &mut dyn Call_NetnsWait, name: String, timeout: Option<u64>) -> varlink::Result<()> {
+        match self.netns_wait(name, timeout) {
+            Ok(netns) => call.reply(netns),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn netns_retry(&self, call: &mut dyn Call_NetnsRetry, name: String) -> varlink::Result<()> {
+        match self.change("NetnsRetry", |reply| Request::NetnsRetry { name, reply }) {
+            Ok(netns) => call.reply(netns),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn netns_add(&self, call: &mut dyn Call_NetnsAdd, name: String, path: String) -> varlink::Result<()> {
+        match self.netns_add(call, name, path) {
+            Ok(netns) => call.reply(netns),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn netns_wait_gone(
+        &self,
+        call: &mut dyn Call_NetnsWaitGone,
+        name: String,
+        cookie: u64,
+        timeout: Option<u64>,
+    ) -> varlink::Result<()> {
+        match self.netns_wait_gone(call, (name, cookie, timeout)) {
+            Ok(netns) => call.reply(netns),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn plugin_list(&self, call: &mut dyn Call_PluginList) -> varlink::Result<()> {
+        match self.read("PluginList", |reply| Request::PluginList { reply }) {
+            Ok(plugins) => call.reply(plugins),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn dev_list(&self, call: &mut dyn Call_DevList, netns: Option<String>) -> varlink::Result<()> {
+        match self.read("DevList", |reply| Request::DevList { netns, reply }) {
+            Ok(devices) => call.reply(devices),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn monitor(&self, call: &mut dyn Call_Monitor) -> varlink::Result<()> {
+        let Err(e) = self.monitor(call) else { return Ok(()) };
+        refuse(call, e)
+    }
+
+    fn reload(&self, call: &mut dyn Call_Reload) -> varlink::Result<()> {
+        match self.change("Reload", |reply| Request::Reload { reply }) {
+            Ok(result) => call.reply(result),
+            Err(e) => refuse(call, e),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The socket in the runtime folder: made safely, open to all, gone at the end.
+//!
+//! A lock on the folder says which daemon is at home there; it goes with its process however that ends, so that a
+//! socket found under it is known to be stale.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// The socket's file name, and the interface's.
+pub const SOCKET: &str = "io.pernetd";
+
+/// Paths up to this length fit into a socket address (108 bytes with the final NUL).
+const ADDRESS_MAX: usize = 107;
+
+/// Where clients come in.
+#[derive(Debug)]
+pub struct Door {
+    pub(super) listener: UnixListener,
+    /// The file to remove at the end; none if the service manager made the socket.
+    file: Option<PathBuf>,
+    /// The lock on the runtime folder, held as long as the door.
+    _lock: Option<File>,
+}
+
+/// Why there is no door.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {what}; {remedy}", path.display())]
+pub struct DoorError {
+    path: PathBuf,
+    what: String,
+    remedy: &'static str,
+}
+
+impl Door {
+    /// Makes the socket in a runtime folder, which is created if need be.
+    ///
+    /// # Errors
+    /// When another daemon is at home there, something else has the name, or it cannot be made.
+    pub fn open(runtime_dir: &Path) -> Result<Door, DoorError> {
+        let remedy = "make it a folder that pernetd can write to, or give another with --runtime-dir";
+        let failed = |e: io::Error| DoorError { path: runtime_dir.to_owned(), what: e.to_string(), remedy };
+        DirBuilder::new().recursive(true).mode(0o755).create(runtime_dir).map_err(failed)?;
+        let folder = File::open(runtime_dir).map_err(failed)?;
+        let file = runtime_dir.join(SOCKET);
+        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(occupied(&file));
+        }
+        check_free(&folder, &file)?;
+        let listener = bind(&folder, runtime_dir).map_err(failed)?;
+        Ok(Door { listener, file: Some(file), _lock: Some(folder) })
+    }
+
+    /// Takes a listening socket that the service manager made; it stays when the daemon ends.
+    ///
+    /// # Errors
+    /// When it is no listening Unix socket.
+    pub fn inherited(socket: OwnedFd) -> Result<Door, DoorError> {
+        let listener = UnixListener::from(socket);
+        let listening = rustix::net::sockopt::socket_acceptconn(&listener).unwrap_or(false);
+        match listener.local_addr() {
+            Ok(_) if listening => Ok(Door { listener, file: None, _lock: None }),
+            _ => Err(DoorError {
+                path: "the socket of the service manager".into(),
+                what: "it is no listening Unix stream socket".into(),
+                remedy: "correct the socket unit: ListenStream= with a path, FileDescriptorName=io.pernetd",
+            }),
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // Ours alone: the lock on the folder is still held.
+        if let Some(file) = &self.file {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+/// What has the socket's name already: nothing, a stale socket, a daemon that answers, or no socket at all.
+fn check_free(folder: &File, file: &Path) -> Result<(), DoorError> {
+    match fs::symlink_metadata(file) {
+        Err(_) => Ok(()),
+        Ok(found) if !found.file_type().is_socket() => {
+            let what = "there is something here that is not a socket".to_owned();
+            Err(DoorError { path: file.to_owned(), what, remedy: "move it away" })
+        }
+        Ok(_) if UnixStream::connect(address(folder, file, SOCKET)).is_ok() => Err(occupied(file)),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn occupied(file: &Path) -> DoorError {
+    let remedy = "stop it (systemctl stop pernetd), or give this one another folder with --runtime-dir";
+    DoorError { path: file.to_owned(), what: "another pernetd runs here".to_owned(), remedy }
+}
+
+/// Binds under another name and renames, so that nobody ever meets a socket that is not ready or has another mode.
+fn bind(folder: &File, runtime_dir: &Path) -> io::Result<UnixListener> {
+    let new = format!(".{SOCKET}.new");
+    let path = runtime_dir.join(&new);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(address(folder, &path, &new))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o666))?;
+    fs::rename(&path, runtime_dir.join(SOCKET))?;
+    Ok(listener)
+}
+
+/// Connects to the daemon of a runtime folder.
+pub(super) fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
+    let folder = File::open(runtime_dir)?;
+    UnixStream::connect(address(&folder, &runtime_dir.join(SOCKET), SOCKET))
+}
+
+/// The path, or the same by way of the open folder if it is too long for a socket address.
+fn address(folder: &File, path: &Path, name: &str) -> PathBuf {
+    if path.as_os_str().len() <= ADDRESS_MAX {
+        return path.to_owned();
+    }
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_ours_is_removed() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let runtime = dir.path().join("a".repeat(100));
+        fs::create_dir(&runtime)?;
+        drop(UnixListener::bind(address(&File::open(&runtime)?, &runtime.join(SOCKET), SOCKET))?);
+        let door = Door::open(&runtime)?;
+        assert_eq!(fs::symlink_metadata(runtime.join(SOCKET))?.permissions().mode() & 0o777, 0o666);
+        connect(&runtime)?;
+        drop(door);
+        assert_eq!(fs::read_dir(&runtime)?.count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_living_daemon_and_a_foreign_file_are_left_alone() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let first = Door::open(dir.path())?;
+        assert!(Door::open(dir.path()).is_err_and(|e| e.to_string().contains("another pernetd")));
+        drop(first);
+        let listener = UnixListener::bind(dir.path().join(SOCKET))?;
+        assert!(Door::open(dir.path()).is_err_and(|e| e.to_string().contains("another pernetd")));
+        drop(listener);
+        fs::remove_file(dir.path().join(SOCKET))?;
+        fs::write(dir.path().join(SOCKET), "precious")?;
+        assert!(Door::open(dir.path()).is_err());
+        assert_eq!(fs::read_to_string(dir.path().join(SOCKET))?, "precious");
+        Ok(())
+    }
+}
