@@ -320,7 +320,7 @@ mod tests {
         assert_eq!((word(0), word(8)), (7, 1));
         assert_eq!(&NOTE.as_bytes()[12..20], b"pernet\0\0");
         assert_eq!(NOTE.as_bytes().len() % 4, 0);
-        let json: serde_json::Value = serde_json::from_slice(&NOTE.as_bytes()[20..20 + word(4)]).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&NOTE.as_bytes()[20..20 + word(4)]).expect("JSON");
         assert_eq!(json["name"], "a-1");
         assert_eq!(json["version"], "1.2.3");
         assert_eq!(json["api"], serde_json::json!([1, 0]));

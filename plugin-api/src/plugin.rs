@@ -83,7 +83,7 @@ pub(crate) fn read_config<P: Plugin>(json: &str) -> Result<P::Config, ConfigErro
     let mut text = serde_json::Deserializer::from_str(json);
     let config = serde_path_to_error::deserialize(&mut text)
         .map_err(|e| ConfigError::at(field::from_path(e.path()), plain_message(e.inner())))?;
-    text.end().map_err(|e| ConfigError::whole(e.to_string()))?;
+    text.end().map_err(|e| ConfigError::whole(plain_message(&e)))?;
     P::check(&config)?;
     Ok(config)
 }

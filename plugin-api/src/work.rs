@@ -9,9 +9,12 @@ use crate::{Error, Net, NetCookie, Result};
 
 /// A closure and the namespaces it is for.
 pub(crate) enum Work {
-    One(NetCookie, Box<dyn FnOnce(&Net<'_>) + Send>),
-    Two(NetCookie, NetCookie, Box<dyn FnOnce(&Net<'_>, &Net<'_>) + Send>),
+    One(NetCookie, InOne),
+    Two(NetCookie, NetCookie, InTwo),
 }
+
+type InOne = Box<dyn FnOnce(&Net<'_>) + Send>;
+type InTwo = Box<dyn FnOnce(&Net<'_>, &Net<'_>) + Send>;
 
 impl Work {
     /// Runs it in the namespaces that it was queued for, in whichever order the host lists them.
