@@ -112,11 +112,13 @@ impl Inner {
         place: &Place<'_>,
         call: impl FnOnce(PluginModRef, InstanceHandle) -> (Status, T),
     ) -> Result<T, Failure> {
-        let gone = || Failure::new(libc::ESTALE, format!("plugin `{}` is gone; {} was not called", self.name, hook.as_str()));
+        let gone =
+            || Failure::new(libc::ESTALE, format!("plugin `{}` is gone; {} was not called", self.name, hook.as_str()));
         let _pass = self.gate.enter().ok_or_else(gone)?;
         let handle = self.handle().ok_or_else(gone)?;
         if self.is_poisoned() && !hook.is_exit() {
-            let why = format!("plugin `{}` panicked earlier; only its exits are called until it is reloaded", self.name);
+            let why =
+                format!("plugin `{}` panicked earlier; only its exits are called until it is reloaded", self.name);
             return Err(Failure::new(libc::EIO, why));
         }
         let guard = Guard::enter(self.running(hook, place));
@@ -199,7 +201,7 @@ impl Operations for PernetCaller {
 
 impl NotifierBlock for NotifierCaller {
     fn call(&self, at: &At<'_>, event: &NetdevEvent<'_>) -> Result<Verdict, Failure> {
-        let device = event.device;
+        let device = &event.device.link;
         let told = DeviceEvent {
             kind: event.kind as u8,
             replay: u8::from(event.replay),
@@ -207,7 +209,7 @@ impl NotifierBlock for NotifierCaller {
             mtu: device.mtu,
             flags: device.flags,
             master: device.master,
-            serial: device.serial,
+            serial: event.device.serial,
             name: device.name.as_str().into(),
             old_name: event.old_name.unwrap_or_default().into(),
             link_kind: device.kind.as_str().into(),
