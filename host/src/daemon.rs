@@ -22,9 +22,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use pernet_plugin_api::NetCookie;
 
 use crate::config::{CommandLine, Config};
-use crate::control::monitor::Monitor;
+use crate::control::{self, wire};
 use crate::control::{ControlError, LeaseId, Reply, Request};
-use crate::control::wire;
 use crate::discovery::links::{LinkEvent, LinkSource};
 use crate::discovery::{self, Batch};
 use crate::engine::Names;
@@ -40,7 +39,7 @@ use reload::Shared;
 use services::Work;
 
 /// Everything that the loop can be told.
-pub enum Event {
+pub(crate) enum Event {
     /// Names of namespaces came, went, or were listed: one drained queue.
     Names(Batch),
     /// Link messages, in the order of the socket's stream.
@@ -74,13 +73,13 @@ enum Phase {
 }
 
 /// The loop's state. Only the loop's thread has it.
-pub struct Daemon {
+struct Daemon {
     command_line: CommandLine,
     config: Arc<Config>,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     links: Arc<LinkSource>,
-    monitor: Arc<Monitor>,
+    server: control::Server,
     events: Sender<Event>,
     phase: Phase,
     /// What names which namespace: the engine's view of the mounts.
@@ -94,13 +93,16 @@ pub struct Daemon {
     leases: HashMap<LeaseId, Lease>,
     waiters: Vec<requests::Waiter>,
     operations: Operations,
-    /// Setups of the first scan that are still running; `None` before the scan has come.
-    first_scan: Option<usize>,
+    /// Whether the first scan of the names has come.
+    scanned: bool,
+    /// Setups that READY waits for.
+    first_setups: usize,
     resyncs: u64,
     last_overrun: Option<Instant>,
     generation: u64,
     last_reload: Option<wire::LastReload>,
-    method: discovery::Started,
+    /// Ends when dropped.
+    discovery: Option<discovery::Started>,
     exit_code: i32,
 }
 
@@ -182,7 +184,7 @@ impl Daemon {
 
     /// READY once everything that existed at the start is set up, however well.
     fn check_ready(&mut self) {
-        if self.phase == Phase::Starting && self.first_scan == Some(0) {
+        if self.phase == Phase::Starting && self.scanned && self.first_setups == 0 {
             self.phase = Phase::Running;
             let status = self.summary();
             tracing::info!("ready: {status}");

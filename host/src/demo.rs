@@ -24,7 +24,7 @@ use crate::plugin::trust::Judge;
 const FOLDER: &str = "/run/netns";
 const HOME: &str = "/run/pernetd-demo";
 /// What the sysctl plugin is told at first: `red` gets a value that the kernel refuses, so its setup is rolled back.
-const SYSCTL: &str = r#"name = "sysctl"
+const SYSCTL: &str = r#"
 [[config.profile]]
 name = "everywhere"
 settings = { "net.ipv4.ip_forward" = 1 }
@@ -36,7 +36,7 @@ include = ["red"]
 settings = { "net.ipv4.ip_default_ttl" = 999 }
 "#;
 /// What a reload in the middle changes it to: `red` is right now, and everything gets a new time to live.
-const SYSCTL_MENDED: &str = r#"name = "sysctl"
+const SYSCTL_MENDED: &str = r#"
 [[config.profile]]
 name = "everywhere"
 settings = { "net.ipv4.ip_forward" = 1, "net.ipv4.ip_default_ttl" = 99 }
@@ -69,7 +69,11 @@ pub(crate) fn run(mut command_line: CommandLine, seconds: Option<u64>) -> Result
         let over = Arc::clone(&over);
         move || watch(&ears, &over, started)
     });
-    let story = Story { inbox: inbox.clone(), over: Arc::clone(&over), until: seconds.map(|s| started + Duration::from_secs(s)) };
+    let story = Story {
+        inbox: inbox.clone(),
+        over: Arc::clone(&over),
+        until: seconds.map(|s| started + Duration::from_secs(s)),
+    };
     let teller = std::thread::spawn(move || story.tell(started));
     let code = command::run(command_line, judge, Some(inbox))?;
     over.store(true, Ordering::Release);
@@ -91,7 +95,7 @@ fn write_configuration() -> std::io::Result<()> {
     fs::create_dir_all(format!("{HOME}/plugins.d"))?;
     fs::create_dir_all(format!("{HOME}/run"))?;
     fs::write(format!("{HOME}/pernetd.toml"), "log.level = \"error\"\n")?;
-    fs::write(format!("{HOME}/plugins.d/10-loopback.toml"), "name = \"loopback\"\n")?;
+    fs::write(format!("{HOME}/plugins.d/10-loopback.toml"), "enabled = true\n")?;
     fs::write(format!("{HOME}/plugins.d/20-sysctl.toml"), SYSCTL)
 }
 
@@ -122,7 +126,10 @@ fn print_hook(hook: &Hook, started: Instant) {
     let device = hook.device.as_deref().unwrap_or("");
     let outcome = hook.error.as_deref().map_or_else(|| "ok".to_owned(), |e| format!("FAILED: {e}"));
     let at = started.elapsed().as_secs_f64();
-    println!("{at:7.3}  {:<8} {:<18} {:<8} {device:<8} {:>6} us  {outcome}", hook.netns, hook.hook, hook.plugin, hook.duration_us);
+    println!(
+        "{at:7.3}  {:<8} {:<18} {:<8} {device:<8} {:>6} us  {outcome}",
+        hook.netns, hook.hook, hook.plugin, hook.duration_us
+    );
 }
 
 /// What the story did.
@@ -248,4 +255,3 @@ fn connect(left: &str, right: &str) -> std::io::Result<()> {
     }
     ns::home()
 }
-

@@ -57,9 +57,26 @@ fn every_file_says_what_it_is() {
 #[test]
 fn the_engine_knows_no_world() {
     let forbidden = [
-        "std::fs", "std::net", "std::os", "std::process", "std::time::Instant", "std::time::SystemTime", "Instant::now",
-        "libc::", "rustix", "libloading", "abi_stable", "plugin_api::abi", "tracing::", "crate::discovery",
-        "crate::linux", "crate::plugin", "crate::control", "crate::daemon", "crate::config", "crate::systemd",
+        "std::fs",
+        "std::net",
+        "std::os",
+        "std::process",
+        "std::time::Instant",
+        "std::time::SystemTime",
+        "Instant::now",
+        "libc::",
+        "rustix",
+        "libloading",
+        "abi_stable",
+        "plugin_api::abi",
+        "tracing::",
+        "crate::discovery",
+        "crate::linux",
+        "crate::plugin",
+        "crate::control",
+        "crate::daemon",
+        "crate::config",
+        "crate::systemd",
     ];
     assert_eq!(violations("host/src/engine", &forbidden), Vec::<String>::new());
 }
@@ -67,7 +84,10 @@ fn the_engine_knows_no_world() {
 #[test]
 fn arrows_point_one_way() {
     let rules: [(&str, &[&str]); 4] = [
-        ("host/src/discovery", &["crate::linux::worker", "crate::plugin", "crate::control", "crate::daemon", "crate::config"]),
+        (
+            "host/src/discovery",
+            &["crate::linux::worker", "crate::plugin", "crate::control", "crate::daemon", "crate::config"],
+        ),
         ("host/src/linux", &["crate::discovery", "crate::plugin", "crate::control", "crate::daemon", "crate::config"]),
         ("host/src/plugin", &["crate::discovery", "crate::linux", "crate::control", "crate::daemon"]),
         ("host/src/control", &["crate::discovery", "crate::engine", "crate::daemon"]),
@@ -95,7 +115,13 @@ fn dlopen_and_the_abi_library_stay_behind_their_doors() {
 fn unsafe_stands_only_where_the_design_allows_it() {
     for dir in ["host/src", "plugin-api/src", "plugins"] {
         for (path, text) in sources(dir) {
-            let allowed = ["host/src/plugin/", "host/src/linux/", "host/src/discovery/", "plugin-api/src/abi.rs", "plugin-api/src/export.rs"];
+            let allowed = [
+                "host/src/plugin/",
+                "host/src/linux/",
+                "host/src/discovery/",
+                "plugin-api/src/abi.rs",
+                "plugin-api/src/export.rs",
+            ];
             if allowed.iter().any(|a| path.starts_with(a)) {
                 continue;
             }

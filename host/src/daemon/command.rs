@@ -1,6 +1,5 @@
 //! The command line of `pernetd`: run, `--check`, `demo`; and how a daemon is put together.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 
 use clap::{Parser, Subcommand};
@@ -14,7 +13,7 @@ use crate::engine::{Names, PernetList};
 use crate::linux::ns;
 use crate::linux::worker::Workers;
 use crate::plugin::Judge;
-use crate::{control, demo, discovery, logging, systemd};
+use crate::{control, demo, discovery, logging};
 
 use super::identify;
 use super::plugins::{self, Maker, Plugins};
@@ -29,7 +28,7 @@ struct Arguments {
     #[command(flatten)]
     command_line: CommandLine,
     /// Validate configuration and plugins as a start does, and exit 0 or 1
-    #[arg(long, conflicts_with = "command")]
+    #[arg(long)]
     check: bool,
     #[command(subcommand)]
     command: Option<Command>,
@@ -53,6 +52,10 @@ type Failed = String;
 pub fn main() -> i32 {
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Some(_) if arguments.check => {
+            eprintln!("pernetd: --check goes with no command; leave one of them out");
+            return 2;
+        }
         Some(Command::Demo { seconds }) => demo::run(arguments.command_line, seconds),
         None if arguments.check => check(&arguments.command_line),
         None => run(arguments.command_line, Judge::new(), None),
@@ -116,17 +119,20 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let links = LinkSource::start(receive_buffer, Box::new(move |batch| drop(to_loop.send(Event::Links(batch)))));
     let to_loop = events.clone();
     let sink: control::RequestSink = Box::new(move |request| drop(to_loop.send(Event::Request(request))));
-    let door = control::Server::start(&paths.runtime_dir, config.main.control.read.clone(), Arc::clone(&monitor), sink)
-        .map_err(|e| e.to_string())?;
+    let door = control::Door::open(&paths.runtime_dir).map_err(|e| e.to_string())?;
+    let server = control::Server::start(door, &config.main.control.read, control::Limits::default(), monitor, sink)
+        .map_err(|e| format!("cannot serve the control socket: {e}"))?;
 
+    let (host, pin) =
+        ns::current().map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
     let mut daemon = Daemon {
         command_line,
         workers: Arc::new(workers),
         links,
-        monitor,
+        server,
         events: events.clone(),
         phase: Phase::Starting,
-        names: Names::new(config.main.discovery.folders.clone(), None),
+        names: Names::new(config.main.discovery.folders.clone(), Some(host)),
         nets: Default::default(),
         reborn: Default::default(),
         held: Default::default(),
@@ -134,22 +140,22 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         leases: Default::default(),
         waiters: Vec::new(),
         operations: Default::default(),
-        first_scan: None,
+        scanned: false,
+        first_setups: 0,
         resyncs: 0,
         last_overrun: None,
         generation: 1,
         last_reload: None,
-        method: discovery::Started { method: discovery::Method::Inotify, why: String::new() },
+        discovery: None,
         exit_code: 0,
         config: Arc::new(config),
         shared,
     };
-    daemon.begin_host()?;
-    daemon.method = start_discovery(&daemon.config, &events)?;
-    tracing::info!("discovery: {}", daemon.method.why);
-    let code = daemon.run(&receiver);
-    drop(door);
-    Ok(code)
+    daemon.begin_host(host, pin);
+    let discovery = start_discovery(&daemon.config, &events)?;
+    tracing::info!("discovery by {}: {}", discovery.method, discovery.why);
+    daemon.discovery = Some(discovery);
+    Ok(daemon.run(&receiver))
 }
 
 /// The loop's queue. Unbounded: sources must never wait for the loop, and what floods (links) is bounded by the

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use pernet_plugin_api::{ExitReason, NetCookie};
 
-use crate::control::{ControlError, ErrorKind, LeaseId, NetnsAdd, Reply};
 use crate::control::wire::Netns;
+use crate::control::{ControlError, ErrorKind, LeaseId, NetnsAdd, Reply};
 use crate::engine::{NetChange, NetState, Observation};
 use crate::linux::ns::{self, Pin};
 
@@ -33,7 +33,12 @@ impl Daemon {
         }
         let place = || format!("namespace {}", add.name);
         if self.leases.values().any(|l| l.path == add.path) || self.names.shows(&add.path) {
-            let error = ControlError::new(ErrorKind::Failed, place(), "the name is taken", "choose another, or delete that one first");
+            let error = ControlError::new(
+                ErrorKind::Failed,
+                place(),
+                "the name is taken",
+                "choose another, or delete that one first",
+            );
             return add.inits.send(Err(error));
         }
         let NetnsAdd { path, ns, lease, inits, seen, .. } = add;
@@ -54,14 +59,15 @@ impl Daemon {
                 let path = lease.path.clone();
                 let known = self.nets.contains_key(&cookie);
                 let changes = self.names.observe([Observation::Named(path, cookie)]);
-                self.carry_out(changes, &mut HashMap::from([(cookie, pin)]), false);
+                self.carry_out(changes, &mut HashMap::from([(cookie, pin)]));
                 if known {
                     self.lease_set_up(cookie);
                 }
             }
             Err(what) => {
                 let place = lease.path.display().to_string();
-                let error = ControlError::new(ErrorKind::Invalid, place, what, "send a descriptor of a network namespace");
+                let error =
+                    ControlError::new(ErrorKind::Invalid, place, what, "send a descriptor of a network namespace");
                 if let Some(inits) = lease.inits.take() {
                     inits.send(Err(error));
                 }
@@ -116,10 +122,11 @@ impl Daemon {
         let Some(cookie) = lease.cookie else { return };
         let mut changes = self.names.observe([Observation::Unnamed(lease.path)]);
         // Nobody ever saw it under a name, so everything that was done in it is undone.
-        if changes.extract_if(.., |c| matches!(c, NetChange::Died { cookie: died, .. } if *died == cookie)).count() > 0 {
+        if changes.extract_if(.., |c| matches!(c, NetChange::Died { cookie: died, .. } if *died == cookie)).count() > 0
+        {
             self.end(cookie, ExitReason::RolledBack);
         }
-        self.carry_out(changes, &mut HashMap::new(), false);
+        self.carry_out(changes, &mut HashMap::new());
     }
 
     /// Names that count although no mount carries them yet.

@@ -124,6 +124,12 @@ impl Namespace for Handle {
 }
 
 impl Daemon {
+    /// The host's own namespace is managed from the start to the end, whatever names it.
+    pub(super) fn begin_host(&mut self, cookie: NetCookie, pin: Pin) {
+        let changes = self.names.observe([]);
+        self.carry_out(changes, &mut HashMap::from([(cookie, pin)]));
+    }
+
     /// One drained queue of names. Deaths are decided only after all of it, so that a moved mount is no death.
     pub(super) fn observe_names(&mut self, batch: Batch) {
         if self.phase == Phase::Stopping {
@@ -149,12 +155,9 @@ impl Daemon {
                 }
             }
         }
-        let first = scanned && self.first_scan.is_none();
-        if first {
-            self.first_scan = Some(0);
-        }
         let changes = self.names.observe(seen);
-        self.carry_out(changes, &mut pins, first);
+        self.carry_out(changes, &mut pins);
+        self.scanned |= scanned;
         self.check_ready();
     }
 
@@ -166,7 +169,7 @@ impl Daemon {
     }
 
     /// Carries out what observations mean.
-    pub(super) fn carry_out(&mut self, changes: Vec<NetChange>, pins: &mut HashMap<NetCookie, Pin>, first: bool) {
+    pub(super) fn carry_out(&mut self, changes: Vec<NetChange>, pins: &mut HashMap<NetCookie, Pin>) {
         for change in changes {
             match change {
                 NetChange::Appeared { cookie, generation, names } => {
@@ -177,7 +180,7 @@ impl Daemon {
                     if self.nets.contains_key(&cookie) {
                         self.reborn.insert(cookie, Rebirth { generation, names, pin });
                     } else {
-                        self.begin(cookie, generation, names, pin, first);
+                        self.begin(cookie, generation, names, pin);
                     }
                 }
                 NetChange::Renamed { cookie, names, .. } => self.renamed(cookie, names),
@@ -188,17 +191,16 @@ impl Daemon {
     }
 
     /// Takes a namespace under management and queues its setup.
-    pub(super) fn begin(&mut self, cookie: NetCookie, generation: u32, names: Vec<Arc<str>>, pin: Pin, first: bool) {
+    pub(super) fn begin(&mut self, cookie: NetCookie, generation: u32, names: Vec<Arc<str>>, pin: Pin) {
         let place = Place::new(cookie, pin, &self.links);
         let is_host = names.first().is_some_and(|n| **n == *engine::HOST);
         let net = Net::new(cookie, generation, Box::new(Handle(Arc::clone(&place))), is_host);
         net.set_names(names);
         self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&net));
         self.shared.places.insert(&net, &place);
+        let first = self.phase == Phase::Starting;
         self.nets.insert(cookie, Managed { net, place, backoff: None, first, setting_up: false });
-        if first {
-            self.first_scan = self.first_scan.map(|n| n + 1);
-        }
+        self.first_setups += usize::from(first);
         self.queue_setup(cookie);
     }
 
@@ -250,9 +252,7 @@ impl Daemon {
     pub(super) fn set_up(&mut self, cookie: NetCookie) {
         let Some(managed) = self.nets.get_mut(&cookie) else { return };
         managed.setting_up = false;
-        if std::mem::take(&mut managed.first) {
-            self.first_scan = self.first_scan.map(|n| n.saturating_sub(1));
-        }
+        self.first_setups -= usize::from(std::mem::take(&mut managed.first));
         match managed.net.state() {
             NetState::Failed | NetState::Degraded => {
                 let wait = managed.backoff.map_or(FIRST_RETRY, |b| (b * 2).min(LAST_RETRY));
@@ -347,12 +347,10 @@ impl Daemon {
         self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).retain(|n| n.cookie != cookie);
         self.shared.places.remove(cookie);
         managed.place.release();
-        if managed.first {
-            self.first_scan = self.first_scan.map(|n| n.saturating_sub(1));
-        }
+        self.first_setups -= usize::from(managed.first);
         self.answer_gone(&managed.net);
         if let Some(Rebirth { generation, names, pin }) = self.reborn.remove(&cookie) {
-            self.begin(cookie, generation, names, pin, false);
+            self.begin(cookie, generation, names, pin);
         }
         self.check_ready();
     }
@@ -363,7 +361,9 @@ impl Daemon {
         for event in events {
             let (cookie, number, observation) = match event {
                 LinkEvent::Seen { cookie, subscription, link } => (cookie, subscription, LinkObservation::Seen(link)),
-                LinkEvent::Gone { cookie, subscription, ifindex } => (cookie, subscription, LinkObservation::Gone { ifindex }),
+                LinkEvent::Gone { cookie, subscription, ifindex } => {
+                    (cookie, subscription, LinkObservation::Gone { ifindex })
+                }
                 LinkEvent::Overrun => {
                     // What was read before the loss counts less than the dumps that follow.
                     runs.clear();
@@ -402,10 +402,17 @@ impl Daemon {
     fn resync(&mut self) {
         self.resyncs += 1;
         if self.last_overrun.is_none_or(|t| t.elapsed() > OVERRUN_LOG) {
-            tracing::warn!("link events were lost; every watched namespace is listed again (netlink.receive_buffer sets the room)");
+            tracing::warn!(
+                "link events were lost; every watched namespace is listed again (netlink.receive_buffer sets the room)"
+            );
             self.last_overrun = Some(Instant::now());
         }
-        let watched: Vec<_> = self.nets.values().filter(|m| m.net.watched()).map(|m| (Arc::clone(&m.net), Arc::clone(&m.place))).collect();
+        let watched: Vec<_> = self
+            .nets
+            .values()
+            .filter(|m| m.net.watched())
+            .map(|m| (Arc::clone(&m.net), Arc::clone(&m.place)))
+            .collect();
         for (net, place) in watched {
             self.submit(
                 net.cookie,

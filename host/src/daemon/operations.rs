@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::control::{ControlError, ErrorKind, Reply};
 use crate::control::wire::{self, ReloadAction, ReloadResult, ReloadedPlugin};
+use crate::control::{ControlError, ErrorKind, Reply};
 use crate::linux::ns;
 use crate::{logging, plugin, systemd};
 
@@ -26,7 +26,7 @@ pub(super) enum Kind {
 }
 
 /// What came of it.
-pub enum Done {
+pub(crate) enum Done {
     /// A reload.
     Reload(Report),
     /// The removal of a plugin.
@@ -57,7 +57,8 @@ impl Operations {
 
     fn push(&mut self, kind: Kind) {
         if let Kind::Reload(mut new) = kind {
-            let waiting = self.queued.iter_mut().find_map(|k| if let Kind::Reload(askers) = k { Some(askers) } else { None });
+            let waiting =
+                self.queued.iter_mut().find_map(|k| if let Kind::Reload(askers) = k { Some(askers) } else { None });
             match waiting {
                 Some(askers) => askers.append(&mut new),
                 None => self.queued.push_back(Kind::Reload(new)),
@@ -110,13 +111,16 @@ impl Daemon {
         match done {
             Done::Reload(report) => self.reloaded(report),
             Done::Failed(Ok(())) => {}
-            Done::Failed(Err(trouble)) => tracing::error!("a plugin that panicked is still registered: {}", trouble.message),
+            Done::Failed(Err(trouble)) => {
+                tracing::error!("a plugin that panicked is still registered: {}", trouble.message)
+            }
             Done::Stopped(result) => {
                 if let Err(trouble) = result {
                     tracing::error!("the exits did not run: {}", trouble.message);
                     self.exit_code = 1;
                 }
                 self.operations.stopped = true;
+                self.release_all();
             }
         }
         self.release_held();
@@ -136,13 +140,17 @@ impl Daemon {
             time: wire::time(SystemTime::now()),
             ok: report.ok,
             error: report.error.clone(),
-            pause_us: i64::try_from(report.pause.as_micros()).unwrap_or(i64::MAX),
+            pause_us: u64::try_from(report.pause.as_micros()).unwrap_or(u64::MAX),
         });
         let outcome = match &report.error {
             None => format!("reloaded in {} us", report.pause.as_micros()),
             Some(error) => format!("reload failed: {error}"),
         };
-        if report.ok { tracing::info!("{outcome}") } else { tracing::error!("{outcome}") }
+        if report.ok {
+            tracing::info!("{outcome}")
+        } else {
+            tracing::error!("{outcome}")
+        }
         for row in &report.plugins {
             tracing::info!(plugin = row.name, action = row.action, "{}", row.error.as_deref().unwrap_or("done"));
         }
@@ -151,7 +159,7 @@ impl Daemon {
         }
         let result = ReloadResult {
             ok: report.ok,
-            generation: i64::try_from(self.generation).unwrap_or(i64::MAX),
+            generation: self.generation,
             plugins: report.plugins.iter().map(row).collect(),
         };
         for asker in std::mem::take(&mut self.operations.askers) {

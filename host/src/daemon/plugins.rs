@@ -2,29 +2,29 @@
 //!
 //! It owns the instances and how one is made from a file; which entries change, in which order, is `reload.rs`'s.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::{self, Config, OnStop, PluginConfig};
+use crate::control::wire;
 use crate::engine::{self, HookError, Item, Level, Member, OnInitFailure, Owner};
 use crate::plugin::Instance;
 use crate::plugin::{self, Code, HostServices, Judge};
 
 /// Why a plugin is not live.
 #[derive(Clone, Debug)]
-pub struct Trouble {
+pub(crate) struct Trouble {
     /// The namespace that it failed in, if it was one.
-    pub namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     /// The hook that failed, or the step of loading (`open`, `config`, `plugin.init`, …).
-    pub hook: String,
+    pub(super) hook: String,
     /// What, where, and what to do.
-    pub message: String,
+    pub(super) message: String,
 }
 
 impl Trouble {
     /// Trouble outside any namespace.
-    pub fn new(hook: &str, message: impl ToString) -> Self {
+    pub(super) fn new(hook: &str, message: impl ToString) -> Self {
         Trouble { namespace: None, hook: hook.to_owned(), message: message.to_string() }
     }
 }
@@ -37,43 +37,43 @@ impl From<&HookError> for Trouble {
 
 /// A file that passed every check that needs no effect: trusted, read, mapped, its configuration accepted.
 #[derive(Clone)]
-pub struct Prepared {
+pub(super) struct Prepared {
     /// Its file's section of the configuration.
-    pub config: Arc<PluginConfig>,
+    pub(super) config: Arc<PluginConfig>,
     /// What was read from the note.
-    pub version: String,
+    pub(super) version: String,
     /// Level by its note.
-    pub level: Level,
+    pub(super) level: Level,
     /// Content hash, lower-case hexadecimal.
     pub sha256: String,
     /// What it comes after, by configuration and note together.
-    pub after: Vec<String>,
+    pub(super) after: Vec<String>,
     /// What it needs, by configuration and note together.
-    pub requires: Vec<String>,
+    pub(super) requires: Vec<String>,
     code: Arc<Code>,
 }
 
 impl Prepared {
     /// Same content, same configuration: such a plugin sees nothing of a reload, though its place may change.
-    pub fn same_as(&self, other: &Prepared) -> bool {
+    pub(super) fn same_as(&self, other: &Prepared) -> bool {
         self.sha256 == other.sha256 && self.config.same_meaning(&other.config)
     }
 }
 
 /// A plugin that runs.
-pub struct Live {
+pub(super) struct Live {
     /// What it was made from; kept so that a failed reload can make it again.
-    pub prepared: Prepared,
+    pub(super) prepared: Prepared,
     /// Counts over the daemon's life, so that no two instances share one.
-    pub generation: u64,
+    pub(super) generation: u64,
     /// The engine's view of it.
-    pub owner: Arc<Owner>,
+    pub(super) owner: Arc<Owner>,
     /// The instance itself.
-    pub instance: Instance,
+    pub(super) instance: Instance,
 }
 
 /// One row of `pernetctl plugin list`.
-pub enum Entry {
+pub(super) enum Entry {
     /// Running.
     Live(Live),
     /// Its init failed or it panicked; retried by a reload.
@@ -84,12 +84,12 @@ pub enum Entry {
 
 impl Entry {
     /// The plugin's name.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.config().name
     }
 
     /// Its configuration.
-    pub fn config(&self) -> &Arc<PluginConfig> {
+    pub(super) fn config(&self) -> &Arc<PluginConfig> {
         match self {
             Entry::Live(live) => &live.prepared.config,
             Entry::Failed(prepared, _) => &prepared.config,
@@ -98,7 +98,7 @@ impl Entry {
     }
 
     /// The running plugin, if it runs.
-    pub fn live(&self) -> Option<&Live> {
+    pub(super) fn live(&self) -> Option<&Live> {
         match self {
             Entry::Live(live) => Some(live),
             _ => None,
@@ -107,14 +107,14 @@ impl Entry {
 }
 
 /// Opens, checks and maps one plugin's file and lets it judge its configuration; nothing of it runs in a namespace.
-pub fn prepare(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepared, Trouble> {
-    let file =
-        plugin::file::open(judge, &config.file, Some(&config.name)).map_err(|e| Trouble::new("open", e))?;
+pub(super) fn prepare(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepared, Trouble> {
+    let file = plugin::file::open(judge, &config.file, Some(&config.name)).map_err(|e| Trouble::new("open", e))?;
     let code = Code::load(&file).map_err(|e| Trouble::new("load", e))?;
-    code.check_config(&config.config_json).map_err(|refusal| {
-        Trouble::new("config", config.refusal(&refusal.field, &refusal.message))
-    })?;
-    let level = Level::ALL.into_iter().find(|l| l.as_str() == file.note.level)
+    code.check_config(&config.config_json)
+        .map_err(|refusal| Trouble::new("config", config.refusal(&refusal.field, &refusal.message)))?;
+    let level = Level::ALL
+        .into_iter()
+        .find(|l| l.as_str() == file.note.level)
         .ok_or_else(|| Trouble::new("open", format!("{}: unknown level {}", config.file.display(), file.note.level)))?;
     let both = |a: &[String], b: &[String]| a.iter().chain(b).cloned().collect::<Vec<_>>();
     Ok(Prepared {
@@ -129,13 +129,18 @@ pub fn prepare(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepared, Tr
 }
 
 /// Prepares every enabled plugin, in file order; what is refused is told, the rest go on.
-pub fn prepare_all(judge: &Judge, config: &Config) -> Vec<Result<Prepared, (Arc<PluginConfig>, Trouble)>> {
+pub(super) fn prepare_all(judge: &Judge, config: &Config) -> Vec<Result<Prepared, (Arc<PluginConfig>, Trouble)>> {
     let enabled = config.plugins.iter().filter(|p| p.enabled);
-    enabled.map(|p| prepare(judge, p).map_err(|trouble| (Arc::clone(p), trouble))).collect()
+    enabled
+        .map(|p| {
+            let config = Arc::new(p.clone());
+            prepare(judge, &config).map_err(|trouble| (config, trouble))
+        })
+        .collect()
 }
 
 /// The order in which plugins are registered, as indices into `prepared`.
-pub fn order(prepared: &[Prepared]) -> Result<Vec<usize>, String> {
+pub(super) fn order(prepared: &[Prepared]) -> Result<Vec<usize>, String> {
     let items: Vec<Item<'_>> = prepared
         .iter()
         .map(|p| Item {
@@ -155,19 +160,19 @@ pub fn order(prepared: &[Prepared]) -> Result<Vec<usize>, String> {
 }
 
 /// Makes instances, each with a generation of its own.
-pub struct Maker {
+pub(super) struct Maker {
     next_generation: AtomicU64,
     services: Arc<dyn HostServices>,
 }
 
 impl Maker {
     /// A maker whose instances call `services`.
-    pub fn new(services: Arc<dyn HostServices>) -> Self {
+    pub(super) fn new(services: Arc<dyn HostServices>) -> Self {
         Maker { next_generation: AtomicU64::new(1), services }
     }
 
     /// Runs the plugin's own init. What it declares is not yet registered: [`Live::member`] is for that.
-    pub fn create(&self, prepared: &Prepared, place: usize) -> Result<Live, Trouble> {
+    pub(super) fn create(&self, prepared: &Prepared, place: usize) -> Result<Live, Trouble> {
         let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
         let config = &prepared.config;
         let services = Arc::clone(&self.services);
@@ -180,7 +185,7 @@ impl Maker {
 
 impl Live {
     /// What the engine registers for this plugin.
-    pub fn member(&self) -> Arc<Member> {
+    pub(super) fn member(&self) -> Arc<Member> {
         Arc::new(self.instance.member(Arc::clone(&self.owner)))
     }
 }
@@ -195,22 +200,95 @@ fn owner(prepared: &Prepared, generation: u64, place: usize) -> Owner {
     owner.on_init_failure = on_init_failure;
     owner.undo_on_stop = config.on_stop == OnStop::Undo;
     owner.requires = prepared.requires.iter().map(|r| r.as_str().into()).collect();
-    owner.selects = Box::new(move |net| {
-        config.selects(&net.names(), net.is_host)
-    });
+    owner.selects = Box::new(move |net| config.selects(&net.names(), net.is_host));
     owner
 }
 
-/// All entries, in registration order; the loop reads it, the reload writes it.
+/// All entries. An operation takes them, rearranges them and puts them back; the rows are what is shown meanwhile.
 #[derive(Default)]
-pub struct Plugins {
+pub(super) struct Plugins {
     /// In registration order: live ones as registered, the others where they would be.
-    pub entries: Vec<Entry>,
+    entries: Vec<Entry>,
+    rows: Arc<Vec<wire::Plugin>>,
+    /// Ended generations whose code is mapped for good.
+    ended: Vec<wire::Plugin>,
 }
 
 impl Plugins {
-    /// Live plugins by name.
-    pub fn live(&self) -> HashMap<&str, &Live> {
-        self.entries.iter().filter_map(Entry::live).map(|l| (l.prepared.config.name.as_str(), l)).collect()
+    /// The entries, for an operation that will [`Plugins::put`] them.
+    pub(super) fn take(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    /// The entries as they are from now on, in registration order.
+    pub(super) fn put(&mut self, entries: Vec<Entry>) {
+        let mut rows: Vec<wire::Plugin> = (0..).zip(&entries).map(|(order, entry)| entry.row(order)).collect();
+        // The same code may run again, in another generation: then it is not retired.
+        let in_use =
+            |row: &wire::Plugin| entries.iter().filter_map(Entry::live).any(|l| l.prepared.sha256 == row.sha256);
+        rows.extend(self.ended.iter().filter(|row| !in_use(row)).cloned());
+        self.entries = entries;
+        self.rows = Arc::new(rows);
+    }
+
+    /// Remembers a generation that has ended.
+    pub(super) fn ended(&mut self, live: &Live) {
+        let row = live.row(0, wire::PluginState::retired);
+        self.ended.retain(|r| r.sha256 != row.sha256);
+        self.ended.push(row);
+    }
+
+    /// What is shown, without the counts of namespaces.
+    pub(super) fn rows(&self) -> Arc<Vec<wire::Plugin>> {
+        Arc::clone(&self.rows)
+    }
+}
+
+impl Live {
+    fn row(&self, order: u64, state: wire::PluginState) -> wire::Plugin {
+        wire::Plugin { state, generation: self.generation, ..self.prepared.row(order) }
+    }
+}
+
+impl Prepared {
+    fn row(&self, order: u64) -> wire::Plugin {
+        wire::Plugin {
+            version: self.version.clone(),
+            level: self.level.as_str().to_owned(),
+            sha256: self.sha256.clone(),
+            ..bare_row(&self.config, order)
+        }
+    }
+}
+
+/// What is known of a plugin whose file has told nothing yet.
+fn bare_row(config: &PluginConfig, order: u64) -> wire::Plugin {
+    wire::Plugin {
+        name: config.name.clone(),
+        version: String::new(),
+        state: wire::PluginState::refused,
+        level: String::new(),
+        order,
+        file: config.file.display().to_string(),
+        sha256: String::new(),
+        generation: 0,
+        namespaces: 0,
+        error: None,
+    }
+}
+
+impl Entry {
+    fn row(&self, order: u64) -> wire::Plugin {
+        let error = |t: &Trouble| {
+            let (namespace, hook, message) = (t.namespace.clone(), t.hook.clone(), t.message.clone());
+            Some(wire::PluginError { namespace, hook, message })
+        };
+        match self {
+            Entry::Live(live) => live.row(order, wire::PluginState::live),
+            Entry::Failed(prepared, trouble) => {
+                wire::Plugin { state: wire::PluginState::failed, error: error(trouble), ..prepared.row(order) }
+            }
+            Entry::Refused(config, trouble) => wire::Plugin { error: error(trouble), ..bare_row(config, order) },
+        }
     }
 }

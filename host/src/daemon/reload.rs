@@ -10,66 +10,72 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, CommandLine, Config};
+use crate::control::wire;
 use crate::engine::{self, HookError, Net, PernetList, WriteToken};
 use crate::plugin::Judge;
 use pernet_plugin_api::ExitReason;
 
-use super::services::Places;
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
+use super::services::Places;
 
 /// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// What the loop and these works share.
-pub struct Shared {
+pub(super) struct Shared {
     /// The registration model.
-    pub list: Arc<PernetList>,
+    pub(super) list: Arc<PernetList>,
     /// Managed namespaces in creation order. Lock protects the list only, never held across a hook.
-    pub nets: RwLock<Vec<Arc<Net>>>,
+    pub(super) nets: RwLock<Vec<Arc<Net>>>,
     /// Managed namespaces by cookie.
-    pub places: Arc<Places>,
+    pub(super) places: Arc<Places>,
     /// The plugins. Held for moments by the loop, and by these works only to read and to publish, not across a hook.
-    pub plugins: Mutex<Plugins>,
+    pub(super) plugins: Mutex<Plugins>,
     /// Makes instances.
-    pub maker: Maker,
+    pub(super) maker: Maker,
     /// Judges plugin files; made before any namespace was entered.
-    pub judge: Judge,
+    pub(super) judge: Judge,
 }
 
 /// What became of one plugin in a reload.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// The plugin's name.
-    pub name: String,
+    pub(super) name: String,
     /// `kept`, `added`, `replaced`, `removed` or `failed`.
-    pub action: &'static str,
+    pub(super) action: &'static str,
     /// What went wrong with it.
-    pub error: Option<String>,
+    pub(super) error: Option<String>,
 }
 
 /// What became of a reload.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// Whether the new set runs.
-    pub ok: bool,
+    pub(super) ok: bool,
     /// Per plugin, in registration order; removed ones last.
-    pub plugins: Vec<Row>,
+    pub(super) plugins: Vec<Row>,
     /// Why it did not succeed, as one text; several lines where several things are wrong.
-    pub error: Option<String>,
+    pub(super) error: Option<String>,
     /// How long no hook was admitted.
-    pub pause: Duration,
+    pub(super) pause: Duration,
     /// The configuration that is now in force, if it changed.
-    pub config: Option<Arc<Config>>,
+    pub(super) config: Option<Arc<Config>>,
 }
 
 impl Shared {
     /// The plugins, whatever a panicking thread left.
-    pub fn plugins(&self) -> MutexGuard<'_, Plugins> {
+    pub(super) fn plugins(&self) -> MutexGuard<'_, Plugins> {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The plugins as they are shown.
+    pub(super) fn shown(&self) -> Arc<Vec<wire::Plugin>> {
+        self.plugins().rows()
+    }
+
     /// Managed namespaces in creation order.
-    pub fn nets(&self) -> Vec<Arc<Net>> {
+    pub(super) fn nets(&self) -> Vec<Arc<Net>> {
         self.nets.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -85,14 +91,14 @@ impl Shared {
 
 /// Brings up every plugin of the configuration before any namespace is known. A bad plugin file is refused and the
 /// rest run; a contradiction in the order ends the start.
-pub fn start(shared: &Shared, config: &Config) -> Result<(), String> {
+pub(super) fn start(shared: &Shared, config: &Config) -> Result<(), String> {
     let (good, mut entries) = sort_out(plugins::prepare_all(&shared.judge, config));
     let order = plugins::order(&good).map_err(|e| e.clone())?;
     let write = shared.write().map_err(|t| t.message)?;
     for (place, index) in order.into_iter().enumerate() {
         entries.push(bring_up(shared, &write, &good[index], place, &entries));
     }
-    shared.plugins().entries = entries;
+    shared.plugins().put(entries);
     Ok(())
 }
 
@@ -106,7 +112,9 @@ fn sort_out(results: Vec<Result<Prepared, (Arc<config::PluginConfig>, Trouble)>>
             Err((config, trouble)) => refused.push(Entry::Refused(config, trouble)),
         }
     }
-    while let Some(i) = good.iter().position(|p: &Prepared| refused.iter().any(|r| p.requires.iter().any(|q| q == r.name()))) {
+    while let Some(i) =
+        good.iter().position(|p: &Prepared| refused.iter().any(|r| p.requires.iter().any(|q| q == r.name())))
+    {
         let orphan = good.remove(i);
         let why = Trouble::new("requires", "a plugin that it requires is refused; repair that one first");
         refused.push(Entry::Refused(orphan.config, why));
@@ -135,7 +143,7 @@ fn register_new(shared: &Shared, write: &WriteToken, prepared: &Prepared, place:
     match engine::register(write, live.member(), &shared.nets()) {
         Ok(()) => Ok(live),
         Err(errors) => {
-            destroy(live);
+            destroy(shared, live);
             Err(first_trouble(&errors))
         }
     }
@@ -145,7 +153,8 @@ fn first_trouble(errors: &[HookError]) -> Trouble {
     errors.first().map_or_else(|| Trouble::new("pernet.init", "failed without saying why"), Trouble::from)
 }
 
-fn destroy(live: Live) {
+fn destroy(shared: &Shared, live: Live) {
+    shared.plugins().ended(&live);
     if let Err(e) = live.instance.destroy() {
         tracing::error!(plugin = live.prepared.config.name, "drop failed: {e}");
     }
@@ -165,7 +174,7 @@ struct Plan {
 }
 
 /// Reads the configuration again and brings the running set in line with it, or changes nothing.
-pub fn reload(shared: &Shared, command_line: &CommandLine) -> Report {
+pub(super) fn reload(shared: &Shared, command_line: &CommandLine) -> Report {
     let plan = match prepare(shared, command_line) {
         Ok(plan) => plan,
         Err(troubles) => return refused(&troubles),
@@ -199,15 +208,13 @@ fn prepare(shared: &Shared, command_line: &CommandLine) -> Result<Plan, Vec<(Str
     if !bad.is_empty() {
         return Err(bad);
     }
-    let order = plugins::order(&good).map_err(|e| {
-        vec![(String::new(), Trouble::new("config", e))]
-    })?;
+    let order = plugins::order(&good).map_err(|e| vec![(String::new(), Trouble::new("config", e))])?;
     let new: Vec<Prepared> = order.into_iter().map(|i| good[i].clone()).collect();
     Ok(Plan { config: Arc::new(config), new })
 }
 
 fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
-    let entries = std::mem::take(&mut shared.plugins().entries);
+    let entries = shared.plugins().take();
     let old_names: Vec<String> = entries.iter().map(|e| e.name().to_owned()).collect();
     let mut set = RunningSet { shared, write, running: Vec::new() };
     let mut idle = Vec::new();
@@ -226,7 +233,7 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
         Ok(failures) => {
             let entries = set.entries(&plan.new, failures);
             let report = success(plan.config, &entries, &old_names, &before);
-            shared.plugins().entries = entries;
+            shared.plugins().put(entries);
             report
         }
         Err((failed, trouble)) => {
@@ -248,7 +255,7 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
             if !entries.iter().any(|e| e.name() == name) {
                 entries.push(Entry::Failed(failed, trouble));
             }
-            shared.plugins().entries = entries;
+            shared.plugins().put(entries);
             report
         }
     }
@@ -302,7 +309,9 @@ impl RunningSet<'_> {
         for (place, prepared) in target.iter().enumerate() {
             let missing = prepared.requires.iter().find(|r| failures.iter().any(|(f, _)| f.config.name == **r));
             let result = match missing {
-                Some(m) => Err(Trouble::new("requires", format!("requires {m}, which does not run; repair that one first"))),
+                Some(m) => {
+                    Err(Trouble::new("requires", format!("requires {m}, which does not run; repair that one first")))
+                }
                 None => self.put_up(prepared, place),
             };
             match result {
@@ -338,7 +347,7 @@ impl RunningSet<'_> {
                 let (_, errors) = engine::unregister(self.write, &name, &self.shared.nets(), reason);
                 report_teardown(&errors);
             }
-            if stays { self.running.push(it) } else { destroy(it.live) }
+            if stays { self.running.push(it) } else { destroy(self.shared, it.live) }
         }
         self.running.reverse();
     }
@@ -371,9 +380,9 @@ impl RunningSet<'_> {
 }
 
 /// Takes a plugin that panicked out of every namespace, with what requires it. Its exits are called once, guarded.
-pub fn fail(shared: &Shared, name: &str, trouble: &Trouble) -> Result<(), Trouble> {
+pub(super) fn fail(shared: &Shared, name: &str, trouble: &Trouble) -> Result<(), Trouble> {
     let write = shared.write()?;
-    let mut entries = std::mem::take(&mut shared.plugins().entries);
+    let mut entries = shared.plugins().take();
     let dependents = shared.list.dependents(name);
     for entry in entries.iter_mut().rev() {
         let orphan = dependents.iter().any(|d| **d == *entry.name());
@@ -390,22 +399,22 @@ pub fn fail(shared: &Shared, name: &str, trouble: &Trouble) -> Result<(), Troubl
         let prepared = entry.live().map(|l| l.prepared.clone());
         let Some(prepared) = prepared else { continue };
         if let Entry::Live(live) = std::mem::replace(entry, Entry::Failed(prepared, why)) {
-            destroy(live);
+            destroy(shared, live);
         }
     }
-    shared.plugins().entries = entries;
+    shared.plugins().put(entries);
     Ok(())
 }
 
 /// Ends everything: exits in reverse in every namespace as one batch, then the plugins, newest first.
-pub fn stop(shared: &Shared) -> Result<(), Trouble> {
+pub(super) fn stop(shared: &Shared) -> Result<(), Trouble> {
     let write = shared.write()?;
     let nets = shared.nets();
     report_teardown(&engine::cleanup_all(&write, &nets, ExitReason::Stopped));
-    let entries = std::mem::take(&mut shared.plugins().entries);
+    let entries = shared.plugins().take();
     for entry in entries.into_iter().rev() {
         if let Entry::Live(live) = entry {
-            destroy(live);
+            destroy(shared, live);
         }
     }
     Ok(())

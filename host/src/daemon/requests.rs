@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use pernet_plugin_api::NetCookie;
 
-use crate::control::{ControlError, Reply, Request};
 use crate::control::wire::{self, Device, Netns, NetnsError, NetnsState};
+use crate::control::{ControlError, Reply, Request};
 use crate::engine::{Link, Net, NetState};
 use crate::plugin;
 
 use super::namespaces::Place;
-use super::operations::Kind;
 use super::{Daemon, Phase};
 
 /// A request that is answered when something has happened.
@@ -76,13 +75,13 @@ impl Daemon {
                 Phase::Running => wire::DaemonState::running,
                 Phase::Stopping => wire::DaemonState::stopping,
             },
-            generation: int(self.generation),
-            discovery: self.method.method.to_string(),
+            generation: self.generation,
+            discovery: self.discovery.as_ref().map_or_else(String::new, |d| d.method.to_string()),
             namespaces: wire::NamespaceCounts { live: 0, degraded: 0, failed: 0, setup: 0, dying: 0 },
             plugins: wire::PluginCounts { live: 0, failed: 0, refused: 0 },
             devices: 0,
-            resyncs: int(self.resyncs),
-            retired_generations: int(plugin::load::retired_generations() as u64),
+            resyncs: self.resyncs,
+            retired_generations: plugin::load::retired_generations() as u64,
             last_reload: self.last_reload.clone(),
             folders: self.config.main.discovery.folders.iter().map(|f| f.display().to_string()).collect(),
             pinned: pinned(),
@@ -120,13 +119,18 @@ impl Daemon {
             detail: (!detail.is_empty()).then(|| detail.to_owned()),
         };
         vec![
-            facility("mount discovery", true, &self.method.why),
-            facility("all-nsid link events", self.links.listening(), "opened only while some plugin wants device events"),
+            facility("mount discovery", self.discovery.is_some(), self.discovery.as_ref().map_or("", |d| &d.why)),
+            facility(
+                "all-nsid link events",
+                self.links.listening(),
+                "opened only while some plugin wants device events",
+            ),
         ]
     }
 
     fn netns_list(&self, reply: Reply<Vec<Netns>>) {
-        let rows: Vec<_> = self.in_order().into_iter().map(|(net, place)| (self.wire_netns(&net, None), net, place)).collect();
+        let rows: Vec<_> =
+            self.in_order().into_iter().map(|(net, place)| (self.wire_netns(&net, None), net, place)).collect();
         self.workers.run_anywhere(Box::new(move || {
             let fill = |(mut row, net, place): (Netns, Arc<Net>, Arc<Place>)| {
                 row.devices = count(devices(&net, &place).len());
@@ -194,7 +198,8 @@ impl Daemon {
     fn goes_on_without(&self, name: &str, cookie: NetCookie) -> Option<Netns> {
         let managed = self.nets.get(&cookie)?;
         let names = managed.net.names();
-        let renamed = managed.net.state() != NetState::Dying && !names.is_empty() && self.names.find(name) != Some(cookie);
+        let renamed =
+            managed.net.state() != NetState::Dying && !names.is_empty() && self.names.find(name) != Some(cookie);
         renamed.then(|| self.wire_netns(&managed.net, None))
     }
 
@@ -226,8 +231,8 @@ impl Daemon {
         Netns {
             name: net.name().to_string(),
             names: net.names().iter().map(ToString::to_string).collect(),
-            cookie: int(net.cookie.0),
-            nsid: self.links.subscription(net.cookie).map(|s| i64::from(s.nsid)),
+            cookie: net.cookie.0,
+            nsid: self.links.subscription(net.cookie).and_then(|s| u64::try_from(s.nsid).ok()),
             state,
             subsystems: net.subsystems().iter().map(ToString::to_string).collect(),
             devices: count(net.device_count()),
@@ -263,11 +268,11 @@ fn devices(net: &Net, place: &Place) -> Vec<Device> {
     let netns = net.name();
     let row = |link: &Link, reg_state: &str| Device {
         netns: netns.to_string(),
-        ifindex: i64::from(link.ifindex),
+        ifindex: u64::from(link.ifindex),
         name: link.name.to_string(),
         kind: (!link.kind.is_empty()).then(|| link.kind.to_string()),
         up: link.is_up(),
-        mtu: i64::from(link.mtu),
+        mtu: u64::from(link.mtu),
         owner: "kernel".to_owned(),
         reg_state: reg_state.to_owned(),
     };
@@ -289,15 +294,11 @@ fn pinned() -> Vec<wire::Pinned> {
             netns: r.netns.to_string(),
             plugin: r.plugin.to_string(),
             hook: r.hook.to_owned(),
-            seconds: int(r.since.elapsed().as_secs()),
+            seconds: r.since.elapsed().as_secs(),
         })
         .collect()
 }
 
-fn int(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-fn count(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
+fn count(n: usize) -> u64 {
+    n as u64
 }

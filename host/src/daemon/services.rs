@@ -23,7 +23,7 @@ const RUN_IN: Duration = Duration::from_secs(30);
 
 /// Managed namespaces by cookie, for those who are not the loop. The lock is held for a look-up only.
 #[derive(Default)]
-pub struct Places(RwLock<HashMap<NetCookie, (Arc<Net>, Arc<Place>)>>);
+pub(super) struct Places(RwLock<HashMap<NetCookie, (Arc<Net>, Arc<Place>)>>);
 
 impl Places {
     pub(super) fn insert(&self, net: &Arc<Net>, place: &Arc<Place>) {
@@ -41,7 +41,7 @@ impl Places {
 }
 
 /// Work that a plugin wants run in one namespace, or in two with both locked.
-pub struct Work {
+pub(crate) struct Work {
     instance: InstanceRef,
     owner: Arc<Owner>,
     nets: Vec<(Arc<Net>, Arc<Place>)>,
@@ -104,7 +104,7 @@ impl Daemon {
 }
 
 /// The services, as every plugin instance holds them.
-pub struct Services {
+pub(super) struct Services {
     pub(super) events: Sender<Event>,
     pub(super) monitor: Arc<Monitor>,
     pub(super) places: Arc<Places>,
@@ -134,7 +134,15 @@ impl HostServices for Services {
         // `tracing` wants its level at compile time.
         macro_rules! at {
             ($level:ident) => {
-                tracing::event!(tracing::Level::$level, plugin, generation, netns, fields = line.fields, "{}", line.message)
+                tracing::event!(
+                    tracing::Level::$level,
+                    plugin,
+                    generation,
+                    netns,
+                    fields = line.fields,
+                    "{}",
+                    line.message
+                )
             };
         }
         match line.level {

@@ -72,8 +72,9 @@ pub struct Names {
     folders: Vec<PathBuf>,
     host: Option<NetCookie>,
     at: BTreeMap<PathBuf, NetCookie>,
-    paths: HashMap<NetCookie, BTreeSet<PathBuf>>,
+    paths: HashMap<NetCookie, Vec<PathBuf>>,
     lives: HashMap<NetCookie, Life>,
+    by_name: HashMap<Arc<str>, NetCookie>,
     ended: HashMap<NetCookie, u32>,
     ended_order: VecDeque<NetCookie>,
 }
@@ -88,6 +89,7 @@ impl Names {
             at: BTreeMap::new(),
             paths: HashMap::new(),
             lives: HashMap::new(),
+            by_name: HashMap::new(),
             ended: HashMap::new(),
             ended_order: VecDeque::new(),
         }
@@ -108,20 +110,16 @@ impl Names {
         self.judge(touched)
     }
 
-    /// The namespace of this name, or of this path written as a name.
+    /// Whether a namespace is visible at this path.
+    #[must_use]
+    pub fn shows(&self, path: &std::path::Path) -> bool {
+        self.at.contains_key(path)
+    }
+
+    /// The namespace of this visible name, or of this path.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<NetCookie> {
-        if name == HOST {
-            return self.host;
-        }
-        // A visible name is a path, or a file name in one of the folders; escapes are rare, and then looked for.
-        let named = |cookie: &NetCookie| {
-            self.lives.get(cookie).is_some_and(|life| life.names.iter().any(|n| &**n == name)) || name.starts_with('/')
-        };
-        let mut direct = self.folders.iter().map(|folder| folder.join(name)).chain([PathBuf::from(name)]);
-        let found = direct.find_map(|path| self.at.get(&path).copied().filter(named));
-        let among_all = || self.lives.iter().find(|(_, life)| life.names.iter().any(|n| &**n == name));
-        found.or_else(|| name.contains('\\').then(among_all).flatten().map(|(cookie, _)| *cookie))
+        self.by_name.get(name).or_else(|| self.at.get(Path::new(name))).copied()
     }
 
     fn set(&mut self, path: PathBuf, cookie: Option<NetCookie>, touched: &mut BTreeSet<NetCookie>) {
@@ -133,13 +131,13 @@ impl Names {
             return;
         }
         if let Some(before) = before {
-            self.paths.entry(before).or_default().remove(&path);
+            self.paths.entry(before).or_default().retain(|p| *p != path);
             touched.insert(before);
         }
         if let Some(cookie) = cookie {
             touched.insert(cookie);
             touched.extend(self.shadowed(&path));
-            self.paths.entry(cookie).or_default().insert(path);
+            self.paths.entry(cookie).or_default().push(path);
         } else {
             touched.extend(self.shadowed(&path));
         }
@@ -168,8 +166,15 @@ impl Names {
         let host_first = touched.iter().filter(|c| self.host == Some(**c));
         let in_order: Vec<NetCookie> =
             host_first.chain(touched.iter().filter(|c| self.host != Some(**c))).copied().collect();
+        // A name may go from one life to another: all leave it before any takes it.
+        for life in in_order.iter().filter_map(|cookie| self.lives.get(cookie)) {
+            for name in &life.names {
+                self.by_name.remove(name);
+            }
+        }
         for cookie in in_order {
             let names = self.names_of(cookie);
+            self.by_name.extend(names.iter().map(|name| (name.clone(), cookie)));
             match self.lives.get_mut(&cookie) {
                 Some(life) if names.is_empty() => {
                     let generation = life.generation;
@@ -185,7 +190,9 @@ impl Names {
                     self.lives.insert(cookie, Life { generation, names: names.clone() });
                     appeared.push(NetChange::Appeared { cookie, generation, names });
                 }
-                Some(_) | None => {}
+                Some(_) => {}
+                // Named and unnamed within one batch: it never lived.
+                None => drop(self.paths.remove(&cookie)),
             }
         }
         died.into_iter().chain(renamed).chain(appeared).collect()
@@ -196,13 +203,11 @@ impl Names {
         self.paths.remove(&cookie);
         self.ended.insert(cookie, generation);
         self.ended_order.push_back(cookie);
-        if self.ended_order.len() > REMEMBERED {
-            if let Some(oldest) = self.ended_order.pop_front() {
-                // Named again and ended again since: it stands in the queue a second time.
-                if !self.ended_order.contains(&oldest) {
-                    self.ended.remove(&oldest);
-                }
-            }
+        let over = self.ended_order.len() > REMEMBERED;
+        let oldest = over.then(|| self.ended_order.pop_front()).flatten();
+        // One that was named again and ended again since stands in the queue a second time.
+        if let Some(oldest) = oldest.filter(|oldest| !self.ended_order.contains(oldest)) {
+            self.ended.remove(&oldest);
         }
     }
 

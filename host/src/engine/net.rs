@@ -248,11 +248,12 @@ impl Net {
         record.notice.take_if(|n| n.error.plugin == member.owner.name);
     }
 
-    /// Notes that a plugin should act here and does not. The first reason stays.
+    /// Notes that a plugin should act here and does not.
     pub(super) fn note_absent(&self, why: HookError) {
         let mut record = self.record();
-        if record.absent.iter().all(|a| a.plugin != why.plugin) {
-            record.absent.push(why);
+        match record.absent.iter_mut().find(|a| a.plugin == why.plugin) {
+            Some(before) => *before = why,
+            None => record.absent.push(why),
         }
     }
 
@@ -281,7 +282,7 @@ impl Net {
     }
 
     /// The same, for one that is running already: a dying or failed net stays that.
-    pub(super) fn judge_again(self: &Arc<Self>) {
+    pub(super) fn judge_again(&self) {
         if matches!(self.state(), NetState::Live | NetState::Degraded) {
             self.judge();
         }

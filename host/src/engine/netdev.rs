@@ -93,9 +93,9 @@ pub enum LinkObservation {
     Dump(Vec<Link>),
 }
 
-/// `lo` first, then by ifindex: the order in which what exists is told.
+/// By ifindex: the order in which what exists is told. So `lo` is first, whatever it is called (K1.6: it has 1).
 pub(super) fn sort_links(links: &mut [Link]) {
-    links.sort_by_key(|l| (l.name != "lo", l.ifindex));
+    links.sort_by_key(|link| link.ifindex);
 }
 
 /// Whether both can be the same device. A kind never changes. A hardware address may, in a live message; but after a
@@ -175,10 +175,19 @@ fn put(net: &Net, device: Arc<NetDevice>) {
     }
 }
 
-/// Devices in registration order; `lo` is the oldest, whatever its serial.
+/// Takes a device out of the mirror.
+fn remove(net: &Net, device: &NetDevice) {
+    let mut record = net.record();
+    let at = record.devices.binary_search_by_key(&device.link.ifindex, |d| d.link.ifindex);
+    if let Some(at) = at.ok().filter(|at| record.devices[*at].serial == device.serial) {
+        record.devices.remove(at);
+    }
+}
+
+/// Devices in registration order; `lo` (ifindex 1) is the oldest, whatever its serial.
 pub(super) fn oldest_first(net: &Net) -> Vec<Arc<NetDevice>> {
     let mut devices = net.devices();
-    devices.sort_by_key(|d| (d.link.name != "lo", d.serial));
+    devices.sort_by_key(|d| (d.link.ifindex != 1, d.serial));
     devices
 }
 
@@ -187,7 +196,7 @@ impl Walk<'_> {
     pub(super) fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>) {
         sort_links(&mut links);
         for device in oldest_first(net).iter().rev() {
-            if links.iter().all(|link| link.ifindex != device.link.ifindex) {
+            if links.binary_search_by_key(&device.link.ifindex, |link| link.ifindex).is_err() {
                 self.unregister_device(net, device, Who::All, false);
             }
         }
@@ -230,19 +239,20 @@ impl Walk<'_> {
     }
 
     /// Tells that a device goes: GOING_DOWN and DOWN if it was up, then UNREGISTER. As a replay (to some, who go) the
-    /// device stays in the mirror; otherwise it leaves it before anybody hears UNREGISTER, as in the kernel (K2.5).
+    /// device stays as it is; otherwise it leaves the mirror before anybody hears UNREGISTER, as in the kernel (K2.5).
     pub(super) fn unregister_device(&mut self, net: &Arc<Net>, device: &Arc<NetDevice>, who: Who<'_>, replay: bool) {
         let mut last = (**device).clone();
         if last.link.is_up() {
             self.tell(net, who, EventKind::GoingDown, replay, &last, None);
-            last.link.flags &= !(IFF_UP | IFF_OPERATIONAL);
+            if !replay {
+                last.link.flags &= !(IFF_UP | IFF_OPERATIONAL);
+            }
             self.tell(net, who, EventKind::Down, replay, &last, None);
         }
         if !replay {
-            let mut record = net.record();
-            record.devices.retain(|d| d.serial != device.serial);
+            remove(net, device);
+            last.reg_state = RegState::Unregistering;
         }
-        last.reg_state = RegState::Unregistering;
         self.tell(net, who, EventKind::Unregister, replay, &last, None);
         if !replay {
             net.resolve_device_error(None, device.link.ifindex);

@@ -130,9 +130,6 @@ impl Walk<'_> {
             net.tenant(member, |t| (0..member.notifiers().len()).for_each(|n| t.chain(n)));
         }
         for device in oldest_first(net) {
-            if net.dying() {
-                return;
-            }
             self.tell(net, Who::Some(members), EventKind::Register, true, &device, None);
             if device.link.is_up() {
                 self.tell(net, Who::Some(members), EventKind::Up, true, &device, None);

@@ -241,16 +241,18 @@ pub fn register(token: &WriteToken, member: Arc<Member>, nets: &[Arc<Net>]) -> R
     let nets = walk.join_everywhere(&member, nets);
     for step in member.steps() {
         for net in &nets {
-            let Err(error) = walk.step(net, &member, *step) else { continue };
+            let panicked = || member.owner.poison_error().cloned();
+            let Some(error) = walk.step(net, &member, *step).err().or_else(panicked) else { continue };
             if error.failure.panicked || member.owner.on_init_failure == OnInitFailure::Rollback {
                 walk.undo(&nets, Who::Some(std::slice::from_ref(&member)), ExitReason::RolledBack);
-                nets.iter().for_each(Net::judge_again);
+                nets.iter().for_each(|net| net.forget_absent(&member.owner.name));
+                nets.iter().for_each(|net| net.judge_again());
                 return Err(walk.finish());
             }
             walk.skip(net, &member, error);
         }
     }
-    nets.iter().for_each(Net::judge_again);
+    nets.iter().for_each(|net| net.judge_again());
     drop(walk);
     token.exclusive.replace(list);
     Ok(())
@@ -301,10 +303,8 @@ pub fn unregister(
     let Some(member) = list.find(name).cloned() else { return (None, Vec::new()) };
     let mut walk = Walk::new(&list, token.serials());
     walk.undo(nets, Who::Some(std::slice::from_ref(&member)), reason);
-    for net in nets {
-        net.forget_absent(name);
-        net.judge_again();
-    }
+    nets.iter().for_each(|net| net.forget_absent(name));
+    nets.iter().for_each(|net| net.judge_again());
     let errors = walk.finish();
     token.exclusive.replace(list.without(&member));
     (Some(member), errors)

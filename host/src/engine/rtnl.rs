@@ -141,7 +141,8 @@ impl Rtnl {
         state.owner = None;
         let todo = std::mem::take(&mut state.todo);
         drop(state);
-        self.freed.notify_one();
+        // All: a waiter whose deadline just passed must not swallow the only call.
+        self.freed.notify_all();
         HELD.with_borrow_mut(|held| held.retain(|cookie| *cookie != self.cookie));
         todo
     }

@@ -101,16 +101,15 @@ impl Walk<'_> {
 
     /// Brings plugins to life in a net. `fresh`: nothing else is, and a failure may end it all.
     fn bring_up(&mut self, net: &Arc<Net>, joining: &[Arc<Member>], fresh: bool) {
-        for member in joining {
-            net.forget_absent(&member.owner.name);
-            self.join(net, member);
-        }
+        joining.iter().for_each(|member| self.join(net, member));
         let done = self
             .init_all(net, joining, Class::Subsys, fresh)
             .and_then(|()| self.attach(net, joining, fresh))
             .and_then(|()| self.init_all(net, joining, Class::Device, fresh))
             .and_then(|()| self.unless_dying(net));
         if done.is_ok() {
+            let here = joining.iter().filter(|member| net.has_tenant(member));
+            here.for_each(|member| net.forget_absent(&member.owner.name));
             net.judge();
         }
     }

@@ -112,11 +112,13 @@ impl Inner {
         place: &Place<'_>,
         call: impl FnOnce(PluginModRef, InstanceHandle) -> (Status, T),
     ) -> Result<T, Failure> {
-        let gone = || Failure::new(libc::ESTALE, format!("plugin `{}` is gone; {} was not called", self.name, hook.as_str()));
+        let gone =
+            || Failure::new(libc::ESTALE, format!("plugin `{}` is gone; {} was not called", self.name, hook.as_str()));
         let _pass = self.gate.enter().ok_or_else(gone)?;
         let handle = self.handle().ok_or_else(gone)?;
         if self.is_poisoned() && !hook.is_exit() {
-            let why = format!("plugin `{}` panicked earlier; only its exits are called until it is reloaded", self.name);
+            let why =
+                format!("plugin `{}` panicked earlier; only its exits are called until it is reloaded", self.name);
             return Err(Failure::new(libc::EIO, why));
         }
         let guard = Guard::enter(self.running(hook, place));

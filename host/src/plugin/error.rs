@@ -80,7 +80,7 @@ pub enum PluginError {
         source: AbiError,
     },
     /// Step 7: the author's `init` failed or panicked.
-    #[error("plugin `{plugin}`: init {}: {} (errno {})", ended(failure), failure.message, failure.errno)]
+    #[error("plugin `{plugin}`: its init {}", how(failure))]
     Init {
         /// The plugin.
         plugin: String,
@@ -104,7 +104,7 @@ pub enum PluginError {
         inside: String,
     },
     /// The end: the author's `Drop` panicked.
-    #[error("plugin `{plugin}`: its end {}: {} (errno {}); it is gone all the same", ended(failure), failure.message, failure.errno)]
+    #[error("plugin `{plugin}`: its end {}; it is gone all the same", how(failure))]
     Drop {
         /// The plugin.
         plugin: String,
@@ -113,6 +113,11 @@ pub enum PluginError {
     },
 }
 
-fn ended(failure: &Failure) -> &'static str {
-    if failure.panicked { "panicked" } else { "failed" }
+fn how(failure: &Failure) -> String {
+    // A panic's message says itself that and where it panicked.
+    if failure.panicked {
+        failure.message.clone()
+    } else {
+        format!("failed: {} (errno {})", failure.message, failure.errno)
+    }
 }

@@ -9,7 +9,7 @@ use super::instance::{Inner, InstanceRef};
 use super::running::{Held, current_hook, held_by_this_thread};
 use super::status::status_of;
 use crate::engine::Failure;
-use abi_stable::prefix_type::{PrefixTypeTrait, WithMetadata};
+use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RSlice;
 use pernet_plugin_api::NetCookie;
 use pernet_plugin_api::abi::{HostMod, HostModRef, LogRecord, Status};
@@ -118,8 +118,7 @@ fn find_open(token: u64) -> Result<Arc<Inner>, Failure> {
 
 /// The table that every instance is given.
 pub(super) fn host_mod() -> HostModRef {
-    const TABLE: &WithMetadata<HostMod> =
-        &WithMetadata::new(HostMod { log_level, log, defer, run_in });
+    const TABLE: &WithMetadata<HostMod> = &WithMetadata::new(HostMod { log_level, log, defer, run_in });
     HostModRef(TABLE.static_as_prefix())
 }
 
@@ -164,7 +163,8 @@ extern "C" fn defer(token: u64, cookies: RSlice<'_, u64>, work: u64) -> Status {
 extern "C" fn run_in(token: u64, cookie: u64, work: u64) -> Status {
     guarded(|| {
         let instance = find_open(token)?;
-        let deadlock = |why| Err(Failure::new(libc::EDEADLK, format!("run_in would wait for itself: {why}; use defer")));
+        let deadlock =
+            |why| Err(Failure::new(libc::EDEADLK, format!("run_in would wait for itself: {why}; use defer")));
         match held_by_this_thread() {
             Held::Everything => return deadlock("this hook runs while the list of plugins is locked"),
             Held::UpTo(held) if held == NetCookie(cookie) => return deadlock("this hook is in that namespace"),

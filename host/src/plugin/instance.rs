@@ -272,7 +272,8 @@ impl InstanceRef {
     }
 
     fn upgrade(&self) -> Result<Arc<Inner>, Failure> {
-        let gone = || Failure::new(libc::ESTALE, format!("plugin `{}` (generation {}) is gone", self.plugin, self.generation));
+        let gone =
+            || Failure::new(libc::ESTALE, format!("plugin `{}` (generation {}) is gone", self.plugin, self.generation));
         self.inner.upgrade().ok_or_else(gone)
     }
 }

@@ -181,7 +181,11 @@ impl Code {
 }
 
 fn told(failure: Failure) -> String {
-    if failure.panicked { format!("the plugin panicked while checking it: {}", failure.message) } else { failure.message }
+    if failure.panicked {
+        format!("the plugin panicked while checking it: {}", failure.message)
+    } else {
+        failure.message
+    }
 }
 
 /// From a mapped library to its tables.

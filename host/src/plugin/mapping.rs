@@ -24,15 +24,19 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
     /// No memfd, or none that may be executed, and no folder to fall back to.
-    #[error("this system does not let a memfd be executed ({source}) and there is no folder to use instead: allow it \
-             (sysctl vm.memfd_noexec below 2, SELinux) or give the daemon a state folder")]
+    #[error(
+        "this system does not let a memfd be executed ({source}) and there is no folder to use instead: allow it \
+             (sysctl vm.memfd_noexec below 2, SELinux) or give the daemon a state folder"
+    )]
     NoPlace {
         /// The kernel's answer.
         source: io::Error,
     },
     /// The folder that takes the memfd's place.
-    #[error("cannot put the plugin's code into {folder}: {source}; the folder must be the daemon's own, mode 0700, \
-             and on a file system without noexec")]
+    #[error(
+        "cannot put the plugin's code into {folder}: {source}; the folder must be the daemon's own, mode 0700, \
+             and on a file system without noexec"
+    )]
     Folder {
         /// The folder.
         folder: String,
