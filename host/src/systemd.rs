@@ -40,14 +40,14 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("running the plugins' exits")]);
 }
 
-/// How often [`watchdog`] is to be called: half of what the unit's `WatchdogSec` allows; `None` if nobody watches.
+/// How often [`watchdog_ping`] is to be called: half of what the unit's `WatchdogSec` allows; `None` if nobody watches.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
 /// The daemon loop turns.
-pub fn watchdog() {
+pub fn watchdog_ping() {
     notify(&[NotifyState::Watchdog]);
 }
 
