@@ -211,11 +211,12 @@ fn plugin_names(own: &str, strict: &Strict<'_>, top: &mut Section<'_, '_>, key: 
 }
 
 /// What a plugin's name is made of.
-pub(super) const NAME_RULE: &str = "a plugin's name is made of a-z, 0-9 and -, and begins with a letter";
+pub(super) const NAME_RULE: &str = "a plugin's name is made of a-z, 0-9 and -, and does not begin with -";
 
 /// Whether it can be a plugin's name. Lower case only: so it can be part of a file name or an option anywhere.
 pub(super) fn is_plugin_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase())
+    !name.is_empty()
+        && !name.starts_with('-')
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 

@@ -12,6 +12,7 @@ mod access;
 mod methods;
 mod request;
 pub mod monitor;
+pub mod client;
 
 pub use request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request};
 pub use server::{Limits, Server};

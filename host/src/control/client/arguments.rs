@@ -1,0 +1,88 @@
+//! The command line of `pernetctl`.
+
+use std::path::PathBuf;
+
+/// Shows and changes what pernetd does.
+///
+/// Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon cannot be reached.
+#[derive(Debug, clap::Parser)]
+#[command(name = "pernetctl", version)]
+pub(super) struct Arguments {
+    /// Print one JSON document instead of a table (monitor: one per line)
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Folder of the daemon's control socket [default: $RUNTIME_DIRECTORY or /run/pernetd]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(super) runtime_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// What the daemon is, has and does
+    Status,
+    /// Network namespaces
+    #[command(subcommand)]
+    Netns(NetnsCommand),
+    /// Plugins
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Network devices
+    #[command(subcommand)]
+    Dev(DevCommand),
+    /// Every call of a hook as it happens, until interrupted
+    Monitor,
+    /// Read the configuration again, as SIGHUP does, and wait for the result
+    Reload,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum NetnsCommand {
+    /// All namespaces, the host's own (@host) first
+    List,
+    /// Make a namespace: its name appears only when the plugins' inits are done, and not at all if they fail
+    Add {
+        /// Its name
+        name: String,
+    },
+    /// Remove a name (as umount and unlink do), and wait for the plugins' exits
+    Del {
+        /// One of its names
+        name: String,
+    },
+    /// Wait until a namespace is there and its setup is over
+    Wait {
+        /// One of its names
+        name: String,
+        /// How long, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        timeout: u64,
+    },
+    /// Try a failed or degraded namespace again now
+    Retry {
+        /// One of its names
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum PluginCommand {
+    /// All plugins, in registration order
+    List,
+    /// The metadata of a plugin file, read without running any of its code
+    Info {
+        /// The shared library
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum DevCommand {
+    /// The devices of all namespaces, or of one
+    List {
+        /// Only those of this namespace
+        #[arg(long, value_name = "NAME")]
+        netns: Option<String>,
+    },
+}

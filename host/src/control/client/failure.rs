@@ -1,0 +1,43 @@
+//! How a command ends that is not done: one line that says where, what, and what to do; and an exit status.
+
+use std::fmt::Display;
+
+use serde_json::Value;
+
+/// Failed, for whatever reason.
+const FAILED: u8 = 1;
+/// The daemon cannot be reached.
+const UNREACHABLE: u8 = 3;
+
+/// Why a command is not done.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The exit status.
+    pub(super) status: u8,
+    /// For stderr.
+    pub(super) line: String,
+}
+
+impl Failure {
+    /// Something failed.
+    pub(super) fn new(place: impl Display, what: impl Display, remedy: impl Display) -> Failure {
+        // What comes from elsewhere may have several lines; this is one.
+        let line = format!("{place}: {what}; {remedy}").replace('\n', " | ");
+        Failure { status: FAILED, line }
+    }
+
+    /// The daemon is not there, or went away.
+    pub(super) fn unreachable(place: &str, what: &str) -> Failure {
+        let remedy = "start it (systemctl start pernetd), or name its folder with --runtime-dir";
+        Failure { status: UNREACHABLE, ..Failure::new(place, what, remedy) }
+    }
+
+    /// The daemon answered with an error.
+    pub(super) fn refused(error: &str, parameters: &Value) -> Failure {
+        let field = |name: &str| parameters.get(name).and_then(Value::as_str);
+        match (field("where"), field("what"), field("remedy")) {
+            (Some(place), Some(what), Some(remedy)) => Failure::new(place, what, remedy),
+            _ => Failure::new(error, parameters, "compare `pernetctl --version` with the daemon's"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What people see: the same values as the JSON, as tables.
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+use crate::control::wire::{Device, Hook, Netns, NetnsError, Plugin, ReloadResult, Status};
+
+/// Columns only, so that the lines can be cut and searched.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if !header.is_empty() {
+        table.set_header(header.to_vec());
+    }
+    table
+}
+
+/// Lines end where their text does.
+fn text(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// What is not there.
+fn or_dash(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "-".to_owned())
+}
+
+fn netns_error(error: Option<&NetnsError>) -> String {
+    or_dash(error.map(|e| format!("{} {}: {}", e.plugin, e.hook, e.message)))
+}
+
+pub(super) fn status(s: &Status) -> String {
+    let n = &s.namespaces;
+    let p = &s.plugins;
+    let reload = s.last_reload.as_ref().map(|r| {
+        let result = r.error.as_ref().map_or_else(|| "ok".to_owned(), |e| format!("failed: {e}"));
+        format!("{} {result} (setups waited {} µs)", r.time, r.pause_us)
+    });
+    let mut t = table(&[]);
+    t.add_row(["version", &s.version]);
+    t.add_row(["state", s.state.as_str()]);
+    t.add_row(["generation", &s.generation.to_string()]);
+    t.add_row(["discovery", &format!("{} ({})", s.discovery, s.folders.join(", "))]);
+    let counts =
+        [(n.live, "live"), (n.degraded, "degraded"), (n.failed, "failed"), (n.setup, "setup"), (n.dying, "dying")];
+    t.add_row(["namespaces", &join(&counts)]);
+    t.add_row(["plugins", &join(&[(p.live, "live"), (p.failed, "failed"), (p.refused, "refused")])]);
+    t.add_row(["devices", &s.devices.to_string()]);
+    t.add_row(["resyncs", &s.resyncs.to_string()]);
+    t.add_row(["retired generations", &s.retired_generations.to_string()]);
+    t.add_row(["last reload", &or_dash(reload)]);
+    for pin in &s.pinned {
+        t.add_row(["pinned", &format!("{} by {} {} for {} s", pin.netns, pin.plugin, pin.hook, pin.seconds)]);
+    }
+    for facility in &s.facilities {
+        let used = if facility.used { "used" } else { "not used" };
+        let detail = facility.detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default();
+        t.add_row([facility.name.as_str(), &format!("{used}{detail}")]);
+    }
+    text(&t)
+}
+
+/// `3 live, 1 failed`
+fn join(counts: &[(u64, &str)]) -> String {
+    counts.iter().map(|(n, word)| format!("{n} {word}")).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn netns_list(namespaces: &[Netns]) -> String {
+    let mut t = table(&["NAME", "STATE", "SUBSYSTEMS", "DEVICES", "COOKIE", "NSID", "ALSO", "ERROR"]);
+    for ns in namespaces {
+        let also: Vec<&str> = ns.names.iter().filter(|n| **n != ns.name).map(String::as_str).collect();
+        t.add_row([
+            ns.name.clone(),
+            ns.state.as_str().to_owned(),
+            or_dash((!ns.subsystems.is_empty()).then(|| ns.subsystems.join(","))),
+            ns.devices.to_string(),
+            ns.cookie.to_string(),
+            or_dash(ns.nsid.map(|id| id.to_string())),
+            or_dash((!also.is_empty()).then(|| also.join(","))),
+            netns_error(ns.error.as_ref()),
+        ]);
+    }
+    text(&t)
+}
+
+pub(super) fn plugin_list(plugins: &[Plugin]) -> String {
+    let mut t = table(&["ORDER", "NAME", "VERSION", "STATE", "LEVEL", "GENERATION", "NAMESPACES", "FILE", "ERROR"]);
+    for p in plugins {
+        let error = p.error.as_ref().map(|e| {
+            let netns = e.namespace.as_ref().map(|n| format!(" in {n}")).unwrap_or_default();
+            format!("{}{netns}: {}", e.hook, e.message)
+        });
+        t.add_row([
+            p.order.to_string(),
+            p.name.clone(),
+            p.version.clone(),
+            p.state.as_str().to_owned(),
+            p.level.clone(),
+            p.generation.to_string(),
+            p.namespaces.to_string(),
+            p.file.clone(),
+            or_dash(error),
+        ]);
+    }
+    text(&t)
+}
+
+pub(super) fn plugin_info(metadata: &Value) -> String {
+    let mut t = table(&[]);
+    for (key, value) in metadata.as_object().into_iter().flatten() {
+        t.add_row([key.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)]);
+    }
+    text(&t)
+}
+
+pub(super) fn dev_list(devices: &[Device]) -> String {
+    let mut t = table(&["NETNS", "IFINDEX", "NAME", "KIND", "UP", "MTU", "OWNER", "STATE"]);
+    for d in devices {
+        t.add_row([
+            d.netns.clone(),
+            d.ifindex.to_string(),
+            d.name.clone(),
+            or_dash(d.kind.clone()),
+            if d.up { "up" } else { "down" }.to_owned(),
+            d.mtu.to_string(),
+            d.owner.clone(),
+            d.reg_state.clone(),
+        ]);
+    }
+    text(&t)
+}
+
+pub(super) fn reload(result: &ReloadResult) -> String {
+    let outcome = if result.ok { "done" } else { "failed; the old set runs" };
+    let mut t = table(&["PLUGIN", "ACTION", "ERROR"]);
+    for p in &result.plugins {
+        t.add_row([p.name.clone(), p.action.as_str().to_owned(), or_dash(p.error.clone())]);
+    }
+    format!("reload {outcome}, generation {}\n{}", result.generation, text(&t))
+}
+
+pub(super) fn hook(hook: &Hook) -> String {
+    let device = hook.device.as_ref().map(|d| format!(" dev {d}")).unwrap_or_default();
+    let result = hook.error.as_ref().map_or_else(|| "ok".to_owned(), |e| format!("error: {e}"));
+    let Hook { time, plugin, netns, duration_us, hook, .. } = hook;
+    format!("{time} {netns}{device} {plugin} {hook} {result} ({duration_us} µs)\n")
+}
