@@ -26,14 +26,13 @@ impl Folders {
         Folders(shown.into_iter().map(resolved).collect())
     }
 
-    /// The configured paths, in order.
-    pub(super) fn shown(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().map(|folder| folder.shown.as_path())
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
-    /// Where the folder is, or will be as far as can be told.
-    pub(super) fn real(&self, index: usize) -> &Path {
-        &self.0[index].real
+    /// The configured path.
+    pub(super) fn shown(&self, index: usize) -> &Path {
+        &self.0[index].shown
     }
 
     /// Looks again at folders that did not exist. True when one turns out to be elsewhere than expected.

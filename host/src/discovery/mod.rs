@@ -14,6 +14,7 @@ mod fanotify;
 mod folders;
 mod inotify;
 mod mountinfo;
+mod pending;
 mod seen;
 mod statmount;
 
@@ -141,9 +142,9 @@ pub fn start(options: Options, send: Send) -> Result<Started, Error> {
     };
     let why = refused.map_or("asked for by configuration".to_owned(), |refused| refused.to_string());
     let why = describe(why, &options);
-    let watches = inotify::Watches::new()?;
+    let subscription = inotify::Subscription::new()?;
     let (control, requests) = control_pipe(Method::Inotify)?;
-    let source = inotify::Source::new(watches, requests, options, send);
+    let source = inotify::Source::new(subscription, requests, options, send);
     spawn("discovery", move || source.run())?;
     Ok(Started { method: Method::Inotify, why, control })
 }

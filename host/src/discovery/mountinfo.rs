@@ -1,4 +1,4 @@
-//! `/proc/self/mountinfo`: which names have a network namespace mounted on them, and a wake-up when mounts change.
+//! `/proc/self/mountinfo`: where network namespaces and other things are mounted, and a wake-up when that changes.
 //!
 //! Mirrors `show_mountinfo` of the kernel's `fs/proc_namespace.c`. Its text is read whole, so its cost grows with the number
 //! of mounts; who calls decides how often. Reading is not atomic: a mount that moves meanwhile may be missed.
@@ -30,24 +30,30 @@ impl Mountinfo {
         Ok(Mountinfo { file: File::open("/proc/thread-self/mountinfo")?, text: Vec::new() })
     }
 
-    /// Calls with the real path of each mount of a network namespace, in the table's order.
-    pub(super) fn for_each_netns(&mut self, mut call: impl FnMut(&Path)) -> io::Result<()> {
+    /// Calls with the real path of each mount and, if it is of a network namespace, its inode; in the table's order.
+    pub(super) fn for_each(&mut self, mut call: impl FnMut(&Path, Option<u64>)) -> io::Result<()> {
         self.file.rewind()?;
         self.text.clear();
         self.file.read_to_end(&mut self.text)?;
-        for point in self.text.split(|byte| *byte == b'\n').filter_map(netns_point) {
-            call(Path::new(OsStr::from_bytes(&point)));
+        for (point, netns) in self.text.split(|byte| *byte == b'\n').filter_map(mount) {
+            call(Path::new(OsStr::from_bytes(&point)), netns);
         }
         Ok(())
     }
 }
 
-/// The mount point of a line, if it is of a network namespace.
-fn netns_point(line: &[u8]) -> Option<Cow<'_, [u8]>> {
+/// A line's mount point, and the inode if a network namespace is mounted there.
+fn mount(line: &[u8]) -> Option<(Cow<'_, [u8]>, Option<u64>)> {
     // id parent major:minor root point …
     let mut fields = line.split(|byte| *byte == b' ').skip(3);
-    fields.next().filter(|root| root.starts_with(b"net:["))?;
-    fields.next().map(unescape)
+    let (root, point) = (fields.next()?, fields.next()?);
+    Some((unescape(point), netns(root)))
+}
+
+/// nsfs writes its roots as `net:[4026532247]`.
+fn netns(root: &[u8]) -> Option<u64> {
+    let inode = root.strip_prefix(b"net:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(inode).ok()?.parse().ok()
 }
 
 /// Blanks, line ends and backslashes stand as `\ooo`.
@@ -74,15 +80,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_network_namespaces() {
+    fn lines_are_read_byte_by_byte() {
         let line =
             |root: &str, point: &str| format!("36 35 0:4 {root} {point} rw shared:7 - nsfs nsfs rw").into_bytes();
-        let point = |root, name| netns_point(&line(root, name)).map(Cow::into_owned);
-        assert_eq!(point("net:[4026532247]", "/run/netns/a"), Some(b"/run/netns/a".to_vec()));
-        assert_eq!(point("net:[1]", "/r/a\\040b\\134040\\012"), Some(b"/r/a b\\040\n".to_vec()));
-        assert_eq!(point("net:[1]", "/r/\\0"), Some(b"/r/\\0".to_vec()));
-        assert_eq!(point("mnt:[4026532247]", "/run/x"), None);
-        assert_eq!(point("/", "/run"), None);
-        assert!(netns_point(b"").is_none() && netns_point(b"36 35 0:4 net:[1]").is_none());
+        let read = |root, point| mount(&line(root, point)).map(|(point, netns)| (point.into_owned(), netns));
+        assert_eq!(read("net:[4026532247]", "/run/netns/a"), Some((b"/run/netns/a".to_vec(), Some(4_026_532_247))));
+        assert_eq!(read("net:[1]", r"/a\040b\134040\012"), Some((b"/a b\\040\n".to_vec(), Some(1))));
+        assert_eq!(read("net:[1]", r"/r/\0"), Some((br"/r/\0".to_vec(), Some(1))));
+        assert_eq!(read("mnt:[4026532247]", "/run/x"), Some((b"/run/x".to_vec(), None)));
+        assert_eq!(read("/net:[1]", "/run"), Some((b"/run".to_vec(), None)));
+        assert!(mount(b"").is_none() && mount(b"36 35 0:4 net:[1]").is_none());
     }
 }

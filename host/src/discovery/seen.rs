@@ -13,9 +13,13 @@ use super::{NamedNs, Observation};
 use crate::linux::ns::Pin;
 use crate::linux::nsfs::{self, Handle};
 
-/// What tells one namespace from another: its id, or its inode where the kernel gives no more. An inode is reused only
-/// after its namespace has ended, and whoever was told of a name holds that namespace until told that it is gone.
-type Key = u64;
+/// What tells one namespace from another. The id is never reused, but 0 where the kernel does not give it. The inode is
+/// reused only after its namespace has ended, and who was told of a name holds that namespace until told that it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    id: u64,
+    inode: u64,
+}
 
 #[derive(Debug)]
 pub(super) struct Seen {
@@ -43,8 +47,9 @@ impl Seen {
         self.told.keys().map(PathBuf::as_path)
     }
 
-    pub(super) fn knows(&self, path: &Path) -> bool {
-        self.told.contains_key(path)
+    /// The inode of the namespace that the name was told to show.
+    pub(super) fn inode(&self, path: &Path) -> Option<u64> {
+        self.told.get(path).map(|key| key.inode)
     }
 
     /// Looks at these names; returns what changed.
@@ -96,8 +101,8 @@ impl Seen {
 impl Shown {
     fn key(&self) -> Key {
         match self {
-            Shown::ByHandle(handle) => handle.id(),
-            Shown::ByInode(inode) => *inode,
+            Shown::ByHandle(handle) => Key { id: handle.id(), inode: handle.inode() },
+            Shown::ByInode(inode) => Key { id: 0, inode: *inode },
         }
     }
 
