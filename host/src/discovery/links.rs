@@ -19,7 +19,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::link_socket::{Datagram, LinkSocket, Received, leave_for_private_namespace};
 use super::nsid;
-use crate::engine::netdev::Link;
+use crate::engine::Link;
 use crate::netlink::{NetlinkError, Requests, link, messages};
 
 /// Datagrams to one batch: bounds what a flood keeps from the loop, and the memory of one batch.

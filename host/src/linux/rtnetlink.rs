@@ -11,7 +11,7 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
-use crate::engine::netdev::Link;
+use crate::engine::Link;
 use crate::netlink::{Answer, NetlinkError, Requests, link};
 
 /// How often a dump is repeated that the kernel calls inconsistent, before we say so: the namespace would have to change during each of them.
@@ -23,7 +23,7 @@ pub fn dump_links() -> Result<Vec<Link>, NetlinkError> {
     let mut requests = Requests::open()?;
     for _ in 0..DUMP_ATTEMPTS {
         let mut message = LinkMessage::default();
-        // The counters are half of each message, and nobody here reads them.
+        // Nobody here reads the IPv6 counters, and the kernel adds them up over all processors.
         message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let mut links = Vec::new();
         let answer = requests

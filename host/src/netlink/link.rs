@@ -6,7 +6,7 @@
 use netlink_packet_core::NlasIterator;
 
 use super::c_string;
-use crate::engine::netdev::Link;
+use crate::engine::Link;
 
 /// `RTM_NEWLINK`.
 pub const NEWLINK: u16 = 16;
