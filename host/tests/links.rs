@@ -16,7 +16,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use pernet_plugin_api::NetCookie;
 use pernetd::discovery::links::{LinkEvent, LinkSource, Subscription};
-use pernetd::engine::netdev::Link;
+use pernetd::engine::Link;
 use pernetd::linux::ns::{self, Pin};
 use pernetd::linux::rtnetlink;
 use pernetd::netlink::Requests;

@@ -23,7 +23,7 @@ pub fn dump_links() -> Result<Vec<Link>, NetlinkError> {
     let mut requests = Requests::open()?;
     for _ in 0..DUMP_ATTEMPTS {
         let mut message = LinkMessage::default();
-        // The counters are half of each message, and nobody here reads them.
+        // Nobody here reads the IPv6 counters, and the kernel adds them up over all processors.
         message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let mut links = Vec::new();
         let answer = requests

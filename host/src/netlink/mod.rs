@@ -21,8 +21,8 @@ const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSG_HEADER: usize = 16;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// The kernel fills a dump's parts up to what was offered to the last receive, at most 32 KiB: fewer parts, fewer calls.
-const RECEIVE: usize = 32 * 1024;
+/// The kernel fills a dump's parts up to what was offered to the last receive, at most 32 KiB. Most dumps are small: measured, more does not pay.
+const RECEIVE: usize = 16 * 1024;
 
 /// A netlink request that failed: what was tried, the errno, and what the kernel said about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,7 +174,8 @@ impl Requests {
 pub fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
-        let message = NetlinkBuffer::new_checked(rest).ok()?;
+        // Asked first: the check makes a text of every refusal, and each datagram ends with one.
+        let message = if rest.is_empty() { None } else { NetlinkBuffer::new_checked(rest).ok() }?;
         let length = (message.length() as usize).next_multiple_of(4);
         rest = rest.get(length..).unwrap_or_default();
         Some(message)
@@ -205,8 +206,115 @@ fn extended_ack(tlvs: &[u8]) -> String {
         .unwrap_or_default()
 }
 
-/// A string attribute without its terminating NUL.
+/// A string attribute without its terminating NUL. The kernel takes device names that are not UTF-8: what is not is written `\xNN`, so that two
+/// such names stay two.
 fn c_string(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
+    let mut text = String::with_capacity(end);
+    for chunk in value[..end].utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message with this payload; the kernel's are in the machine's byte order.
+    fn message(message_type: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(NLMSG_HEADER + payload.len()).expect("a short payload");
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend([message_type.to_ne_bytes(), flags.to_ne_bytes()].concat());
+        bytes.extend([0; 8]);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).expect("a short value");
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn judge(datagram: &[u8]) -> Result<(), NetlinkError> {
+        let message = messages(datagram).next().expect("a message");
+        verdict(&|| "try".into(), &message)
+    }
+
+    #[test]
+    fn an_error_carries_errno_and_words() {
+        let echoed = [0; NLMSG_HEADER];
+        let words = [attribute(2, &[0; 4]), attribute(NLMSGERR_ATTR_MSG, b"no such thing\0")].concat();
+        let payload = [&(-libc::ENODEV).to_ne_bytes()[..], &echoed, &words].concat();
+        let error = judge(&message(NLMSG_ERROR, NLM_F_ACK_TLVS, &payload)).expect_err("an error");
+        assert_eq!((error.errno, error.reason.as_str()), (libc::ENODEV, "no such thing"));
+        let plain = judge(&message(NLMSG_ERROR, 0, &payload)).expect_err("an error");
+        assert_eq!(plain.reason, "", "no attributes are there without their flag");
+    }
+
+    #[test]
+    fn the_end_of_a_dump_carries_its_error() {
+        let words = attribute(NLMSGERR_ATTR_MSG, b"bad filter\0");
+        let payload = [&(-libc::EINVAL).to_ne_bytes()[..], &words].concat();
+        let error = judge(&message(NLMSG_DONE, NLM_F_ACK_TLVS, &payload)).expect_err("an error");
+        assert_eq!((error.errno, error.reason.as_str()), (libc::EINVAL, "bad filter"));
+        assert_eq!(judge(&message(NLMSG_DONE, 0, &0i32.to_ne_bytes())), Ok(()));
+        assert_eq!(judge(&message(NLMSG_DONE, 0, &[])), Ok(()));
+        assert_eq!(judge(&message(NLMSG_ERROR, 0, &[0; 20])), Ok(()), "an acknowledgement");
+    }
+
+    #[test]
+    fn a_malformed_message_ends_its_datagram() {
+        let mut datagram = [message(20, 0, b"one"), message(21, 0, b"two")].concat();
+        let types = |datagram: &[u8]| messages(datagram).map(|m| m.message_type()).collect::<Vec<_>>();
+        assert_eq!(types(&datagram), [20, 21]);
+        datagram.truncate(datagram.len() - 4);
+        assert_eq!(types(&datagram), [20]);
+        assert_eq!(types(&[0; 7]), []);
+    }
+
+    /// A link message's payload: header and attributes.
+    fn link_message(family: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let header = [&[family, 0, 0, 0][..], &7i32.to_ne_bytes(), &1u32.to_ne_bytes(), &[0; 4]].concat();
+        [header, attributes.concat()].concat()
+    }
+
+    #[test]
+    fn a_link_is_read_without_its_other_attributes() {
+        let info = attribute(1, b"veth\0");
+        let attributes = [
+            attribute(3, b"eth\xff\0"),
+            attribute(4, &1400u32.to_ne_bytes()),
+            attribute(23, &[1; 100]),
+            attribute(10, &9u32.to_ne_bytes()),
+            attribute(18 | 0x8000, &info),
+            attribute(1, &[2, 0, 0, 0, 0, 1]),
+        ];
+        let link = link::parse(&link_message(0, &attributes)).expect("a link");
+        assert_eq!((link.ifindex, link.flags, link.mtu, link.master), (7, 1, 1400, 9));
+        assert_eq!((link.name.as_str(), link.kind.as_str()), ("eth\\xff", "veth"));
+        assert_eq!(link.address, [2, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn messages_that_do_not_describe_a_device_are_not_taken_for_one() {
+        let name = attribute(3, b"eth0\0");
+        let mtu = attribute(4, &1400u32.to_ne_bytes());
+        let whole = link_message(0, &[name.clone(), mtu.clone()]);
+        assert!(link::parse(&whole).is_some());
+        assert_eq!(
+            link::parse(&link_message(0, &[name.clone(), attribute(11, &[0; 8])])),
+            None,
+            "of wireless extensions"
+        );
+        assert_eq!(link::parse(&link_message(7, &[name, mtu])), None, "of a bridge's port");
+        assert_eq!(link::ifindex(&link_message(7, &[])), None);
+        assert_eq!(link::ifindex(&link_message(0, &[])), Some(7));
+        (0..whole.len()).for_each(|length| assert_eq!(link::parse(&whole[..length]), None, "cut off at {length}"));
+    }
 }
