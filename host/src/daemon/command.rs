@@ -13,7 +13,7 @@ use crate::engine::{Names, PernetList};
 use crate::linux::ns;
 use crate::linux::worker::Workers;
 use crate::plugin::Judge;
-use crate::{control, demo, discovery, logging};
+use crate::{control, demo, discovery, logging, systemd};
 
 use super::identify;
 use super::plugins::{self, Maker, Plugins};
@@ -119,7 +119,10 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let links = LinkSource::start(receive_buffer, Box::new(move |batch| drop(to_loop.send(Event::Links(batch)))));
     let to_loop = events.clone();
     let sink: control::RequestSink = Box::new(move |request| drop(to_loop.send(Event::Request(request))));
-    let door = control::Door::open(&paths.runtime_dir).map_err(|e| e.to_string())?;
+    let door = match systemd::control_socket() {
+        Some(door) => door,
+        None => control::Door::open(&paths.runtime_dir).map_err(|e| e.to_string())?,
+    };
     let server = control::Server::start(door, &config.main.control.read, control::Limits::default(), monitor, sink)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
 

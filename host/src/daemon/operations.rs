@@ -132,6 +132,9 @@ impl Daemon {
     fn reloaded(&mut self, report: Report) {
         if let Some(config) = &report.config {
             self.config = Arc::clone(config);
+            if let Err(e) = self.server.set_read(&config.main.control.read) {
+                tracing::warn!("control.read stays as it was: {e}");
+            }
             logging::set_level(config.main.log.level);
             plugin::host_api::set_log_level(logging::level());
             self.generation += 1;
