@@ -380,9 +380,16 @@ impl RunningSet<'_> {
 }
 
 /// Takes a plugin that panicked out of every namespace, with what requires it. Its exits are called once, guarded.
-pub(super) fn fail(shared: &Shared, name: &str, trouble: &Trouble) -> Result<(), Trouble> {
+///
+/// Only the generation that panicked: a reload may have put another in its place since.
+pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Trouble) -> Result<(), Trouble> {
     let write = shared.write()?;
     let mut entries = shared.plugins().take();
+    let panicked = |e: &Entry| e.name() == name && e.live().is_some_and(|l| l.generation == generation);
+    if !entries.iter().any(panicked) {
+        shared.plugins().put(entries);
+        return Ok(());
+    }
     let dependents = shared.list.dependents(name);
     for entry in entries.iter_mut().rev() {
         let orphan = dependents.iter().any(|d| **d == *entry.name());
