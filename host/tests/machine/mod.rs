@@ -184,7 +184,8 @@ impl Machine {
         });
     }
 
-    fn pid(&self) -> Pid {
+    /// The daemon's process.
+    pub fn pid(&self) -> Pid {
         Pid::from_child(self.daemon.as_ref().unwrap())
     }
 
