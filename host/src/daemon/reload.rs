@@ -92,12 +92,14 @@ impl Shared {
 /// Brings up every plugin of the configuration before any namespace is known. A bad plugin file is refused and the
 /// rest run; a contradiction in the order ends the start.
 pub(super) fn start(shared: &Shared, config: &Config) -> Result<(), String> {
-    let (good, mut entries) = sort_out(plugins::prepare_all(&shared.judge, config));
+    let (good, refused) = sort_out(plugins::prepare_all(&shared.judge, config));
     let order = plugins::order(&good).map_err(|e| e.clone())?;
     let write = shared.write().map_err(|t| t.message)?;
+    let mut entries = Vec::new();
     for (place, index) in order.into_iter().enumerate() {
         entries.push(bring_up(shared, &write, &good[index], place, &entries));
     }
+    entries.extend(refused);
     shared.plugins().put(entries);
     Ok(())
 }
