@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         one("what requires a changed plugin exits before it and inits after it", dependents),
         one("a cycle and a missing requirement change nothing", impossible_order),
         one("a plugin refused at the start leaves the rest running", refused_at_start),
+        one("a wrong configuration ends the start", bad_start),
         one("a failed plugin is tried again by a reload", failed_is_retried),
         one("a plugin that panics in a namespace exits once everywhere", panic_in_init),
         one("a plugin that panics in its exit ends like any other", panic_in_exit),
@@ -412,6 +413,28 @@ fn refused_at_start(mut m: Machine) {
     assert_eq!(m.reload().code, 0);
     let all = json!(["probe-a", "probe-b", "probe-c", "probe-d", "probe-e"]);
     assert_eq!(m.netns("blue")["subsystems"], all);
+    m.stop();
+}
+
+fn bad_start(mut m: Machine) {
+    m.probe(10, "a", "", "");
+    let mistakes = [
+        ("plugins.d/10-probe-a.toml", "colour = \"red\"\n", ":1:1"),
+        ("pernetd.toml", "\n[log]\nlevle = \"info\"\n", ":3:1"),
+        ("plugins.d/10-probe-a.toml", "requires = [\"nobody\"]\n[config]\nrecord = \"/pernet/calls\"\n", ":1:1"),
+    ];
+    for (file, text, place) in mistakes {
+        let right = fs::read_to_string(m.path(file)).unwrap();
+        m.write(file, text);
+        let (code, said) = m.check();
+        assert!(code == 1 && said.contains(&format!("/pernet/{file}{place}")), "{said}");
+        m.spawn();
+        assert_eq!(m.end().code(), Some(1));
+        assert!(m.log().contains(&said), "the same as --check says: {}", m.log());
+        m.write(file, &right);
+    }
+    assert_eq!(m.check(), (0, String::new()));
+    m.start();
     m.stop();
 }
 
