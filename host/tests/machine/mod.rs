@@ -3,7 +3,7 @@
 //! A [`Machine`] has a folder for everything (`/pernet`), plugin files in `/plugins`, and at most one `pernetd`. It is
 //! asked by the real `pernetctl --json`. What the probe plugins record is read back as [`Call`]s. A test binary has
 //! both `mod sandbox;` and `mod machine;`.
-#![allow(dead_code, unreachable_pub)] // Each test binary uses its own part of this.
+#![allow(dead_code, unreachable_pub, unused_imports)] // Each test binary uses its own part of this.
 #![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
 
 mod calls;
