@@ -6,7 +6,7 @@
 use pernet_plugin_api::{EventKind, ExitReason, NetCookie, Verdict};
 use pernetd::engine::{Area, At, Failure, Link, Member, Namespace, Net, NetDevice, NetdevEvent, Owner, RegState};
 use pernetd::plugin::file::{PluginFile, open};
-use pernetd::plugin::load::{AbiError, retired};
+use pernetd::plugin::load::{AbiError, retired, use_folder_where_memfd_is_refused};
 use pernetd::plugin::note::{Note, NoteError};
 use pernetd::plugin::running::{current_hook, running};
 use pernetd::plugin::trust::TrustError;
@@ -576,4 +576,70 @@ fn logs_carry_plugin_generation_namespace_and_fields() {
     let area = member(&made).ops()[0].1.init(&At { net: &net, areas: &[Area::default()] }).expect("init");
     assert!(services.logged("bad-on-demand#3 pernet.init net8 init in net8"), "{:?}", services.logs);
     member(&made).ops()[0].1.free(area).expect("freed");
+}
+
+#[test]
+fn where_no_memfd_may_be_executed_the_private_folder_takes_its_place() {
+    let state = tempfile::tempdir().expect("a folder");
+    let folder = state.path().join("code");
+    let content = |mark| Placed::new(&replaced(&GOOD, "mark:first-content", mark));
+    let (first, second) = (content("mark:no-folder-yet"), content("mark:into-a-folder"));
+    let thread = std::thread::spawn({
+        let folder = folder.clone();
+        move || {
+            forbid_memfd();
+            let error = first.load().err().expect("nowhere to put it");
+            assert!(error.to_string().contains("vm.memfd_noexec"), "{error}");
+            use_folder_where_memfd_is_refused(folder);
+            second.load().map(|code| instance(&code, "{}"))
+        }
+    });
+    let (made, services) = thread.join().expect("no panic").expect("loaded");
+    made.expect("made");
+    assert!(services.logged("mark:into-a-folder"), "{:?}", services.logs);
+    assert_eq!(std::fs::read_dir(folder).expect("made").count(), 0, "nothing is left in it");
+}
+
+/// Has the kernel answer EACCES to `memfd_create`, for this thread only.
+#[allow(unsafe_code)]
+fn forbid_memfd() {
+    let stmt = |code: u32, k: u32, jt, jf| libc::sock_filter { code: u16::try_from(code).expect("small"), jt, jf, k };
+    let number = u32::try_from(libc::SYS_memfd_create).expect("small");
+    let filter = [
+        stmt(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        stmt(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 0, 1),
+        stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EACCES.unsigned_abs(), 0, 0),
+        stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: both calls act on this thread only; the program and its filter live until the second returns.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+    }
+}
+
+#[test]
+fn many_threads_load_and_call_at_once() {
+    let placed = Placed::new(&replaced(&GOOD, "mark:first-content", "mark:many-threads."));
+    std::thread::scope(|scope| {
+        for cookie in 100..108 {
+            let placed = &placed;
+            scope.spawn(move || {
+                let code = placed.load().expect("good");
+                let (made, services) = instance(&code, "{}");
+                let made = made.expect("made");
+                let (member, net) = (member(&made), net(cookie));
+                for _ in 0..200 {
+                    let area = member.ops()[0].1.init(&At { net: &net, areas: &[Area::default()] }).expect("init");
+                    let at = At { net: &net, areas: &[area] };
+                    for hook in ["netdev", "pernet.pre_exit", "pernet.exit", "pernet.exit_batch", "free"] {
+                        call(&member, hook, at).expect(hook);
+                    }
+                }
+                made.destroy().expect("ended");
+                assert_eq!(services.hooks.lock().expect("hooks").len(), 2 + 200 * 5);
+            });
+        }
+    });
 }
