@@ -54,6 +54,10 @@ const FOREIGN: &[&str] = &[
     "_Unwind_RaiseException",
 ];
 
+/// More than these are a damaged number, and would cost the reader memory.
+const MOST_NOTES: usize = 1000;
+const MOST_SYMBOLS: usize = 1_000_000;
+
 /// Why a file cannot be a plugin for this machine, by its shape alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
@@ -170,6 +174,9 @@ impl<'a> Shape<'a> {
             let Some(mut notes) = segment.notes(self.endian, self.data).map_err(damaged)? else { continue };
             while let Some(note) = notes.next().map_err(damaged)? {
                 let kind = note.n_type(self.endian).0;
+                if all.len() == MOST_NOTES {
+                    return Err(FormatError::Damaged(format!("more than {MOST_NOTES} notes")));
+                }
                 all.push(RawNote { name: note.name(), kind, descriptor: note.desc() });
             }
         }
@@ -193,6 +200,9 @@ impl<'a> Shape<'a> {
         let table = self.sections.iter().find(|s| s.sh_type(self.endian) == elf::SHT_DYNSYM);
         let Some(table) = table else { return Err(FormatError::NoEntry) };
         let symbols: &[Sym64<Endianness>] = table.data_as_array(self.endian, self.data).map_err(damaged)?;
+        if symbols.len() > MOST_SYMBOLS {
+            return Err(FormatError::Damaged(format!("more than {MOST_SYMBOLS} dynamic symbols")));
+        }
         let link = self.sections.get(table.sh_link(self.endian) as usize);
         let strings = link.and_then(|s| s.data(self.endian, self.data).ok());
         let Some(strings) = strings else { return Err(FormatError::Damaged("no names of symbols".into())) };

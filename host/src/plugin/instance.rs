@@ -215,12 +215,20 @@ impl Instance {
     /// A call is still in there after the deadline (the instance is not dropped then, only closed; this may be called
     /// again), or the author's `Drop` panicked.
     pub fn destroy(&self) -> Result<(), PluginError> {
+        self.destroy_within(LAST_CALL)
+    }
+
+    /// [`Instance::destroy`] with another deadline.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn destroy_within(&self, deadline: Duration) -> Result<(), PluginError> {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if *ended {
             return Ok(());
         }
         let inner = &self.inner;
-        if !inner.gate.close(LAST_CALL) {
+        if !inner.gate.close(deadline) {
             let hook = running().into_iter().find(|r| r.token == inner.token);
             let inside = hook.map_or(String::from("a hook"), |h| format!("{} in namespace `{}`", h.hook, h.netns));
             return Err(PluginError::Busy { plugin: inner.name.to_string(), inside });
