@@ -65,7 +65,8 @@ pub fn control_socket() -> Option<Door> {
     // Without a FileDescriptorName= systemd calls a descriptor after its unit, and others call it "unknown".
     let ours = |name: &str| [SOCKET, "pernetd.socket", "unknown"].contains(&name);
     let (number, _) = descriptors.into_iter().find(|(_, name)| ours(name))?;
-    let socket = peer::take_inherited(number).map_err(|e| tracing::warn!("descriptor {number} is not used: {e}")).ok()?;
+    let socket =
+        peer::take_inherited(number).map_err(|e| tracing::warn!("descriptor {number} is not used: {e}")).ok()?;
     Door::inherited(socket).map_err(|e| tracing::warn!("{e}")).ok()
 }
 
