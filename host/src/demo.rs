@@ -28,8 +28,10 @@ const SYSCTL: &str = r#"
 [[config.profile]]
 name = "everywhere"
 settings = { "net.ipv4.ip_forward" = 1 }
-devices = ["*"]
-device_settings = { "net.ipv4.conf.<dev>.arp_notify" = 1 }
+[[config.profile.device]]
+include = ["eth*"]
+settings = { "net.ipv4.conf.<dev>.arp_notify" = 1 }
+
 [[config.profile]]
 name = "a mistake"
 include = ["red"]
@@ -40,8 +42,9 @@ const SYSCTL_MENDED: &str = r#"
 [[config.profile]]
 name = "everywhere"
 settings = { "net.ipv4.ip_forward" = 1, "net.ipv4.ip_default_ttl" = 99 }
-devices = ["*"]
-device_settings = { "net.ipv4.conf.<dev>.arp_notify" = 1 }
+[[config.profile.device]]
+include = ["eth*"]
+settings = { "net.ipv4.conf.<dev>.arp_notify" = 1 }
 "#;
 
 /// Runs the demo; the process's exit code.

@@ -5,8 +5,6 @@
 //! there, appears, or is renamed. In `plugins.d/20-sysctl.toml`:
 //!
 //! ```toml
-//! name = "sysctl"
-//!
 //! [[config.profile]]
 //! name = "router"                       # for messages
 //! include = ["*"]                       # globs of namespace names; the default. "@host" must be named, "*" is not it
