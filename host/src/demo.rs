@@ -178,22 +178,31 @@ impl Story {
         for name in ["blue", "green"] {
             self.add(name, told)?;
         }
-        self.pause();
+        if self.pause() {
+            return Ok(());
+        }
         say("a veth pair between blue and green, set up");
         connect("blue", "green")?;
         told.pairs += 1;
-        self.pause();
+        if self.pause() {
+            return Ok(());
+        }
         say("ip netns add red, where one sysctl is a mistake: its setup is rolled back, nobody else notices");
         self.add("red", told)?;
-        self.pause();
+        if self.pause() {
+            return Ok(());
+        }
         say("the mistake is mended; kill -HUP");
         self.reload(SYSCTL_MENDED, told)?;
-        self.pause();
+        if self.pause() {
+            return Ok(());
+        }
         say("ip netns del blue, green, red");
         for name in ["blue", "green", "red"] {
             netns::remove(&Path::new(FOLDER).join(name))?;
             self.settle(name, false);
         }
+        // Back to the beginning: the mistake is there again for the next round.
         self.reload(SYSCTL, told)?;
         self.pause();
         Ok(())
@@ -237,12 +246,13 @@ impl Story {
         answer.receiver().recv_timeout(Duration::from_secs(5)).ok()?.ok()
     }
 
-    /// Long enough to read, short enough to watch.
-    fn pause(&self) {
+    /// Long enough to read, short enough to watch. True when the end has come meanwhile.
+    fn pause(&self) -> bool {
         let deadline = Instant::now() + Duration::from_millis(600);
         while !self.ended() && Instant::now() < deadline {
             std::thread::park_timeout(Duration::from_millis(20));
         }
+        self.ended()
     }
 }
 

@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(types(&datagram), [20, 21]);
         datagram.truncate(datagram.len() - 4);
         assert_eq!(types(&datagram), [20]);
-        assert_eq!(types(&[0; 7]), []);
+        assert_eq!(types(&[0; 7]), [0u16; 0]);
     }
 
     /// A link message's payload: header and attributes.
