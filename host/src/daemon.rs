@@ -1,1 +1,201 @@
-//! Stub.
+//! The daemon: one loop over a closed [`Event`], which alone decides, and the only place that wires parts together.
+//!
+//! Source threads translate what they hear into events and send them; hooks run on the workers; what needs the pernet
+//! list for itself (start, reload, stop, the removal of a plugin that panicked) runs as an [`operations`] on a thread
+//! of its own. The loop never waits for any of them, so it always answers.
+
+pub mod command;
+mod identify;
+mod leases;
+mod namespaces;
+mod operations;
+mod plugins;
+mod reload;
+mod requests;
+mod services;
+
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use pernet_plugin_api::NetCookie;
+
+use crate::config::{CommandLine, Config};
+use crate::control::{self, wire};
+use crate::control::{ControlError, LeaseId, Reply, Request};
+use crate::discovery::links::{LinkEvent, LinkSource};
+use crate::discovery::{self, Batch};
+use crate::engine::Names;
+use crate::linux::ns::Pin;
+use crate::linux::worker::Workers;
+use crate::systemd;
+
+use leases::Lease;
+use namespaces::{Held, Managed, Retry};
+use operations::{Done, Operations};
+use plugins::Trouble;
+use reload::Shared;
+use services::Work;
+
+/// Everything that the loop can be told.
+pub(crate) enum Event {
+    /// Names of namespaces came, went, or were listed: one drained queue.
+    Names(Batch),
+    /// Link messages, in the order of the socket's stream.
+    Links(Vec<LinkEvent>),
+    /// SIGHUP, SIGTERM or SIGINT.
+    Signal(i32),
+    /// A client asks.
+    Request(Request),
+    /// A namespace's setup ended, well or not; its state tells.
+    SetUp(NetCookie),
+    /// A namespace's exits are done.
+    CleanedUp(NetCookie),
+    /// A client's descriptor has been identified.
+    Leased(LeaseId, Result<(NetCookie, Pin), String>),
+    /// A plugin handed over work for later.
+    Work(Work),
+    /// A plugin panicked.
+    Poisoned(Arc<str>, Trouble),
+    /// An operation ended.
+    Operation(Done),
+}
+
+/// What the daemon is at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Until the namespaces that were there at the start are set up.
+    Starting,
+    Running,
+    /// Exits run or have run; nothing new is begun.
+    Stopping,
+}
+
+/// The loop's state. Only the loop's thread has it.
+struct Daemon {
+    command_line: CommandLine,
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    workers: Arc<Workers>,
+    links: Arc<LinkSource>,
+    server: control::Server,
+    events: Sender<Event>,
+    phase: Phase,
+    /// What names which namespace: the engine's view of the mounts.
+    names: Names,
+    nets: HashMap<NetCookie, Managed>,
+    /// Namespaces named again while their last life was ending.
+    reborn: HashMap<NetCookie, namespaces::Rebirth>,
+    /// Jobs that wait until an operation lets go of the pernet list, in order.
+    held: VecDeque<Held>,
+    retries: BinaryHeap<Retry>,
+    leases: HashMap<LeaseId, Lease>,
+    waiters: Vec<requests::Waiter>,
+    operations: Operations,
+    /// Whether the first scan of the names has come.
+    scanned: bool,
+    /// Setups that READY waits for.
+    first_setups: usize,
+    resyncs: u64,
+    last_overrun: Option<Instant>,
+    generation: u64,
+    last_reload: Option<wire::LastReload>,
+    /// Ends when dropped.
+    discovery: Option<discovery::Started>,
+    exit_code: i32,
+}
+
+impl Daemon {
+    /// Runs until told to stop; the process's exit code.
+    fn run(mut self, inbox: &Receiver<Event>) -> i32 {
+        let watchdog = systemd::watchdog_interval();
+        let mut next_ping = Instant::now();
+        while !self.ended() {
+            if let Some(every) = watchdog
+                && Instant::now() >= next_ping
+            {
+                systemd::watchdog_ping();
+                next_ping = Instant::now() + every;
+            }
+            let deadlines = [watchdog.map(|_| next_ping), self.next_retry()];
+            let next = deadlines.into_iter().flatten().min();
+            let wait = next.map_or(Duration::from_secs(3600), |t| t.saturating_duration_since(Instant::now()));
+            match inbox.recv_timeout(wait) {
+                Ok(event) => self.handle(event),
+                Err(RecvTimeoutError::Timeout) => self.retry_due(),
+                // The loop holds a sender itself, so this cannot be; ending is the only sane answer.
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.exit_code
+    }
+
+    fn ended(&self) -> bool {
+        self.phase == Phase::Stopping && self.operations.stopped()
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Names(batch) => self.observe_names(batch),
+            Event::Links(events) => self.observe_links(events),
+            Event::Signal(signal) => self.signal(signal),
+            Event::Request(request) => self.answer(request),
+            Event::SetUp(cookie) => self.set_up(cookie),
+            Event::CleanedUp(cookie) => self.cleaned_up(cookie),
+            Event::Leased(lease, identity) => self.leased(lease, identity),
+            Event::Work(work) => self.work(work),
+            Event::Poisoned(plugin, trouble) => self.operate(operations::Kind::Fail(plugin, trouble)),
+            Event::Operation(done) => self.operation_done(done),
+        }
+        self.retry_due();
+    }
+
+    fn signal(&mut self, signal: i32) {
+        if signal == signal_hook::consts::SIGHUP {
+            self.reload(None);
+        } else {
+            self.stop();
+        }
+    }
+
+    /// Begins the end: what runs is finished, nothing new is begun, then the exits run.
+    fn stop(&mut self) {
+        if self.phase == Phase::Stopping {
+            return;
+        }
+        tracing::info!("stopping: exits run in reverse, effects stay in place unless a plugin asks otherwise");
+        systemd::stopping();
+        self.phase = Phase::Stopping;
+        self.held.clear();
+        self.operate(operations::Kind::Stop);
+    }
+
+    fn reload(&mut self, reply: Option<Reply<wire::ReloadResult>>) {
+        if self.phase == Phase::Stopping {
+            if let Some(reply) = reply {
+                reply.send(Err(ControlError::stopping()));
+            }
+            return;
+        }
+        systemd::reloading();
+        self.operate(operations::Kind::Reload(reply.into_iter().collect()));
+    }
+
+    /// READY once everything that existed at the start is set up, however well.
+    fn check_ready(&mut self) {
+        if self.phase == Phase::Starting && self.scanned && self.first_setups == 0 {
+            self.phase = Phase::Running;
+            let status = self.summary();
+            tracing::info!("ready: {status}");
+            systemd::ready(&status);
+        }
+    }
+
+    fn summary(&self) -> String {
+        let plugins = self.shared.shown();
+        let live = plugins.iter().filter(|p| p.state == wire::PluginState::live).count();
+        let namespaces = self.nets.len();
+        format!("{namespaces} namespaces, {live} of {} plugins live, generation {}", plugins.len(), self.generation)
+    }
+}

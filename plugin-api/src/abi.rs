@@ -34,7 +34,7 @@ pub struct AreaHandle(pub u64);
 /// How a call ended. `errno` 0 is success; it is positive otherwise. C plugins may answer anything: the host maps
 /// what is not a positive errno to EIO.
 #[repr(C)]
-#[derive(StableAbi, Clone, Debug)]
+#[derive(StableAbi, Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub errno: i32,
     /// 1 if the plugin's code panicked (and was caught inside the plugin).
@@ -93,7 +93,8 @@ pub struct Registration {
 #[derive(StableAbi, Clone, Debug)]
 pub struct ConfigStatus {
     pub status: Status,
-    /// The refused field as `a.b[2].c`; empty where the error concerns the whole.
+    /// The refused field as `a.b[2].c`, a key that is not bare being quoted as in TOML ([`crate::field_steps`] reads it);
+    /// empty where the error concerns the whole.
     pub field: RString,
 }
 

@@ -5,12 +5,52 @@
 //! the daemon's loader speaks: plain data, opaque handles and descriptors, in both directions, under frozen rules.
 //!
 //! Not here: how the daemon loads, orders or calls plugins.
+//!
+//! # The smallest useful plugin
+//!
+//! A crate with `crate-type = ["cdylib"]`, this crate as its only dependency, and:
+//!
+//! ```
+#![doc = include_str!("../examples/smallest.rs")]
+//! ```
 
 pub mod abi;
+pub mod note;
 mod error;
 mod net;
 mod netdev;
+mod field;
+mod plugin;
+mod pernet;
+mod notifier;
+mod host;
+mod work;
+mod log;
+mod guard;
+mod area;
+mod export;
 
 pub use error::{Error, Result};
+pub use field::{FieldStep, field_key, field_steps};
+pub use host::{Host, Registrar};
 pub use net::{ExitReason, NetCookie};
 pub use netdev::{DeviceInfo, EventKind, Verdict};
+pub use notifier::{Device, Event, Notifier};
+pub use pernet::{Net, PernetId, PernetOps};
+pub use plugin::{ConfigError, NoConfig, Plugin};
+pub use tracing;
+
+/// What a plugin's file usually needs: `use pernet_plugin_api::prelude::*;`.
+pub mod prelude {
+    pub use crate::{
+        ConfigError, Device, Error, Event, EventKind, ExitReason, Host, Net, NetCookie, NoConfig, Notifier, PernetId,
+        PernetOps, Plugin, Registrar, Result, Verdict, export_plugin, tracing,
+    };
+}
+
+/// What [`export_plugin!`] expands to; not for use by hand.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::export::{header, module};
+    pub use abi_stable::library::LibHeader;
+}

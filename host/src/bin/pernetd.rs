@@ -1,3 +1,5 @@
-//! The daemon: thin.
+//! The daemon: thin. The command line is `pernetd::daemon::command`.
 
-fn main() {}
+fn main() {
+    std::process::exit(pernetd::daemon::command::main());
+}

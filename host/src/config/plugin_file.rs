@@ -116,6 +116,12 @@ impl PluginConfig {
         self.source.error(place.unwrap_or(0), message, hint)
     }
 
+    /// Whether it asks for the same, wherever it stands: its place in the order may differ.
+    #[must_use]
+    pub fn same_meaning(&self, other: &PluginConfig) -> bool {
+        *self == PluginConfig { file_name: self.file_name.clone(), ..other.clone() }
+    }
+
     /// Reads a plugin's file. The errors are all that is wrong with it.
     pub(super) fn parse(name: &str, source: Arc<Source>, plugin_dir: &Path) -> Result<PluginConfig, Vec<ConfigError>> {
         let strict = Strict::new(&source);

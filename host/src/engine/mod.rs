@@ -1,1 +1,41 @@
-//! Stub.
+//! The registration model: what an observation means, and who is called because of it.
+//!
+//! Mirrors the kernel's `net_namespace.c` (pernet operations), the notifier chains of `dev.c`, the RTNL with its todo
+//! list, and the initcalls. Straight-line blocking code over traits ([`Namespace`], [`Operations`], [`NotifierBlock`]):
+//! no descriptor, no file, no clock beyond bounded waits, no loading. So all of it runs in a test without root.
+//!
+//! Not here: finding namespaces (`discovery`), acting in them (`linux`), calling plugins (`plugin`), deciding when
+//! (`daemon`). Hooks of one [`Net`] must be asked for by one job at a time; jobs of different nets run in parallel.
+
+mod failure;
+mod generic;
+mod gate;
+mod initcall;
+mod member;
+mod names;
+mod net;
+mod netdev;
+mod notifier;
+mod pernet;
+mod rtnl;
+mod setup;
+mod todo;
+mod undo;
+mod walk;
+
+pub use failure::{Failure, HookError};
+pub use gate::Blocked;
+pub use generic::Area;
+pub use initcall::{Item, Level, OrderError, order};
+pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
+pub use names::{HOST, Names, NetChange, Observation, escape};
+pub use net::{Namespace, Net, NetState};
+pub use netdev::{Link, LinkObservation, NetDevice, RegState, links_seen};
+pub use notifier::NetdevEvent;
+pub use pernet::{PernetList, ReadToken, WriteToken, register, renumber, unregister};
+pub use rtnl::{LockError, Rtnl, RtnlGuard, RtnlPair, lock_two};
+pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
+pub use todo::{NotDeferred, Work};
+
+#[cfg(test)]
+mod tests;

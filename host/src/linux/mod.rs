@@ -4,4 +4,6 @@ pub mod ns;
 pub mod nsfs;
 pub mod worker;
 pub mod netns;
+pub mod userns;
+pub mod rtnetlink;
 pub mod peer;

@@ -54,6 +54,12 @@ impl Handle {
     pub fn id(&self) -> u64 {
         self.raw.content.ns_id
     }
+
+    /// The namespace's inode, which another may have after its end.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        u64::from(self.raw.content.ns_inum)
+    }
 }
 
 /// Whether this kernel has nsfs handles, and why we think so.

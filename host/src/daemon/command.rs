@@ -1,0 +1,232 @@
+//! The command line of `pernetd`: run, `--check`, `demo`; and how a daemon is put together.
+
+use std::sync::{Arc, Mutex, RwLock};
+
+use clap::{Parser, Subcommand};
+use crossbeam_channel::{Sender, unbounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::config::{self, CommandLine, Config};
+use crate::control::monitor::Monitor;
+use crate::discovery::links::LinkSource;
+use crate::engine::{Names, PernetList};
+use crate::linux::ns;
+use crate::linux::worker::Workers;
+use crate::plugin::Judge;
+use crate::{control, demo, discovery, logging, systemd};
+
+use super::identify;
+use super::plugins::{self, Maker, Plugins};
+use super::reload::{self, Shared};
+use super::services::{Places, Services};
+use super::{Daemon, Event, Phase};
+
+/// Runs plugins in every network namespace of the host.
+#[derive(Parser)]
+#[command(name = "pernetd", version, about)]
+struct Arguments {
+    #[command(flatten)]
+    command_line: CommandLine,
+    /// Validate configuration and plugins as a start does, and exit 0 or 1
+    #[arg(long)]
+    check: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what happens to a few namespaces, in a machine of its own; needs no root
+    Demo {
+        /// End after so many seconds instead of at an interrupt
+        #[arg(long, value_name = "N")]
+        seconds: Option<u64>,
+    },
+}
+
+/// What went wrong before the loop ran: printed on standard error, exit code 1.
+type Failed = String;
+
+/// `pernetd`'s main; the process's exit code.
+#[must_use]
+pub fn main() -> i32 {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Some(_) if arguments.check => {
+            eprintln!("pernetd: --check goes with no command; leave one of them out");
+            return 2;
+        }
+        Some(Command::Demo { seconds }) => demo::run(arguments.command_line, seconds),
+        None if arguments.check => check(&arguments.command_line),
+        None => run(arguments.command_line, Judge::new(), None),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("pernetd: {error}");
+        1
+    })
+}
+
+/// Everything that a start checks, with no effect: configuration, files, notes, ABI, the plugins' own judgement of
+/// their configuration, and the order.
+fn check(command_line: &CommandLine) -> Result<i32, Failed> {
+    let config = Config::load(&command_line.paths()).map_err(|e| e.to_string())?;
+    let mut good = Vec::new();
+    let mut errors = Vec::new();
+    for result in plugins::prepare_all(&Judge::new(), &config) {
+        match result {
+            Ok(prepared) => good.push(prepared),
+            Err((_, trouble)) => errors.push(trouble.message),
+        }
+    }
+    // With a plugin missing, what requires it would be reported too, and only confuse.
+    if errors.is_empty()
+        && let Err(error) = plugins::order(&good)
+    {
+        errors.push(error);
+    }
+    if errors.is_empty() { Ok(0) } else { Err(errors.join("\npernetd: ")) }
+}
+
+/// Runs the daemon in the foreground. `started` is sent the moment it can be talked to.
+pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>) -> Result<i32, Failed> {
+    let paths = command_line.paths();
+    let config = Config::load(&paths).map_err(|e| e.to_string())?;
+    logging::start(config.main.log.level);
+    let Inbox { sender: events, receiver, monitor } = inbox.unwrap_or_default();
+    listen_to_signals(&events)?;
+
+    let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
+    let services = Arc::new(Services {
+        events: events.clone(),
+        monitor: Arc::clone(&monitor),
+        places: Arc::clone(&places),
+        list: Arc::downgrade(&list).into(),
+    });
+    let shared = Arc::new(Shared {
+        list,
+        places,
+        nets: RwLock::default(),
+        plugins: Mutex::new(Plugins::default()),
+        maker: Maker::new(services),
+        judge,
+    });
+    let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
+    // Plugins before namespaces: then each namespace of the first scan gets one setup, not one registration per plugin.
+    on_a_seat(|| reload::start(&shared, &config))?;
+
+    let to_loop = events.clone();
+    let receive_buffer = config.main.netlink.receive_buffer;
+    let links = LinkSource::start(receive_buffer, Box::new(move |batch| drop(to_loop.send(Event::Links(batch)))));
+    let to_loop = events.clone();
+    let sink: control::RequestSink = Box::new(move |request| drop(to_loop.send(Event::Request(request))));
+    let door = match systemd::control_socket() {
+        Some(door) => door,
+        None => control::Door::open(&paths.runtime_dir).map_err(|e| e.to_string())?,
+    };
+    let server = control::Server::start(door, &config.main.control.read, control::Limits::default(), monitor, sink)
+        .map_err(|e| format!("cannot serve the control socket: {e}"))?;
+
+    let (host, pin) =
+        ns::current().map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
+    let mut daemon = Daemon {
+        command_line,
+        workers: Arc::new(workers),
+        links,
+        server,
+        events: events.clone(),
+        phase: Phase::Starting,
+        names: Names::new(config.main.discovery.folders.clone(), Some(host)),
+        nets: Default::default(),
+        reborn: Default::default(),
+        held: Default::default(),
+        retries: Default::default(),
+        leases: Default::default(),
+        waiters: Vec::new(),
+        operations: Default::default(),
+        scanned: false,
+        first_setups: 0,
+        resyncs: 0,
+        last_overrun: None,
+        generation: 1,
+        last_reload: None,
+        discovery: None,
+        exit_code: 0,
+        config: Arc::new(config),
+        shared,
+    };
+    daemon.begin_host(host, pin);
+    let discovery = start_discovery(&daemon.config, &events)?;
+    tracing::info!("discovery by {}: {}", discovery.method, discovery.why);
+    daemon.discovery = Some(discovery);
+    Ok(daemon.run(&receiver))
+}
+
+/// The loop's queue. Unbounded: sources must never wait for the loop, and what floods (links) is bounded by the
+/// kernel's socket buffer and by the loop being faster than a dump.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    sender: Sender<Event>,
+    receiver: crossbeam_channel::Receiver<Event>,
+    /// Tells every hook call.
+    pub(crate) monitor: Arc<Monitor>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        let (sender, receiver) = unbounded();
+        Inbox { sender, receiver, monitor: Monitor::new() }
+    }
+}
+
+impl Inbox {
+    /// Asks as a client would.
+    pub(crate) fn request(&self, request: control::Request) {
+        let _ = self.sender.send(Event::Request(request));
+    }
+}
+
+fn start_discovery(config: &Config, events: &Sender<Event>) -> Result<discovery::Started, Failed> {
+    let options = discovery::Options {
+        method: match config.main.discovery.method {
+            config::Method::Auto => None,
+            config::Method::Fanotify => Some(discovery::Method::Fanotify),
+            config::Method::Inotify => Some(discovery::Method::Inotify),
+        },
+        handles: true,
+        folders: config.main.discovery.folders.clone(),
+    };
+    let stage = identify::stage(events.clone()).map_err(|e| format!("cannot start a thread: {e}"))?;
+    discovery::start(options, stage).map_err(|e| e.to_string())
+}
+
+/// Runs something that calls hooks on a thread that may enter namespaces: this one must never leave its own.
+fn on_a_seat<T: Send>(work: impl FnOnce() -> Result<T, Failed> + Send) -> Result<T, Failed> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            ns::take_seat().map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
+            work()
+        });
+        thread.join().unwrap_or_else(|_| Err("the start panicked; see the lines above".to_owned()))
+    })
+}
+
+/// Signals become events. A second SIGTERM or SIGINT ends the process at once: the way out when a hook hangs.
+fn listen_to_signals(events: &Sender<Event>) -> Result<(), Failed> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT])
+        .map_err(|e| format!("cannot listen to signals: {e}"))?;
+    let events = events.clone();
+    let listen = move || {
+        let mut stopping = false;
+        for signal in signals.forever() {
+            if signal != SIGHUP && std::mem::replace(&mut stopping, true) {
+                eprintln!("pernetd: told to stop a second time: ending without the exits");
+                std::process::exit(1);
+            }
+            if events.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".into()).spawn(listen);
+    thread.map(drop).map_err(|e| format!("cannot start a thread: {e}"))
+}

@@ -1,0 +1,442 @@
+//! The managed namespaces: from an observed name to a setup, from the last name's end to the exits, and the retries.
+//!
+//! Everything here is the loop's; what acts inside a namespace is a job for the workers. A job that calls hooks holds
+//! a read token of the pernet list, taken before it is queued; while an operation has the list for itself such jobs
+//! are held back here, in order.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use pernet_plugin_api::{ExitReason, NetCookie};
+
+use crate::discovery::links::{LinkEvent, LinkSource};
+use crate::discovery::{Batch, NamedNs, Observation};
+use crate::engine::{self, Failure, Link, LinkObservation, Namespace, Net, NetChange, NetState, ReadToken};
+use crate::linux::ns::{self, Pin};
+use crate::linux::rtnetlink;
+
+use super::{Daemon, Event, Phase};
+
+/// A namespace that failed is tried again after this long, then twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest wait between two tries.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+/// At most one log line per overrun storm.
+const OVERRUN_LOG: Duration = Duration::from_secs(5);
+
+/// One managed namespace.
+pub(super) struct Managed {
+    /// The engine's namespace.
+    pub net: Arc<Net>,
+    /// Its descriptor.
+    pub place: Arc<Place>,
+    /// How long to wait before the next try; `None` while nothing is wrong.
+    backoff: Option<Duration>,
+    /// One of those that were there at the start and are not set up yet.
+    first: bool,
+    /// A setup is queued or running.
+    pub setting_up: bool,
+}
+
+/// A namespace that was named again while its exits ran.
+pub(super) struct Rebirth {
+    generation: u32,
+    names: Vec<Arc<str>>,
+    pin: Pin,
+}
+
+/// A job that waits for the pernet list.
+pub(super) struct Held(NetCookie, HookJob);
+
+type HookJob = Box<dyn FnOnce(&ReadToken) + Send>;
+
+/// When to try a namespace again; the heap's top is the earliest.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Retry(Reverse<Instant>, NetCookie);
+
+/// How the engine acts in one namespace: the one descriptor that pins it, and its links.
+pub(super) struct Place {
+    cookie: NetCookie,
+    /// Taken out when the exits are done. Read by the job that has the namespace's turn, written by the loop after it.
+    pin: RwLock<Option<Pin>>,
+    links: Arc<LinkSource>,
+}
+
+/// The engine owns its handle; the loop keeps another to close the pin.
+struct Handle(Arc<Place>);
+
+impl Place {
+    pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>) -> Arc<Place> {
+        Arc::new(Place { cookie, pin: RwLock::new(Some(pin)), links: Arc::clone(links) })
+    }
+
+    fn with_pin<T>(&self, act: impl FnOnce(&Pin) -> std::io::Result<T>) -> std::io::Result<T> {
+        let pin = self.pin.read().unwrap_or_else(PoisonError::into_inner);
+        pin.as_ref().map_or_else(|| Err(std::io::Error::from_raw_os_error(libc::ESTALE)), act)
+    }
+
+    /// The devices there now, without subscribing to their events.
+    pub(super) fn dump(&self) -> std::io::Result<Vec<Link>> {
+        self.with_pin(ns::enter)?;
+        let links = rtnetlink::dump_links();
+        ns::home()?;
+        links.map_err(std::io::Error::other)
+    }
+
+    /// Acts inside, wherever the thread was, and goes back there.
+    pub(super) fn visit<T>(&self, act: impl FnOnce() -> T) -> Result<T, Failure> {
+        let visited = self.with_pin(|pin| ns::visit(pin, act));
+        visited.map_err(|e| failure("cannot enter the namespace", &e))
+    }
+
+    /// Lets the namespace go: nothing else of ours keeps it.
+    fn release(&self) {
+        self.links.unsubscribe(self.cookie);
+        self.pin.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn failure(what: &str, e: &std::io::Error) -> Failure {
+    Failure { errno: e.raw_os_error().unwrap_or(libc::EIO), message: format!("{what}: {e}"), panicked: false }
+}
+
+impl Namespace for Handle {
+    fn enter(&self) -> Result<(), Failure> {
+        self.0.with_pin(ns::enter).map_err(|e| failure("cannot enter the namespace", &e))
+    }
+
+    fn home(&self) -> Result<(), Failure> {
+        ns::home().map_err(|e| failure("cannot come home from the namespace", &e))
+    }
+
+    fn links(&self) -> Result<Vec<Link>, Failure> {
+        // Subscribe first: what changes between the two is in the stream and in the dump, never in neither.
+        self.0
+            .with_pin(|pin| self.0.links.subscribe(self.0.cookie, pin.as_fd()).map_err(std::io::Error::other))
+            .map_err(|e| failure("cannot subscribe to the namespace's link events", &e))?;
+        self.enter()?;
+        rtnetlink::dump_links().map_err(|e| Failure::new(e.errno, e.to_string()))
+    }
+}
+
+impl Daemon {
+    /// The host's own namespace is managed from the start to the end, whatever names it.
+    pub(super) fn begin_host(&mut self, cookie: NetCookie, pin: Pin) {
+        let changes = self.names.observe([]);
+        self.carry_out(changes, &mut HashMap::from([(cookie, pin)]));
+    }
+
+    /// One drained queue of names. Deaths are decided only after all of it, so that a moved mount is no death.
+    pub(super) fn observe_names(&mut self, batch: Batch) {
+        if self.phase == Phase::Stopping {
+            return;
+        }
+        let mut pins = HashMap::new();
+        let mut seen = Vec::new();
+        let mut scanned = false;
+        for observation in batch.0 {
+            match observation {
+                Observation::Name(named) => {
+                    if let Some((path, cookie)) = self.take_pin(named, &mut pins) {
+                        seen.push(engine::Observation::Named(path, cookie));
+                    }
+                }
+                Observation::NoName(path) => seen.push(engine::Observation::Unnamed(path)),
+                Observation::Snapshot(all) => {
+                    let mut all: Vec<_> = all.into_iter().filter_map(|n| self.take_pin(n, &mut pins)).collect();
+                    // A leased name has no mount yet, and is no less a name for that.
+                    all.extend(self.leased_names());
+                    seen.push(engine::Observation::Snapshot(all));
+                    scanned = true;
+                }
+            }
+        }
+        let changes = self.names.observe(seen);
+        self.carry_out(changes, &mut pins);
+        self.scanned |= scanned;
+        self.check_ready();
+    }
+
+    fn take_pin(&mut self, named: NamedNs, pins: &mut HashMap<NetCookie, Pin>) -> Option<(PathBuf, NetCookie)> {
+        let (cookie, pin) = named.identity?;
+        self.lease_seen(&named.path, cookie);
+        pins.insert(cookie, pin);
+        Some((named.path, cookie))
+    }
+
+    /// Carries out what observations mean.
+    pub(super) fn carry_out(&mut self, changes: Vec<NetChange>, pins: &mut HashMap<NetCookie, Pin>) {
+        for change in changes {
+            match change {
+                NetChange::Appeared { cookie, generation, names } => {
+                    let Some(pin) = pins.remove(&cookie) else {
+                        tracing::error!("namespace {} appeared without a descriptor", cookie.0);
+                        continue;
+                    };
+                    if self.nets.contains_key(&cookie) {
+                        self.reborn.insert(cookie, Rebirth { generation, names, pin });
+                    } else {
+                        self.begin(cookie, generation, names, pin);
+                    }
+                }
+                NetChange::Renamed { cookie, names, .. } => self.renamed(cookie, names),
+                NetChange::Died { cookie, .. } => self.end(cookie, ExitReason::Died),
+            }
+        }
+        self.check_waiters();
+    }
+
+    /// Takes a namespace under management and queues its setup.
+    pub(super) fn begin(&mut self, cookie: NetCookie, generation: u32, names: Vec<Arc<str>>, pin: Pin) {
+        let place = Place::new(cookie, pin, &self.links);
+        let is_host = names.first().is_some_and(|n| **n == *engine::HOST);
+        let net = Net::new(cookie, generation, Box::new(Handle(Arc::clone(&place))), is_host);
+        net.set_names(names);
+        self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&net));
+        self.shared.places.insert(&net, &place);
+        let first = self.phase == Phase::Starting;
+        self.nets.insert(cookie, Managed { net, place, backoff: None, first, setting_up: false });
+        self.first_setups += usize::from(first);
+        self.queue_setup(cookie);
+    }
+
+    pub(super) fn queue_setup(&mut self, cookie: NetCookie) {
+        let Some(managed) = self.nets.get_mut(&cookie) else { return };
+        if managed.setting_up {
+            return;
+        }
+        managed.setting_up = true;
+        let (net, events) = (Arc::clone(&managed.net), self.events.clone());
+        self.submit(
+            cookie,
+            Box::new(move |token| {
+                engine::setup_net(token, &net);
+                let _ = events.send(Event::SetUp(cookie));
+            }),
+        );
+    }
+
+    /// Queues a job that may call hooks, or holds it back while an operation has the pernet list.
+    /// False when the daemon is stopping: the job is dropped then, on a worker.
+    pub(super) fn submit(&mut self, cookie: NetCookie, job: HookJob) -> bool {
+        if self.phase == Phase::Stopping {
+            self.workers.run_anywhere(Box::new(move || drop(job)));
+            return false;
+        }
+        let token = if self.held.is_empty() { self.shared.list.read() } else { None };
+        match token {
+            Some(token) => self.workers.queue(cookie, Box::new(move || job(&token))),
+            None => {
+                self.held.push_back(Held(cookie, job));
+                true
+            }
+        }
+    }
+
+    /// An operation has let go of the list: what waited for it goes on, in order.
+    pub(super) fn release_held(&mut self) {
+        while let Some(Held(cookie, job)) = self.held.pop_front() {
+            let Some(token) = self.shared.list.read() else {
+                self.held.push_front(Held(cookie, job));
+                return;
+            };
+            self.workers.queue(cookie, Box::new(move || job(&token)));
+        }
+    }
+
+    /// A setup is over.
+    pub(super) fn set_up(&mut self, cookie: NetCookie) {
+        let Some(managed) = self.nets.get_mut(&cookie) else { return };
+        managed.setting_up = false;
+        self.first_setups -= usize::from(std::mem::take(&mut managed.first));
+        match managed.net.state() {
+            NetState::Failed | NetState::Degraded => {
+                let wait = managed.backoff.map_or(FIRST_RETRY, |b| (b * 2).min(LAST_RETRY));
+                managed.backoff = Some(wait);
+                self.retries.push(Retry(Reverse(Instant::now() + wait), cookie));
+                if let Some(e) = managed.net.error() {
+                    let (netns, state) = (managed.net.name(), managed.net.state().as_str());
+                    tracing::warn!(%netns, plugin = %e.plugin, hook = e.hook, "{state}: {}; tried again in {wait:?}", e.failure.message);
+                }
+            }
+            _ => managed.backoff = None,
+        }
+        self.lease_set_up(cookie);
+        self.check_waiters();
+        self.check_ready();
+    }
+
+    /// When the loop has to look for namespaces to retry.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.retries.peek().map(|r| r.0.0)
+    }
+
+    pub(super) fn retry_due(&mut self) {
+        let now = Instant::now();
+        while self.retries.peek().is_some_and(|r| r.0.0 <= now) {
+            if let Some(Retry(_, cookie)) = self.retries.pop() {
+                self.retry(cookie);
+            }
+        }
+    }
+
+    /// Tries a namespace again if there is something to try.
+    pub(super) fn retry(&mut self, cookie: NetCookie) {
+        let troubled = |m: &Managed| matches!(m.net.state(), NetState::Failed | NetState::Degraded);
+        if self.nets.get(&cookie).is_some_and(troubled) {
+            self.queue_setup(cookie);
+        }
+    }
+
+    /// After a reload everything that is in trouble is tried at once, from the shortest wait again.
+    pub(super) fn retry_troubled_now(&mut self) {
+        let cookies: Vec<NetCookie> = self.nets.keys().copied().collect();
+        for cookie in cookies {
+            if let Some(managed) = self.nets.get_mut(&cookie) {
+                managed.backoff = None;
+            }
+            self.retry(cookie);
+        }
+    }
+
+    fn renamed(&mut self, cookie: NetCookie, names: Vec<Arc<str>>) {
+        if let Some(reborn) = self.reborn.get_mut(&cookie) {
+            reborn.names = names;
+            return;
+        }
+        let Some(managed) = self.nets.get(&cookie) else { return };
+        managed.net.set_names(names);
+        // Which plugins act there is judged by its names.
+        let net = Arc::clone(&managed.net);
+        self.submit(
+            cookie,
+            Box::new(move |token| {
+                for e in engine::rejudge_net(token, &net) {
+                    tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
+                }
+            }),
+        );
+    }
+
+    /// Ends a life: the exits run, then the pin is closed.
+    pub(super) fn end(&mut self, cookie: NetCookie, reason: ExitReason) {
+        if self.reborn.remove(&cookie).is_some() {
+            return;
+        }
+        let Some(managed) = self.nets.get(&cookie) else { return };
+        let (net, events) = (Arc::clone(&managed.net), self.events.clone());
+        // A setup that is running stops at its next step.
+        net.mark_dying();
+        self.submit(
+            cookie,
+            Box::new(move |token| {
+                for e in engine::cleanup_net(token, &net, reason) {
+                    tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
+                }
+                let _ = events.send(Event::CleanedUp(cookie));
+            }),
+        );
+    }
+
+    pub(super) fn cleaned_up(&mut self, cookie: NetCookie) {
+        let Some(managed) = self.nets.remove(&cookie) else { return };
+        self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).retain(|n| n.cookie != cookie);
+        self.shared.places.remove(cookie);
+        managed.place.release();
+        self.first_setups -= usize::from(managed.first);
+        self.answer_gone(&managed.net);
+        if let Some(Rebirth { generation, names, pin }) = self.reborn.remove(&cookie) {
+            self.begin(cookie, generation, names, pin);
+        }
+        self.check_ready();
+    }
+
+    /// Link messages, grouped by namespace: one job each, in the order of the stream.
+    pub(super) fn observe_links(&mut self, events: Vec<LinkEvent>) {
+        let mut runs: Vec<(NetCookie, Vec<LinkObservation>)> = Vec::new();
+        for event in events {
+            let (cookie, number, observation) = match event {
+                LinkEvent::Seen { cookie, subscription, link } => (cookie, subscription, LinkObservation::Seen(link)),
+                LinkEvent::Gone { cookie, subscription, ifindex } => {
+                    (cookie, subscription, LinkObservation::Gone { ifindex })
+                }
+                LinkEvent::Overrun => {
+                    // What was read before the loss counts less than the dumps that follow.
+                    runs.clear();
+                    self.resync();
+                    continue;
+                }
+            };
+            // Older than the dump of a newer subscription.
+            if self.links.subscription(cookie).is_none_or(|s| s.number != number) {
+                continue;
+            }
+            match runs.iter_mut().rev().take(8).find(|(c, _)| *c == cookie) {
+                Some((_, run)) => run.push(observation),
+                None => runs.push((cookie, vec![observation])),
+            }
+        }
+        for (cookie, run) in runs {
+            self.links_seen(cookie, run);
+        }
+    }
+
+    fn links_seen(&mut self, cookie: NetCookie, run: Vec<LinkObservation>) {
+        let Some(managed) = self.nets.get(&cookie) else { return };
+        let net = Arc::clone(&managed.net);
+        self.submit(
+            cookie,
+            Box::new(move |token| {
+                for observation in run {
+                    engine::links_seen(token, &net, observation);
+                }
+            }),
+        );
+    }
+
+    /// Messages were lost: every watched namespace is dumped, and the differences are the events.
+    fn resync(&mut self) {
+        self.resyncs += 1;
+        if self.last_overrun.is_none_or(|t| t.elapsed() > OVERRUN_LOG) {
+            tracing::warn!(
+                "link events were lost; every watched namespace is listed again (netlink.receive_buffer sets the room)"
+            );
+            self.last_overrun = Some(Instant::now());
+        }
+        let watched: Vec<_> = self
+            .nets
+            .values()
+            .filter(|m| m.net.watched())
+            .map(|m| (Arc::clone(&m.net), Arc::clone(&m.place)))
+            .collect();
+        for (net, place) in watched {
+            self.submit(
+                net.cookie,
+                Box::new(move |token| match place.dump() {
+                    Ok(links) => {
+                        engine::links_seen(token, &net, LinkObservation::Dump(links));
+                    }
+                    Err(e) => tracing::warn!(netns = %net.name(), "cannot list its devices: {e}"),
+                }),
+            );
+        }
+    }
+
+    /// Namespaces in which no plugin wants device events any more are not listened to any more.
+    pub(super) fn unwatch_idle(&mut self) {
+        for managed in self.nets.values().filter(|m| !m.net.watched()) {
+            self.links.unsubscribe(managed.net.cookie);
+        }
+    }
+
+    /// Closes every pin; the exits have run.
+    pub(super) fn release_all(&mut self) {
+        for (_, managed) in self.nets.drain() {
+            managed.place.release();
+        }
+    }
+}

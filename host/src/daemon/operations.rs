@@ -1,0 +1,192 @@
+//! One at a time: the operations that need the pernet list for themselves, each on a thread of its own.
+//!
+//! A reload that is asked for while one runs causes exactly one more, however often it is asked for. Stop goes last.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::control::wire::{self, ReloadAction, ReloadResult, ReloadedPlugin};
+use crate::control::{ControlError, ErrorKind, Reply};
+use crate::linux::ns;
+use crate::{logging, plugin, systemd};
+
+use super::plugins::Trouble;
+use super::reload::{self, Report};
+use super::{Daemon, Event, Phase};
+
+/// What can be asked for.
+pub(super) enum Kind {
+    /// Reload, and whom to tell.
+    Reload(Vec<Reply<ReloadResult>>),
+    /// Take out a plugin that panicked.
+    Fail(Arc<str>, Trouble),
+    /// Run all exits.
+    Stop,
+}
+
+/// What came of it.
+pub(crate) enum Done {
+    /// A reload.
+    Reload(Report),
+    /// The removal of a plugin.
+    Failed(Result<(), Trouble>),
+    /// The end.
+    Stopped(Result<(), Trouble>),
+}
+
+/// The queue, and what runs.
+#[derive(Default)]
+pub(super) struct Operations {
+    running: bool,
+    queued: VecDeque<Kind>,
+    /// Whom to tell of the reload that runs.
+    askers: Vec<Reply<ReloadResult>>,
+    stopped: bool,
+}
+
+impl Operations {
+    /// Whether the exits have run.
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    pub(super) fn reloading(&self) -> bool {
+        self.running && !self.stopped
+    }
+
+    fn push(&mut self, kind: Kind) {
+        if let Kind::Reload(mut new) = kind {
+            let waiting =
+                self.queued.iter_mut().find_map(|k| if let Kind::Reload(askers) = k { Some(askers) } else { None });
+            match waiting {
+                Some(askers) => askers.append(&mut new),
+                None => self.queued.push_back(Kind::Reload(new)),
+            }
+        } else {
+            self.queued.push_back(kind);
+        }
+    }
+}
+
+impl Daemon {
+    pub(super) fn operate(&mut self, kind: Kind) {
+        self.operations.push(kind);
+        self.next_operation();
+    }
+
+    fn next_operation(&mut self) {
+        if self.operations.running {
+            return;
+        }
+        let Some(kind) = self.operations.queued.pop_front() else { return };
+        let shared = Arc::clone(&self.shared);
+        let work: Box<dyn FnOnce() -> Done + Send> = match kind {
+            Kind::Reload(askers) => {
+                self.operations.askers = askers;
+                let command_line = self.command_line.clone();
+                Box::new(move || Done::Reload(reload::reload(&shared, &command_line)))
+            }
+            Kind::Fail(plugin, trouble) => Box::new(move || Done::Failed(reload::fail(&shared, &plugin, &trouble))),
+            Kind::Stop => Box::new(move || Done::Stopped(reload::stop(&shared))),
+        };
+        let events = self.events.clone();
+        self.operations.running = true;
+        let started = std::thread::Builder::new().name("operation".into()).spawn(move || {
+            // It calls hooks, so it enters namespaces; where it cannot, every enter says so.
+            if let Err(e) = ns::take_seat() {
+                tracing::error!("this thread cannot enter namespaces: {e}");
+            }
+            let done = work();
+            let _ = events.send(Event::Operation(done));
+        });
+        if let Err(e) = started {
+            tracing::error!("cannot start a thread for the operation: {e}; raise the limit of threads");
+            self.operations.running = false;
+        }
+    }
+
+    pub(super) fn operation_done(&mut self, done: Done) {
+        self.operations.running = false;
+        match done {
+            Done::Reload(report) => self.reloaded(report),
+            Done::Failed(Ok(())) => {}
+            Done::Failed(Err(trouble)) => {
+                tracing::error!("a plugin that panicked is still registered: {}", trouble.message)
+            }
+            Done::Stopped(result) => {
+                if let Err(trouble) = result {
+                    tracing::error!("the exits did not run: {}", trouble.message);
+                    self.exit_code = 1;
+                }
+                self.operations.stopped = true;
+                self.release_all();
+            }
+        }
+        self.release_held();
+        self.retry_troubled_now();
+        self.unwatch_idle();
+        self.next_operation();
+    }
+
+    fn reloaded(&mut self, report: Report) {
+        if let Some(config) = &report.config {
+            self.config = Arc::clone(config);
+            if let Err(e) = self.server.set_read(&config.main.control.read) {
+                tracing::warn!("control.read stays as it was: {e}");
+            }
+            logging::set_level(config.main.log.level);
+            plugin::host_api::set_log_level(logging::level());
+            self.generation += 1;
+        }
+        self.last_reload = Some(wire::LastReload {
+            time: wire::time(SystemTime::now()),
+            ok: report.ok,
+            error: report.error.clone(),
+            pause_us: u64::try_from(report.pause.as_micros()).unwrap_or(u64::MAX),
+        });
+        let outcome = match &report.error {
+            None => format!("reloaded in {} us", report.pause.as_micros()),
+            Some(error) => format!("reload failed: {error}"),
+        };
+        if report.ok {
+            tracing::info!("{outcome}")
+        } else {
+            tracing::error!("{outcome}")
+        }
+        for row in &report.plugins {
+            tracing::info!(plugin = row.name, action = row.action, "{}", row.error.as_deref().unwrap_or("done"));
+        }
+        if self.phase == Phase::Running {
+            systemd::ready(&format!("{}; {outcome}", self.summary()));
+        }
+        let result = ReloadResult {
+            ok: report.ok,
+            generation: self.generation,
+            plugins: report.plugins.iter().map(row).collect(),
+        };
+        for asker in std::mem::take(&mut self.operations.askers) {
+            // A refusal that names no plugin is nobody's row: it goes as the error itself.
+            asker.send(match &report.error {
+                Some(error) if report.plugins.is_empty() => Err(ControlError::new(
+                    ErrorKind::Failed,
+                    "reload",
+                    error.clone(),
+                    "nothing was changed; correct it and reload again",
+                )),
+                _ => Ok(result.clone()),
+            });
+        }
+    }
+}
+
+fn row(row: &reload::Row) -> ReloadedPlugin {
+    let action = match row.action {
+        "kept" => ReloadAction::kept,
+        "added" => ReloadAction::added,
+        "replaced" => ReloadAction::replaced,
+        "removed" => ReloadAction::removed,
+        _ => ReloadAction::failed,
+    };
+    ReloadedPlugin { name: row.name.clone(), action, error: row.error.clone() }
+}

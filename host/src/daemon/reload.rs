@@ -1,0 +1,421 @@
+//! The reload transaction, and the other works that need the pernet list for themselves: start, stop, and the removal
+//! of a plugin that panicked.
+//!
+//! Two phases. *Prepare* reads and checks everything with the old set live; an error there changes nothing. *Commit*
+//! works under the write token: what leaves exits in reverse order, what comes inits in order, and an error walks the
+//! same steps back. These functions run on a thread of their own, never on the loop: hooks are called from here.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::config::{self, CommandLine, Config};
+use crate::control::wire;
+use crate::engine::{self, HookError, Net, PernetList, WriteToken};
+use crate::plugin::Judge;
+use pernet_plugin_api::ExitReason;
+
+use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
+use super::services::Places;
+
+/// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// What the loop and these works share.
+pub(super) struct Shared {
+    /// The registration model.
+    pub(super) list: Arc<PernetList>,
+    /// Managed namespaces in creation order. Lock protects the list only, never held across a hook.
+    pub(super) nets: RwLock<Vec<Arc<Net>>>,
+    /// Managed namespaces by cookie.
+    pub(super) places: Arc<Places>,
+    /// The plugins. Held for moments by the loop, and by these works only to read and to publish, not across a hook.
+    pub(super) plugins: Mutex<Plugins>,
+    /// Makes instances.
+    pub(super) maker: Maker,
+    /// Judges plugin files; made before any namespace was entered.
+    pub(super) judge: Judge,
+}
+
+/// What became of one plugin in a reload.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// The plugin's name.
+    pub(super) name: String,
+    /// `kept`, `added`, `replaced`, `removed` or `failed`.
+    pub(super) action: &'static str,
+    /// What went wrong with it.
+    pub(super) error: Option<String>,
+}
+
+/// What became of a reload.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    /// Whether the new set runs.
+    pub(super) ok: bool,
+    /// Per plugin, in registration order; removed ones last.
+    pub(super) plugins: Vec<Row>,
+    /// Why it did not succeed, as one text; several lines where several things are wrong.
+    pub(super) error: Option<String>,
+    /// How long no hook was admitted.
+    pub(super) pause: Duration,
+    /// The configuration that is now in force, if it changed.
+    pub(super) config: Option<Arc<Config>>,
+}
+
+impl Shared {
+    /// The plugins, whatever a panicking thread left.
+    pub(super) fn plugins(&self) -> MutexGuard<'_, Plugins> {
+        self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The plugins as they are shown.
+    pub(super) fn shown(&self) -> Arc<Vec<wire::Plugin>> {
+        self.plugins().rows()
+    }
+
+    /// Managed namespaces in creation order.
+    pub(super) fn nets(&self) -> Vec<Arc<Net>> {
+        self.nets.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn write(&self) -> Result<WriteToken, Trouble> {
+        self.list.write(DRAIN).map_err(|blocked| {
+            Trouble::new(
+                "reload",
+                format!("{} s passed while hooks were still running ({blocked}); nothing was changed", DRAIN.as_secs()),
+            )
+        })
+    }
+}
+
+/// Brings up every plugin of the configuration before any namespace is known. A bad plugin file is refused and the
+/// rest run; a contradiction in the order ends the start.
+pub(super) fn start(shared: &Shared, config: &Config) -> Result<(), String> {
+    let (good, mut entries) = sort_out(plugins::prepare_all(&shared.judge, config));
+    let order = plugins::order(&good).map_err(|e| e.clone())?;
+    let write = shared.write().map_err(|t| t.message)?;
+    for (place, index) in order.into_iter().enumerate() {
+        entries.push(bring_up(shared, &write, &good[index], place, &entries));
+    }
+    shared.plugins().put(entries);
+    Ok(())
+}
+
+/// Splits what was prepared from what is refused; what requires a refused plugin is refused with it.
+fn sort_out(results: Vec<Result<Prepared, (Arc<config::PluginConfig>, Trouble)>>) -> (Vec<Prepared>, Vec<Entry>) {
+    let mut good = Vec::new();
+    let mut refused = Vec::new();
+    for result in results {
+        match result {
+            Ok(prepared) => good.push(prepared),
+            Err((config, trouble)) => refused.push(Entry::Refused(config, trouble)),
+        }
+    }
+    while let Some(i) =
+        good.iter().position(|p: &Prepared| refused.iter().any(|r| p.requires.iter().any(|q| q == r.name())))
+    {
+        let orphan = good.remove(i);
+        let why = Trouble::new("requires", "a plugin that it requires is refused; repair that one first");
+        refused.push(Entry::Refused(orphan.config, why));
+    }
+    (good, refused)
+}
+
+fn bring_up(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usize, before: &[Entry]) -> Entry {
+    let missing = prepared.requires.iter().find(|r| !before.iter().any(|e| e.name() == **r && e.live().is_some()));
+    if let Some(missing) = missing {
+        let why = format!("requires {missing}, which does not run; repair that one first");
+        return Entry::Failed(prepared.clone(), Trouble::new("requires", why));
+    }
+    match register_new(shared, write, prepared, place) {
+        Ok(live) => Entry::Live(live),
+        Err(trouble) => {
+            tracing::error!(plugin = prepared.config.name, "plugin failed: {}", trouble.message);
+            Entry::Failed(prepared.clone(), trouble)
+        }
+    }
+}
+
+/// Makes an instance and registers it in every live namespace, or leaves nothing of it.
+fn register_new(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usize) -> Result<Live, Trouble> {
+    let live = shared.maker.create(prepared, place)?;
+    match engine::register(write, live.member(), &shared.nets()) {
+        Ok(()) => Ok(live),
+        Err(errors) => {
+            destroy(shared, live);
+            Err(first_trouble(&errors))
+        }
+    }
+}
+
+fn first_trouble(errors: &[HookError]) -> Trouble {
+    errors.first().map_or_else(|| Trouble::new("pernet.init", "failed without saying why"), Trouble::from)
+}
+
+fn destroy(shared: &Shared, live: Live) {
+    shared.plugins().ended(&live);
+    if let Err(e) = live.instance.destroy() {
+        tracing::error!(plugin = live.prepared.config.name, "drop failed: {e}");
+    }
+}
+
+fn report_teardown(errors: &[HookError]) {
+    for e in errors {
+        tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
+    }
+}
+
+/// What a reload is going to do, worked out with the old set live.
+struct Plan {
+    config: Arc<Config>,
+    /// The new set in its new order.
+    new: Vec<Prepared>,
+}
+
+/// Reads the configuration again and brings the running set in line with it, or changes nothing.
+pub(super) fn reload(shared: &Shared, command_line: &CommandLine) -> Report {
+    let plan = match prepare(shared, command_line) {
+        Ok(plan) => plan,
+        Err(troubles) => return refused(&troubles),
+    };
+    let waited = Instant::now();
+    let mut report = match shared.write() {
+        Ok(write) => commit(shared, &write, plan),
+        Err(trouble) => refused(&[(String::new(), trouble)]),
+    };
+    report.pause = waited.elapsed();
+    report
+}
+
+fn refused(troubles: &[(String, Trouble)]) -> Report {
+    let rows = troubles.iter().filter(|(name, _)| !name.is_empty());
+    let rows = rows.map(|(name, t)| Row { name: name.clone(), action: "failed", error: Some(t.message.clone()) });
+    let text: Vec<&str> = troubles.iter().map(|(_, t)| t.message.as_str()).collect();
+    Report { plugins: rows.collect(), error: Some(text.join("\n")), ..Report::default() }
+}
+
+fn prepare(shared: &Shared, command_line: &CommandLine) -> Result<Plan, Vec<(String, Trouble)>> {
+    let config = Config::load(&command_line.paths()).map_err(|e| vec![(String::new(), Trouble::new("config", e))])?;
+    let mut good = Vec::new();
+    let mut bad = Vec::new();
+    for result in plugins::prepare_all(&shared.judge, &config) {
+        match result {
+            Ok(prepared) => good.push(prepared),
+            Err((config, trouble)) => bad.push((config.name.clone(), trouble)),
+        }
+    }
+    if !bad.is_empty() {
+        return Err(bad);
+    }
+    let order = plugins::order(&good).map_err(|e| vec![(String::new(), Trouble::new("config", e))])?;
+    let new: Vec<Prepared> = order.into_iter().map(|i| good[i].clone()).collect();
+    Ok(Plan { config: Arc::new(config), new })
+}
+
+fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
+    let entries = shared.plugins().take();
+    let old_names: Vec<String> = entries.iter().map(|e| e.name().to_owned()).collect();
+    let mut set = RunningSet { shared, write, running: Vec::new() };
+    let mut idle = Vec::new();
+    for entry in entries {
+        match entry {
+            Entry::Live(live) => set.running.push(Running { live, registered: true }),
+            other => idle.push(other),
+        }
+    }
+    let old: Vec<Prepared> = set.running.iter().map(|r| r.live.prepared.clone()).collect();
+    let before: HashSet<u64> = set.running.iter().map(|r| r.live.generation).collect();
+    // A plugin that had failed already holds nobody up by failing again.
+    let may_fail: HashSet<&str> = idle.iter().map(Entry::name).collect();
+
+    match set.arrange(&plan.new, ExitReason::Replaced, &|name| may_fail.contains(name)) {
+        Ok(failures) => {
+            let entries = set.entries(&plan.new, failures);
+            let report = success(plan.config, &entries, &old_names, &before);
+            shared.plugins().put(entries);
+            report
+        }
+        Err((failed, trouble)) => {
+            let name = failed.config.name.clone();
+            let not_restored = set.arrange(&old, ExitReason::RolledBack, &|_| true).unwrap_or_default();
+            let mut report = refused(&[(name.clone(), trouble.clone())]);
+            let mut text = format!("{name}: {}; the old set was put back", trouble.message);
+            for (prepared, second) in &not_restored {
+                text += &format!(", but {} did not come back: {}", prepared.config.name, second.message);
+            }
+            report.error = Some(text);
+            let not_restored = not_restored.into_iter().map(|(prepared, second)| {
+                let both = format!("{}; and putting it back: {}", trouble.message, second.message);
+                (prepared, Trouble { message: both, ..second })
+            });
+            let mut entries = set.entries(&old, not_restored.collect());
+            idle.retain(|e| e.name() != name);
+            entries.append(&mut idle);
+            if !entries.iter().any(|e| e.name() == name) {
+                entries.push(Entry::Failed(failed, trouble));
+            }
+            shared.plugins().put(entries);
+            report
+        }
+    }
+}
+
+fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before: &HashSet<u64>) -> Report {
+    let row = |e: &Entry| {
+        let (action, error) = match e {
+            Entry::Live(l) if before.contains(&l.generation) => ("kept", None),
+            Entry::Live(l) if old_names.contains(&l.prepared.config.name) => ("replaced", None),
+            Entry::Live(_) => ("added", None),
+            Entry::Failed(_, t) | Entry::Refused(_, t) => ("failed", Some(t.message.clone())),
+        };
+        Row { name: e.name().to_owned(), action, error }
+    };
+    let mut rows: Vec<Row> = entries.iter().map(row).collect();
+    let gone = old_names.iter().filter(|n| !entries.iter().any(|e| e.name() == *n));
+    rows.extend(gone.map(|n| Row { name: n.clone(), action: "removed", error: None }));
+    Report { ok: true, plugins: rows, config: Some(config), ..Report::default() }
+}
+
+/// One instance while the set is rearranged.
+struct Running {
+    live: Live,
+    /// False while it steps aside for one that it requires.
+    registered: bool,
+}
+
+/// The instances that exist, in registration order, on their way from one set to another. The way back after an
+/// error is the same walk towards the old set, so there is no second undo to keep in step.
+struct RunningSet<'a> {
+    shared: &'a Shared,
+    write: &'a WriteToken,
+    running: Vec<Running>,
+}
+
+impl RunningSet<'_> {
+    /// Brings the set to `target`: what does not belong exits newest first, then what is missing is made and
+    /// registered in order. What may not fail and does ends the walk where it stands; what may is returned.
+    fn arrange(
+        &mut self,
+        target: &[Prepared],
+        reason: ExitReason,
+        may_fail: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<(Prepared, Trouble)>, (Prepared, Trouble)> {
+        self.take_down(target, reason);
+        let places: Vec<(Arc<str>, usize)> =
+            target.iter().enumerate().map(|(place, p)| (p.config.name.as_str().into(), place)).collect();
+        engine::renumber(self.write, &places);
+        let mut failures: Vec<(Prepared, Trouble)> = Vec::new();
+        for (place, prepared) in target.iter().enumerate() {
+            let missing = prepared.requires.iter().find(|r| failures.iter().any(|(f, _)| f.config.name == **r));
+            let result = match missing {
+                Some(m) => {
+                    Err(Trouble::new("requires", format!("requires {m}, which does not run; repair that one first")))
+                }
+                None => self.put_up(prepared, place),
+            };
+            match result {
+                Ok(()) => {}
+                Err(trouble) if missing.is_some() || may_fail(&prepared.config.name) => {
+                    failures.push((prepared.clone(), trouble));
+                }
+                Err(trouble) => return Err((prepared.clone(), trouble)),
+            }
+        }
+        self.running.sort_by_key(|r| target.iter().position(|p| p.config.name == r.live.prepared.config.name));
+        Ok(failures)
+    }
+
+    /// Takes down what is not in `target` as it stands, newest first; what requires such a one only steps aside.
+    fn take_down(&mut self, target: &[Prepared], reason: ExitReason) {
+        let stays = |live: &Live| target.iter().any(|p| live.prepared.same_as(p));
+        let comes = |p: &&Prepared| !self.running.iter().any(|r| r.live.prepared.same_as(p));
+        let leaving = self.running.iter().filter(|r| !stays(&r.live)).map(|r| &r.live.prepared);
+        let changing: HashSet<String> =
+            leaving.chain(target.iter().filter(comes)).map(|p| p.config.name.clone()).collect();
+        let aside: HashSet<Arc<str>> = changing.iter().flat_map(|n| self.shared.list.dependents(n)).collect();
+        for mut it in std::mem::take(&mut self.running).into_iter().rev() {
+            let name = it.live.prepared.config.name.clone();
+            let stays = stays(&it.live);
+            if stays && !aside.contains(name.as_str()) {
+                self.running.push(it);
+                continue;
+            }
+            let follows = stays || target.iter().any(|p| p.config.name == name);
+            let reason = if reason == ExitReason::Replaced && !follows { ExitReason::Removed } else { reason };
+            if std::mem::take(&mut it.registered) {
+                let (_, errors) = engine::unregister(self.write, &name, &self.shared.nets(), reason);
+                report_teardown(&errors);
+            }
+            if stays { self.running.push(it) } else { destroy(self.shared, it.live) }
+        }
+        self.running.reverse();
+    }
+
+    /// Makes sure that one plugin of the target runs, at its place.
+    fn put_up(&mut self, prepared: &Prepared, place: usize) -> Result<(), Trouble> {
+        match self.running.iter_mut().find(|r| r.live.prepared.same_as(prepared)) {
+            Some(it) if it.registered => Ok(()),
+            Some(it) => {
+                let registered = engine::register(self.write, it.live.member(), &self.shared.nets());
+                registered.map_err(|errors| first_trouble(&errors))?;
+                it.registered = true;
+                Ok(())
+            }
+            None => {
+                let live = register_new(self.shared, self.write, prepared, place)?;
+                self.running.push(Running { live, registered: true });
+                Ok(())
+            }
+        }
+    }
+
+    /// The rows to show: what runs and what failed, in the order of `target`.
+    fn entries(self, target: &[Prepared], failures: Vec<(Prepared, Trouble)>) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = self.running.into_iter().map(|r| Entry::Live(r.live)).collect();
+        entries.extend(failures.into_iter().map(|(prepared, trouble)| Entry::Failed(prepared, trouble)));
+        entries.sort_by_key(|e| target.iter().position(|p| p.config.name == e.name()));
+        entries
+    }
+}
+
+/// Takes a plugin that panicked out of every namespace, with what requires it. Its exits are called once, guarded.
+pub(super) fn fail(shared: &Shared, name: &str, trouble: &Trouble) -> Result<(), Trouble> {
+    let write = shared.write()?;
+    let mut entries = shared.plugins().take();
+    let dependents = shared.list.dependents(name);
+    for entry in entries.iter_mut().rev() {
+        let orphan = dependents.iter().any(|d| **d == *entry.name());
+        if entry.live().is_none() || (entry.name() != name && !orphan) {
+            continue;
+        }
+        let why = if orphan {
+            Trouble::new("requires", format!("requires {name}, which failed; repair that one, then reload"))
+        } else {
+            trouble.clone()
+        };
+        let (_, errors) = engine::unregister(&write, entry.name(), &shared.nets(), ExitReason::Removed);
+        report_teardown(&errors);
+        let prepared = entry.live().map(|l| l.prepared.clone());
+        let Some(prepared) = prepared else { continue };
+        if let Entry::Live(live) = std::mem::replace(entry, Entry::Failed(prepared, why)) {
+            destroy(shared, live);
+        }
+    }
+    shared.plugins().put(entries);
+    Ok(())
+}
+
+/// Ends everything: exits in reverse in every namespace as one batch, then the plugins, newest first.
+pub(super) fn stop(shared: &Shared) -> Result<(), Trouble> {
+    let write = shared.write()?;
+    let nets = shared.nets();
+    report_teardown(&engine::cleanup_all(&write, &nets, ExitReason::Stopped));
+    let entries = shared.plugins().take();
+    for entry in entries.into_iter().rev() {
+        if let Entry::Live(live) = entry {
+            destroy(shared, live);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! Answers to clients, made from the loop's state.
+//!
+//! What needs a look into the kernel (the devices of namespaces that no plugin watches) is made on a worker, so that
+//! no answer, and no client, holds up the loop. A request that waits for something is kept as a [`Waiter`].
+
+use std::sync::Arc;
+
+use pernet_plugin_api::NetCookie;
+
+use crate::control::wire::{self, Device, Netns, NetnsError, NetnsState};
+use crate::control::{ControlError, Reply, Request};
+use crate::engine::{Link, Net, NetState};
+use crate::plugin;
+
+use super::namespaces::Place;
+use super::{Daemon, Phase};
+
+/// A request that is answered when something has happened.
+pub(super) enum Waiter {
+    /// Until the namespace is there and its setup over.
+    SetUp {
+        /// Any of its names.
+        name: String,
+        /// For the answer.
+        reply: Reply<Netns>,
+    },
+    /// Until the name is gone, and the exits are done if it was the last.
+    Gone {
+        /// The name that goes.
+        name: String,
+        /// The namespace that it goes from.
+        cookie: NetCookie,
+        /// For the answer.
+        reply: Reply<Netns>,
+    },
+}
+
+impl Daemon {
+    pub(super) fn answer(&mut self, request: Request) {
+        match request {
+            Request::Status { reply } => self.status(reply),
+            Request::NetnsList { reply } => self.netns_list(reply),
+            Request::NetnsGet { name, reply } => self.netns_get(&name, reply),
+            Request::NetnsWait { name, reply } => self.wait(Waiter::SetUp { name, reply }),
+            Request::NetnsRetry { name, reply } => self.netns_retry(name, reply),
+            Request::NetnsAdd(add) => self.netns_add(add),
+            Request::LeaseEnded { lease } => self.lease_ended(lease),
+            Request::NetnsWaitGone { name, cookie, reply } => {
+                self.netns_wait_gone(name, NetCookie(cookie), reply);
+            }
+            Request::PluginList { reply } => reply.send(Ok(self.plugin_rows())),
+            Request::DevList { netns, reply } => self.dev_list(netns.as_deref(), reply),
+            Request::Reload { reply } => self.reload(Some(reply)),
+        }
+    }
+
+    /// The namespace that an operator calls by this name.
+    fn by_name(&self, name: &str) -> Option<&Arc<Net>> {
+        let cookie = self.names.find(name)?;
+        self.nets.get(&cookie).map(|m| &m.net)
+    }
+
+    fn in_order(&self) -> Vec<(Arc<Net>, Arc<Place>)> {
+        let mut nets: Vec<_> = self.nets.values().map(|m| (Arc::clone(&m.net), Arc::clone(&m.place))).collect();
+        nets.sort_by_cached_key(|(net, _)| (!net.is_host, net.name()));
+        nets
+    }
+
+    fn status(&self, reply: Reply<wire::Status>) {
+        let mut status = wire::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: match self.phase {
+                Phase::Starting => wire::DaemonState::starting,
+                Phase::Running if self.operations.reloading() => wire::DaemonState::reloading,
+                Phase::Running => wire::DaemonState::running,
+                Phase::Stopping => wire::DaemonState::stopping,
+            },
+            generation: self.generation,
+            discovery: self.discovery.as_ref().map_or_else(String::new, |d| d.method.to_string()),
+            namespaces: wire::NamespaceCounts { live: 0, degraded: 0, failed: 0, setup: 0, dying: 0 },
+            plugins: wire::PluginCounts { live: 0, failed: 0, refused: 0 },
+            devices: 0,
+            resyncs: self.resyncs,
+            retired_generations: plugin::load::retired_generations() as u64,
+            last_reload: self.last_reload.clone(),
+            folders: self.config.main.discovery.folders.iter().map(|f| f.display().to_string()).collect(),
+            pinned: pinned(),
+            facilities: self.facilities(),
+        };
+        for managed in self.nets.values() {
+            let n = &mut status.namespaces;
+            *match managed.net.state() {
+                NetState::Live => &mut n.live,
+                NetState::Degraded => &mut n.degraded,
+                NetState::Failed => &mut n.failed,
+                NetState::Setup => &mut n.setup,
+                NetState::Dying => &mut n.dying,
+            } += 1;
+        }
+        for row in self.shared.shown().iter() {
+            match row.state {
+                wire::PluginState::live => status.plugins.live += 1,
+                wire::PluginState::failed => status.plugins.failed += 1,
+                wire::PluginState::refused => status.plugins.refused += 1,
+                wire::PluginState::retired => {}
+            }
+        }
+        let nets = self.in_order();
+        self.workers.run_anywhere(Box::new(move || {
+            status.devices = nets.iter().map(|(net, place)| count(devices(net, place).len())).sum();
+            reply.send(Ok(status));
+        }));
+    }
+
+    fn facilities(&self) -> Vec<wire::Facility> {
+        let facility = |name: &str, used: bool, detail: &str| wire::Facility {
+            name: name.to_owned(),
+            used,
+            detail: (!detail.is_empty()).then(|| detail.to_owned()),
+        };
+        vec![
+            facility("mount discovery", self.discovery.is_some(), self.discovery.as_ref().map_or("", |d| &d.why)),
+            facility(
+                "all-nsid link events",
+                self.links.listening(),
+                "opened only while some plugin wants device events",
+            ),
+        ]
+    }
+
+    fn netns_list(&self, reply: Reply<Vec<Netns>>) {
+        let rows: Vec<_> =
+            self.in_order().into_iter().map(|(net, place)| (self.wire_netns(&net, None), net, place)).collect();
+        self.workers.run_anywhere(Box::new(move || {
+            let fill = |(mut row, net, place): (Netns, Arc<Net>, Arc<Place>)| {
+                row.devices = count(devices(&net, &place).len());
+                row
+            };
+            reply.send(Ok(rows.into_iter().map(fill).collect()));
+        }));
+    }
+
+    fn netns_get(&self, name: &str, reply: Reply<Netns>) {
+        let Some(net) = self.by_name(name).cloned() else {
+            return reply.send(Err(ControlError::no_such_netns(name)));
+        };
+        let row = self.wire_netns(&net, None);
+        let Some(place) = self.nets.get(&net.cookie).map(|m| Arc::clone(&m.place)) else { return };
+        self.workers.run_anywhere(Box::new(move || {
+            reply.send(Ok(Netns { devices: count(devices(&net, &place).len()), ..row }));
+        }));
+    }
+
+    fn netns_retry(&mut self, name: String, reply: Reply<Netns>) {
+        let Some(cookie) = self.by_name(&name).map(|n| n.cookie) else {
+            return reply.send(Err(ControlError::no_such_netns(&name)));
+        };
+        self.retry(cookie);
+        self.wait(Waiter::SetUp { name, reply });
+    }
+
+    fn netns_wait_gone(&mut self, name: String, cookie: NetCookie, reply: Reply<Netns>) {
+        if self.nets.contains_key(&cookie) {
+            self.wait(Waiter::Gone { name, cookie, reply });
+        } else {
+            reply.send(Err(ControlError::no_such_netns(&name)));
+        }
+    }
+
+    fn wait(&mut self, waiter: Waiter) {
+        self.waiters.push(waiter);
+        self.check_waiters();
+    }
+
+    /// Answers those whose time has come, and forgets those who have gone.
+    pub(super) fn check_waiters(&mut self) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            match waiter {
+                Waiter::SetUp { ref reply, .. } | Waiter::Gone { ref reply, .. } if reply.abandoned() => {}
+                Waiter::SetUp { name, reply } => match self.settled(&name) {
+                    Some(row) => reply.send(Ok(row)),
+                    None => self.waiters.push(Waiter::SetUp { name, reply }),
+                },
+                Waiter::Gone { name, cookie, reply } => match self.goes_on_without(&name, cookie) {
+                    Some(row) => reply.send(Ok(row)),
+                    None => self.waiters.push(Waiter::Gone { name, cookie, reply }),
+                },
+            }
+        }
+    }
+
+    fn settled(&self, name: &str) -> Option<Netns> {
+        let managed = self.nets.get(&self.names.find(name)?)?;
+        let over = matches!(managed.net.state(), NetState::Live | NetState::Degraded | NetState::Failed);
+        (over && !managed.setting_up).then(|| self.wire_netns(&managed.net, None))
+    }
+
+    fn goes_on_without(&self, name: &str, cookie: NetCookie) -> Option<Netns> {
+        let managed = self.nets.get(&cookie)?;
+        let names = managed.net.names();
+        let renamed =
+            managed.net.state() != NetState::Dying && !names.is_empty() && self.names.find(name) != Some(cookie);
+        renamed.then(|| self.wire_netns(&managed.net, None))
+    }
+
+    /// A life has ended: tells those who waited for it.
+    pub(super) fn answer_gone(&mut self, net: &Arc<Net>) {
+        let row = self.wire_netns(net, Some(NetnsState::dying));
+        for waiter in std::mem::take(&mut self.waiters) {
+            match waiter {
+                Waiter::Gone { cookie, reply, .. } if cookie == net.cookie => reply.send(Ok(row.clone())),
+                other => self.waiters.push(other),
+            }
+        }
+    }
+
+    /// The operator's view of a namespace; devices only where they are mirrored.
+    pub(super) fn wire_netns(&self, net: &Net, state: Option<NetnsState>) -> Netns {
+        let state = state.unwrap_or_else(|| match net.state() {
+            NetState::Setup => NetnsState::setup,
+            NetState::Live => NetnsState::live,
+            NetState::Degraded => NetnsState::degraded,
+            NetState::Failed => NetnsState::failed,
+            NetState::Dying => NetnsState::dying,
+        });
+        let error = net.error().map(|e| NetnsError {
+            plugin: e.plugin.to_string(),
+            hook: e.hook.to_owned(),
+            message: e.failure.message.clone(),
+        });
+        Netns {
+            name: net.name().to_string(),
+            names: net.names().iter().map(ToString::to_string).collect(),
+            cookie: net.cookie.0,
+            nsid: self.links.subscription(net.cookie).and_then(|s| u64::try_from(s.nsid).ok()),
+            state,
+            subsystems: net.subsystems().iter().map(ToString::to_string).collect(),
+            devices: count(net.device_count()),
+            error,
+        }
+    }
+
+    fn plugin_rows(&self) -> Vec<wire::Plugin> {
+        let mut rows: Vec<wire::Plugin> = self.shared.shown().as_ref().clone();
+        for row in rows.iter_mut().filter(|r| r.state == wire::PluginState::live) {
+            let here = |net: &Arc<Net>| net.subsystems().iter().any(|s| **s == *row.name);
+            row.namespaces = count(self.nets.values().filter(|m| here(&m.net)).count());
+        }
+        rows
+    }
+
+    fn dev_list(&self, netns: Option<&str>, reply: Reply<Vec<Device>>) {
+        let mut nets = self.in_order();
+        if let Some(name) = netns {
+            let Some(cookie) = self.by_name(name).map(|n| n.cookie) else {
+                return reply.send(Err(ControlError::no_such_netns(name)));
+            };
+            nets.retain(|(net, _)| net.cookie == cookie);
+        }
+        self.workers.run_anywhere(Box::new(move || {
+            reply.send(Ok(nets.iter().flat_map(|(net, place)| devices(net, place)).collect()));
+        }));
+    }
+}
+
+/// The devices of a namespace: the mirror where it is kept, else a look into the kernel.
+fn devices(net: &Net, place: &Place) -> Vec<Device> {
+    let netns = net.name();
+    let row = |link: &Link, reg_state: &str| Device {
+        netns: netns.to_string(),
+        ifindex: u64::from(link.ifindex),
+        name: link.name.to_string(),
+        kind: (!link.kind.is_empty()).then(|| link.kind.to_string()),
+        up: link.is_up(),
+        mtu: u64::from(link.mtu),
+        owner: "kernel".to_owned(),
+        reg_state: reg_state.to_owned(),
+    };
+    if net.watched() {
+        return net.devices().iter().map(|d| row(&d.link, d.reg_state.as_str())).collect();
+    }
+    // One that is just going has none to show.
+    let mut links = place.dump().unwrap_or_default();
+    links.sort_by_key(|l| l.ifindex);
+    links.iter().map(|l| row(l, "registered")).collect()
+}
+
+/// Hooks that have been running for so long that an operator wants to know: each keeps its namespace alive.
+fn pinned() -> Vec<wire::Pinned> {
+    let long = std::time::Duration::from_secs(1);
+    let running = plugin::running::running_for_longer_than(long).into_iter();
+    running
+        .map(|r| wire::Pinned {
+            netns: r.netns.to_string(),
+            plugin: r.plugin.to_string(),
+            hook: r.hook.to_owned(),
+            seconds: r.since.elapsed().as_secs(),
+        })
+        .collect()
+}
+
+fn count(n: usize) -> u64 {
+    n as u64
+}

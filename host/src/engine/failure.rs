@@ -1,0 +1,69 @@
+//! What a hook answers when it fails, and how that is told to the operator.
+//!
+//! [`Failure`] is what the callee said; [`HookError`] adds who was asked, for what, and where. Deciding what follows
+//! from an error is `setup.rs`'s and `pernet.rs`'s business.
+
+use std::fmt;
+use std::sync::Arc;
+
+// Linux's numbers, written out because the engine has no business with libc.
+pub(super) const EPERM: i32 = 1;
+pub(super) const ENOENT: i32 = 2;
+pub(super) const E2BIG: i32 = 7;
+pub(super) const EEXIST: i32 = 17;
+pub(super) const ENODEV: i32 = 19;
+pub(super) const EDEADLK: i32 = 35;
+pub(super) const ETIMEDOUT: i32 = 110;
+
+/// An error as its source gave it: an errno, a sentence, and whether it was a panic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Positive, as in `errno.h`.
+    pub errno: i32,
+    /// What happened, where, and what to do.
+    pub message: String,
+    /// The callee panicked. It is asked for nothing more except its exits.
+    pub panicked: bool,
+}
+
+impl Failure {
+    /// An error that is no panic.
+    #[must_use]
+    pub fn new(errno: i32, message: impl Into<String>) -> Self {
+        Failure { errno, message: message.into(), panicked: false }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A hook that failed: whose, which, where, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookError {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// The hook as the operator sees it: `pernet.init`, `netdev.register`, …
+    pub hook: &'static str,
+    /// The namespace's name at that time; empty where no namespace was concerned.
+    pub netns: Arc<str>,
+    /// What the hook answered.
+    pub failure: Failure,
+}
+
+impl fmt::Display for HookError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "plugin `{}`: {}", self.plugin, self.hook)?;
+        if !self.netns.is_empty() {
+            write!(f, " in `{}`", self.netns)?;
+        }
+        let how = if self.failure.panicked { "panicked: " } else { "" };
+        write!(f, ": {how}{} (errno {})", self.failure.message, self.failure.errno)
+    }
+}
+
+impl std::error::Error for HookError {}

@@ -1,0 +1,306 @@
+//! One life of a network namespace: `struct net`.
+//!
+//! Owns what the engine knows of it: names, state, which plugins are in force, the mirror of its devices. Reads from
+//! other threads (status, lists) take one short lock that is never held while a hook runs. The world is reached only
+//! through [`Namespace`], which the daemon implements with descriptors and tests in memory.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pernet_plugin_api::NetCookie;
+
+use super::failure::{Failure, HookError};
+use super::generic::{Area, Tenant};
+use super::member::{At, Member, Owner};
+use super::netdev::{Link, NetDevice};
+use super::rtnl::{Rtnl, RtnlGuard};
+
+/// Where a namespace stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NetState {
+    /// Its inits have not all run yet.
+    Setup,
+    /// Every plugin that should act here does.
+    Live,
+    /// At least one plugin is absent; the others act.
+    Degraded,
+    /// The setup was rolled back; nobody acts here.
+    Failed,
+    /// Its exits have begun.
+    Dying,
+}
+
+impl NetState {
+    /// The operator's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NetState::Setup => "setup",
+            NetState::Live => "live",
+            NetState::Degraded => "degraded",
+            NetState::Failed => "failed",
+            NetState::Dying => "dying",
+        }
+    }
+}
+
+impl fmt::Display for NetState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How the world acts in one namespace.
+pub trait Namespace: Send + Sync {
+    /// The calling thread acts inside from here on, until [`Namespace::home`] or another namespace's `enter`.
+    fn enter(&self) -> Result<(), Failure>;
+    /// The calling thread acts at home again. After a failure it must not be used for anything else.
+    fn home(&self) -> Result<(), Failure>;
+    /// Subscribes to the namespace's device events (idempotent), then lists its devices, in any order. Called inside.
+    fn links(&self) -> Result<Vec<Link>, Failure>;
+}
+
+/// An error that stops nobody (a notifier's), shown until the same plugin is content with the same device.
+struct Notice {
+    error: HookError,
+    ifindex: u32,
+}
+
+/// What the lock guards.
+pub(super) struct Record {
+    names: Vec<Arc<str>>,
+    state: NetState,
+    pub(super) tenants: Vec<Tenant>,
+    /// Plugins that should act here and do not, each with why.
+    pub(super) absent: Vec<HookError>,
+    /// Why the setup was rolled back.
+    failed: Option<HookError>,
+    notice: Option<Box<Notice>>,
+    /// By ifindex.
+    pub(super) devices: Vec<Arc<NetDevice>>,
+    pub(super) watched: bool,
+}
+
+/// One life of a network namespace.
+pub struct Net {
+    /// The kernel's cookie: never reused.
+    pub cookie: NetCookie,
+    /// Which life of the namespace: counts from 1.
+    pub generation: u32,
+    /// The host's own namespace.
+    pub is_host: bool,
+    namespace: Box<dyn Namespace>,
+    rtnl: Rtnl,
+    dying: AtomicBool,
+    record: Mutex<Record>,
+}
+
+impl Net {
+    /// A life that begins, in state [`NetState::Setup`], without names.
+    #[must_use]
+    pub fn new(cookie: NetCookie, generation: u32, namespace: Box<dyn Namespace>, is_host: bool) -> Arc<Self> {
+        let record = Record {
+            names: Vec::new(),
+            state: NetState::Setup,
+            tenants: Vec::new(),
+            absent: Vec::new(),
+            failed: None,
+            notice: None,
+            devices: Vec::new(),
+            watched: false,
+        };
+        let (rtnl, dying) = (Rtnl::new(cookie), AtomicBool::new(false));
+        Arc::new(Net { cookie, generation, is_host, namespace, rtnl, dying, record: Mutex::new(record) })
+    }
+
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How to act in it.
+    #[must_use]
+    pub fn namespace(&self) -> &dyn Namespace {
+        &*self.namespace
+    }
+
+    /// Its lock.
+    #[must_use]
+    pub fn rtnl(&self) -> &Rtnl {
+        &self.rtnl
+    }
+
+    /// The first of its names; before it has one, `net:` and its cookie.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        let first = self.record().names.first().cloned();
+        first.unwrap_or_else(|| format!("net:{}", self.cookie.0).into())
+    }
+
+    /// All its names, as the operator sees them, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.record().names.clone()
+    }
+
+    /// Gives it other names; see [`super::rejudge_net`]. Without any it keeps those it had, to be called by.
+    pub fn set_names(&self, names: Vec<Arc<str>>) {
+        if !names.is_empty() {
+            self.record().names = names;
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> NetState {
+        self.record().state
+    }
+
+    pub(super) fn set_state(&self, state: NetState) {
+        self.record().state = state;
+    }
+
+    /// Tells it, from any thread, that its names are gone: a setup that is under way stops before its next step.
+    pub fn mark_dying(&self) {
+        self.dying.store(true, Ordering::Release);
+    }
+
+    /// Whether it was told to die.
+    #[must_use]
+    pub fn dying(&self) -> bool {
+        self.dying.load(Ordering::Acquire)
+    }
+
+    /// What is wrong with it: why it failed, else why a plugin is absent, else the last unresolved notifier's error.
+    #[must_use]
+    pub fn error(&self) -> Option<HookError> {
+        let record = self.record();
+        let first = record.failed.as_ref().or_else(|| record.absent.first());
+        first.or(record.notice.as_ref().map(|n| &n.error)).cloned()
+    }
+
+    /// The plugins that should act here and do not, each with why.
+    #[must_use]
+    pub fn absent(&self) -> Vec<HookError> {
+        self.record().absent.clone()
+    }
+
+    /// The plugins in force here, in init order, each once.
+    #[must_use]
+    pub fn subsystems(&self) -> Vec<Arc<str>> {
+        let record = self.record();
+        let mut owners: Vec<_> = record.tenants.iter().filter(|t| t.in_force()).map(|t| &t.member).collect();
+        owners.sort_by_key(|member| (member.first_phase(), member.owner.place()));
+        owners.iter().map(|member| member.owner.name.clone()).collect()
+    }
+
+    /// The mirror of its devices, by ifindex. Empty while no plugin watches.
+    #[must_use]
+    pub fn devices(&self) -> Vec<Arc<NetDevice>> {
+        self.record().devices.clone()
+    }
+
+    /// How many devices the mirror has.
+    #[must_use]
+    pub fn device_count(&self) -> usize {
+        self.record().devices.len()
+    }
+
+    /// Whether a plugin here wants device events, and so the mirror is kept. Look after every engine call.
+    #[must_use]
+    pub fn watched(&self) -> bool {
+        self.record().watched
+    }
+
+    /// Calls `f` with a plugin's areas here; `None` if none of its hooks is in force (any more).
+    ///
+    /// For work that a plugin left behind: what it is told exists, and no code of it runs here after its exits.
+    pub fn with_areas<R>(&self, held: &RtnlGuard<'_>, owner: &Owner, f: impl FnOnce(&At<'_>) -> R) -> Option<R> {
+        debug_assert_eq!(held.cookie(), self.cookie, "the lock of another net proves nothing");
+        self.areas_in_force(owner).map(|areas| f(&At { net: self, areas: &areas }))
+    }
+
+    /// The areas of a plugin of which a hook is in force here. Ask under the RTNL, or the answer is stale at once.
+    #[must_use]
+    pub fn areas_in_force(&self, owner: &Owner) -> Option<Arc<[Area]>> {
+        let record = self.record();
+        let mut tenants = record.tenants.iter();
+        let tenant = tenants.find(|t| std::ptr::eq(&raw const *t.member.owner, owner) && t.in_force())?;
+        Some(tenant.areas())
+    }
+
+    pub(super) fn has_tenant(&self, member: &Arc<Member>) -> bool {
+        self.record().tenants.iter().any(|t| Arc::ptr_eq(&t.member, member))
+    }
+
+    /// The member's things here, under the record's lock. Never call a hook from inside `f`.
+    pub(super) fn tenant<R>(&self, member: &Arc<Member>, f: impl FnOnce(&mut Tenant) -> R) -> Option<R> {
+        self.record().tenants.iter_mut().find(|t| Arc::ptr_eq(&t.member, member)).map(f)
+    }
+
+    pub(super) fn join(&self, member: &Arc<Member>) {
+        self.record().tenants.push(Tenant::new(member.clone()));
+    }
+
+    pub(super) fn leave(&self, member: &Arc<Member>) {
+        let mut record = self.record();
+        record.tenants.retain(|t| !Arc::ptr_eq(&t.member, member));
+        record.notice.take_if(|n| n.error.plugin == member.owner.name);
+    }
+
+    /// Notes that a plugin should act here and does not.
+    pub(super) fn note_absent(&self, why: HookError) {
+        let mut record = self.record();
+        match record.absent.iter_mut().find(|a| a.plugin == why.plugin) {
+            Some(before) => *before = why,
+            None => record.absent.push(why),
+        }
+    }
+
+    pub(super) fn forget_absent(&self, plugin: &str) {
+        self.record().absent.retain(|a| &*a.plugin != plugin);
+    }
+
+    pub(super) fn fail(&self, why: HookError) {
+        let mut record = self.record();
+        record.absent.clear();
+        record.failed = Some(why);
+        record.state = NetState::Failed;
+    }
+
+    pub(super) fn begin_setup(&self) {
+        let mut record = self.record();
+        record.absent.clear();
+        record.failed = None;
+        record.state = NetState::Setup;
+    }
+
+    /// Live or degraded, by whether somebody is absent.
+    pub(super) fn judge(&self) {
+        let mut record = self.record();
+        record.state = if record.absent.is_empty() { NetState::Live } else { NetState::Degraded };
+    }
+
+    /// The same, for one that is running already: a dying or failed net stays that.
+    pub(super) fn judge_again(&self) {
+        if matches!(self.state(), NetState::Live | NetState::Degraded) {
+            self.judge();
+        }
+    }
+
+    pub(super) fn note_device_error(&self, error: HookError, ifindex: u32) {
+        self.record().notice = Some(Box::new(Notice { error, ifindex }));
+    }
+
+    /// The plugin is content with the device, or (`None`) the device is gone: what it said before no longer holds.
+    pub(super) fn resolve_device_error(&self, plugin: Option<&str>, ifindex: u32) {
+        let same = |n: &mut Box<Notice>| n.ifindex == ifindex && plugin.is_none_or(|p| p == &*n.error.plugin);
+        self.record().notice.take_if(same);
+    }
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Net({} {} life {} {})", self.name(), self.cookie.0, self.generation, self.state())
+    }
+}

@@ -1,0 +1,270 @@
+//! The call edge: the engine's traits over the ABI. Every call into an instance goes through [`Inner::ask`].
+//!
+//! A call is admitted (the instance is there, and not poisoned unless it is an exit), shown as running on its thread,
+//! timed, and reported. The plugin catches its own panics and says so; a first panic poisons the instance.
+//!
+//! Not here: entering the namespace and holding its lock, which the caller has done.
+
+use super::instance::Inner;
+use super::running::Guard;
+use super::status::failure_of;
+use crate::engine::{Area, At, Failure, NetdevEvent, NotifierBlock, Operations};
+use abi_stable::std_types::RSlice;
+use pernet_plugin_api::abi::{AreaHandle, DeviceEvent, InstanceHandle, NetInfo, PluginModRef, Status};
+use pernet_plugin_api::{EventKind, ExitReason, NetCookie, Verdict};
+use std::sync::Arc;
+
+/// What can be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hook {
+    Load,
+    Check,
+    Init,
+    Drop,
+    PernetInit,
+    PernetPreExit,
+    PernetExit,
+    PernetExitBatch,
+    PernetFree,
+    Netdev(EventKind),
+    Work,
+    DropWork,
+}
+
+impl Hook {
+    /// As the operator sees it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Hook::Load => "plugin.load",
+            Hook::Check => "plugin.check",
+            Hook::Init => "plugin.init",
+            Hook::Drop => "plugin.drop",
+            Hook::PernetInit => "pernet.init",
+            Hook::PernetPreExit => "pernet.pre_exit",
+            Hook::PernetExit => "pernet.exit",
+            Hook::PernetExitBatch => "pernet.exit_batch",
+            Hook::PernetFree => "pernet.free",
+            Hook::Work => "work.run",
+            Hook::DropWork => "work.drop",
+            Hook::Netdev(kind) => match kind {
+                EventKind::Register => "netdev.register",
+                EventKind::Up => "netdev.up",
+                EventKind::GoingDown => "netdev.goingdown",
+                EventKind::Down => "netdev.down",
+                EventKind::ChangeName => "netdev.changename",
+                EventKind::ChangeMtu => "netdev.changemtu",
+                EventKind::ChangeAddr => "netdev.changeaddr",
+                EventKind::ChangeUpper => "netdev.changeupper",
+                EventKind::Change => "netdev.change",
+                EventKind::Unregister => "netdev.unregister",
+            },
+        }
+    }
+
+    /// Whether a panicked instance is still asked for it.
+    fn is_exit(self) -> bool {
+        use Hook::{DropWork, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
+        matches!(self, PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork)
+    }
+
+    /// Whether its calls are told even when all went well; freeing memory is nobody's event.
+    fn is_told(self) -> bool {
+        !matches!(self, Hook::PernetFree | Hook::DropWork)
+    }
+}
+
+/// Where a hook is called, for attribution.
+pub(super) struct Place<'a> {
+    /// The namespace's name; empty at home and for several.
+    pub(super) netns: Arc<str>,
+    /// The last in lock order of the namespaces that it is in.
+    pub(super) last: Option<NetCookie>,
+    pub(super) device: Option<&'a str>,
+}
+
+impl Place<'static> {
+    pub(super) fn home() -> Self {
+        Place { netns: Arc::from(""), last: None, device: None }
+    }
+}
+
+/// The ops of a plugin's pernet registration.
+pub(super) struct PernetCaller {
+    pub(super) instance: Arc<Inner>,
+    pub(super) op: u32,
+}
+
+/// A plugin's notifier.
+pub(super) struct NotifierCaller {
+    pub(super) instance: Arc<Inner>,
+    pub(super) number: u32,
+}
+
+impl Inner {
+    /// Calls into the instance. `call` gives the status and what else was answered.
+    fn ask<T>(
+        &self,
+        hook: Hook,
+        place: &Place<'_>,
+        call: impl FnOnce(PluginModRef, InstanceHandle) -> (Status, T),
+    ) -> Result<T, Failure> {
+        let gone =
+            || Failure::new(libc::ESTALE, format!("plugin `{}` is gone; {} was not called", self.name, hook.as_str()));
+        let _pass = self.gate.enter().ok_or_else(gone)?;
+        let handle = self.handle().ok_or_else(gone)?;
+        if self.is_poisoned() && !hook.is_exit() {
+            let why =
+                format!("plugin `{}` panicked earlier; only its exits are called until it is reloaded", self.name);
+            return Err(Failure::new(libc::EIO, why));
+        }
+        let guard = Guard::enter(self.running(hook, place));
+        let (status, value) = call(self.code.module, handle);
+        let duration = guard.since.elapsed();
+        drop(guard);
+        let failure = failure_of(&status);
+        if hook.is_told() || failure.is_some() {
+            self.report(hook, place, failure.as_ref(), duration);
+        }
+        match failure {
+            None => Ok(value),
+            Some(failure) => {
+                if failure.panicked {
+                    self.poison(&failure);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    pub(super) fn run_work(&self, work: u64, nets: &[At<'_>]) -> Result<(), Failure> {
+        let netns = nets.first().map_or_else(|| Arc::from(""), |at| at.net.name());
+        let place = Place { netns, last: nets.iter().map(|at| at.net.cookie).max(), device: None };
+        with_infos(nets, |infos| {
+            self.ask(Hook::Work, &place, |table, instance| (table.run_work()(instance, work, infos), ()))
+        })
+    }
+
+    pub(super) fn drop_work(&self, work: u64) -> Result<(), Failure> {
+        self.ask(Hook::DropWork, &Place::home(), |table, instance| (table.drop_work()(instance, work), ()))
+    }
+}
+
+impl Operations for PernetCaller {
+    fn init(&self, at: &At<'_>) -> Result<Area, Failure> {
+        with_info(at, None, |place, net| {
+            self.instance.ask(Hook::PernetInit, place, |table, instance| {
+                let answer = table.pernet_init()(instance, self.op, net);
+                (answer.status, Area(answer.area.0))
+            })
+        })
+    }
+
+    fn pre_exit(&self, at: &At<'_>, reason: ExitReason) -> Result<(), Failure> {
+        with_info(at, None, |place, net| {
+            self.instance.ask(Hook::PernetPreExit, place, |table, instance| {
+                (table.pernet_pre_exit()(instance, self.op, net, reason as u8), ())
+            })
+        })
+    }
+
+    fn exit(&self, at: &At<'_>, reason: ExitReason) -> Result<(), Failure> {
+        with_info(at, None, |place, net| {
+            self.instance.ask(Hook::PernetExit, place, |table, instance| {
+                (table.pernet_exit()(instance, self.op, net, reason as u8), ())
+            })
+        })
+    }
+
+    fn exit_batch(&self, nets: &[At<'_>], reason: ExitReason) -> Result<(), Failure> {
+        // It runs at home, so nothing of a namespace is held; one namespace is still worth naming.
+        let mut place = Place::home();
+        if let [only] = nets {
+            place.netns = only.net.name();
+        }
+        with_infos(nets, |infos| {
+            self.instance.ask(Hook::PernetExitBatch, &place, |table, instance| {
+                (table.pernet_exit_batch()(instance, self.op, infos, reason as u8), ())
+            })
+        })
+    }
+
+    fn free(&self, area: Area) -> Result<(), Failure> {
+        self.instance.ask(Hook::PernetFree, &Place::home(), |table, instance| {
+            (table.pernet_free()(instance, self.op, AreaHandle(area.0)), ())
+        })
+    }
+}
+
+impl NotifierBlock for NotifierCaller {
+    fn call(&self, at: &At<'_>, event: &NetdevEvent<'_>) -> Result<Verdict, Failure> {
+        let device = &event.device.link;
+        let told = DeviceEvent {
+            kind: event.kind as u8,
+            replay: u8::from(event.replay),
+            ifindex: device.ifindex,
+            mtu: device.mtu,
+            flags: device.flags,
+            master: device.master,
+            serial: event.device.serial,
+            name: device.name.as_str().into(),
+            old_name: event.old_name.unwrap_or_default().into(),
+            link_kind: device.kind.as_str().into(),
+            address: device.address.as_slice().into(),
+        };
+        with_info(at, Some(&device.name), |place, net| {
+            self.instance.ask(Hook::Netdev(event.kind), place, |table, instance| {
+                let answer = table.netdev_event()(instance, self.number, net, &told);
+                match Verdict::from_u8(answer.verdict) {
+                    Some(verdict) => (answer.status, verdict),
+                    None if answer.status.errno != 0 => (answer.status, Verdict::Done),
+                    None => (no_verdict(answer.verdict), Verdict::Done),
+                }
+            })
+        })
+    }
+}
+
+/// Only a plugin that is not made with the macro can answer this.
+fn no_verdict(answered: u8) -> Status {
+    let message = format!("it answered {answered}, which is no verdict");
+    Status { errno: libc::EIO, panicked: 0, message: message.into() }
+}
+
+/// Most plugins have few ops: their handles are copied to the stack.
+const FEW: usize = 8;
+
+/// One namespace, for attribution and for the plugin; its name is asked for once.
+fn with_info<R>(at: &At<'_>, device: Option<&str>, f: impl FnOnce(&Place<'_>, &NetInfo<'_>) -> R) -> R {
+    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), device };
+    let info = |areas: &[AreaHandle]| {
+        let (name, areas) = ((&*place.netns).into(), RSlice::from_slice(areas));
+        f(&place, &NetInfo { cookie: at.net.cookie.0, generation: at.net.generation, name, areas })
+    };
+    let mut few = [AreaHandle(0); FEW];
+    match few.get_mut(..at.areas.len()) {
+        Some(areas) => {
+            areas.iter_mut().zip(at.areas).for_each(|(handle, area)| handle.0 = area.0);
+            info(areas)
+        }
+        None => info(&handles(at)),
+    }
+}
+
+fn with_infos<R>(nets: &[At<'_>], f: impl FnOnce(RSlice<'_, NetInfo<'_>>) -> R) -> R {
+    let names: Vec<Arc<str>> = nets.iter().map(|at| at.net.name()).collect();
+    let areas: Vec<Vec<AreaHandle>> = nets.iter().map(handles).collect();
+    let all = nets.iter().zip(&names).zip(&areas);
+    let infos: Vec<NetInfo<'_>> = all
+        .map(|((at, name), areas)| NetInfo {
+            cookie: at.net.cookie.0,
+            generation: at.net.generation,
+            name: (&**name).into(),
+            areas: RSlice::from_slice(areas),
+        })
+        .collect();
+    f(RSlice::from_slice(&infos))
+}
+
+fn handles(at: &At<'_>) -> Vec<AreaHandle> {
+    at.areas.iter().map(|area| AreaHandle(area.0)).collect()
+}

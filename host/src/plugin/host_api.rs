@@ -1,0 +1,187 @@
+//! The host's table: what a plugin may call, from any thread, under a token that names its instance.
+//!
+//! Tokens are numbers, never pointers: one that is no more gets `ESTALE`. A call that would wait for what its own
+//! thread's hook holds gets `EDEADLK` at once. What is asked for is done by the daemon, through [`HostServices`].
+//!
+//! Not here: locks, queues and workers (engine, daemon).
+
+use super::instance::{Inner, InstanceRef};
+use super::running::{Held, current_hook, held_by_this_thread};
+use super::status::status_of;
+use crate::engine::Failure;
+use abi_stable::prefix_type::WithMetadata;
+use abi_stable::std_types::RSlice;
+use pernet_plugin_api::NetCookie;
+use pernet_plugin_api::abi::{HostMod, HostModRef, LogRecord, Status};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::time::Duration;
+
+/// A line of a plugin's log, with where it came from.
+#[derive(Clone, Debug)]
+pub struct LogLine<'a> {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// Which instance of it.
+    pub generation: u64,
+    /// The namespace of the hook that wrote it; none for a line from outside every hook.
+    pub netns: Option<Arc<str>>,
+    /// That hook.
+    pub hook: Option<&'static str>,
+    /// 1 error … 5 trace.
+    pub level: u8,
+    /// The module that wrote it.
+    pub target: &'a str,
+    /// The text.
+    pub message: &'a str,
+    /// The other fields, as a JSON object; empty for none.
+    pub fields: &'a str,
+}
+
+/// A call of a hook that has ended.
+#[derive(Clone, Debug)]
+pub struct HookRecord<'a> {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// `pernet.init`, `netdev.register`, …
+    pub hook: &'static str,
+    /// The namespace's name; empty for what concerns none or several.
+    pub netns: Arc<str>,
+    /// The device's name, for device events.
+    pub device: Option<&'a str>,
+    /// How it ended.
+    pub result: Result<(), &'a Failure>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// What the daemon does for plugins. Called on whatever thread the plugin is on; must not wait for that plugin's end.
+pub trait HostServices: Send + Sync {
+    /// Takes a line of a plugin's log.
+    fn log(&self, line: LogLine<'_>);
+    /// The most verbose level that is wanted: 0 none, 1 error … 5 trace. Asked for when an instance is made; a later
+    /// change is told by [`set_log_level`].
+    fn log_level(&self) -> u8;
+    /// A hook's call has ended.
+    fn hook_called(&self, record: HookRecord<'_>);
+    /// Queues work for after the unlock in one namespace, or two; later either [`InstanceRef::run_work`] or
+    /// [`InstanceRef::drop_work`] is called for it, once. An error means that it was not queued.
+    fn defer(&self, instance: &InstanceRef, cookies: &[u64], work: u64) -> Result<(), Failure>;
+    /// Runs work inside a namespace and waits for it. The caller is in no hook, or only in hooks of namespaces before
+    /// this one in lock order.
+    fn run_in(&self, instance: &InstanceRef, cookie: u64, work: u64) -> Result<(), Failure>;
+    /// An instance panicked, for the first time. Only its exits will be called from now on.
+    fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure);
+}
+
+static LOG_LEVEL: AtomicU8 = AtomicU8::new(0);
+static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+static INSTANCES: LazyLock<RwLock<HashMap<u64, Weak<Inner>>>> = LazyLock::new(RwLock::default);
+
+/// Tells all plugins how verbose to be.
+pub fn set_log_level(level: u8) {
+    LOG_LEVEL.store(level, Ordering::Relaxed);
+}
+
+fn instances() -> RwLockReadGuard<'static, HashMap<u64, Weak<Inner>>> {
+    INSTANCES.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn instances_mut() -> RwLockWriteGuard<'static, HashMap<u64, Weak<Inner>>> {
+    INSTANCES.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A token that no instance ever had.
+pub(super) fn new_token() -> u64 {
+    NEXT_TOKEN.fetch_add(1, Ordering::Relaxed)
+}
+
+pub(super) fn know(token: u64, instance: &Arc<Inner>) {
+    instances_mut().insert(token, Arc::downgrade(instance));
+}
+
+pub(super) fn forget(token: u64) {
+    instances_mut().remove(&token);
+}
+
+fn find(token: u64) -> Option<Arc<Inner>> {
+    instances().get(&token).and_then(Weak::upgrade)
+}
+
+/// The instance behind a token, while it may still ask for things.
+fn find_open(token: u64) -> Result<Arc<Inner>, Failure> {
+    let instance = find(token).filter(|i| !i.is_closed());
+    instance.ok_or_else(|| Failure::new(libc::ESTALE, "this plugin instance is gone"))
+}
+
+/// The table that every instance is given.
+pub(super) fn host_mod() -> HostModRef {
+    const TABLE: &WithMetadata<HostMod> = &WithMetadata::new(HostMod { log_level, log, defer, run_in });
+    HostModRef(TABLE.static_as_prefix())
+}
+
+extern "C" fn log_level() -> u8 {
+    LOG_LEVEL.load(Ordering::Relaxed)
+}
+
+extern "C" fn log(token: u64, record: &LogRecord<'_>) {
+    // A panic must not unwind into the plugin, and a line of a log is not worth more than itself.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        let Some(instance) = find(token) else { return };
+        let hook = current_hook().filter(|hook| hook.token == token);
+        instance.services.log(LogLine {
+            plugin: Arc::clone(&instance.name),
+            generation: instance.generation,
+            netns: hook.as_ref().map(|h| Arc::clone(&h.netns)).filter(|n| !n.is_empty()),
+            hook: hook.map(|h| h.hook),
+            level: record.level,
+            target: record.target.as_str(),
+            message: record.message.as_str(),
+            fields: record.fields.as_str(),
+        });
+    }));
+}
+
+extern "C" fn defer(token: u64, cookies: RSlice<'_, u64>, work: u64) -> Status {
+    guarded(|| {
+        let instance = find_open(token)?;
+        let cookies = cookies.as_slice();
+        match cookies {
+            [_] => {}
+            [a, b] if a != b => {}
+            _ => return Err(Failure::new(libc::EINVAL, "defer takes one namespace, or two different ones")),
+        }
+        if instance.keep_for_later(cookies, work) {
+            return Ok(());
+        }
+        instance.services.defer(&InstanceRef::of(&instance), cookies, work)
+    })
+}
+
+extern "C" fn run_in(token: u64, cookie: u64, work: u64) -> Status {
+    guarded(|| {
+        let instance = find_open(token)?;
+        let deadlock =
+            |why| Err(Failure::new(libc::EDEADLK, format!("run_in would wait for itself: {why}; use defer")));
+        match held_by_this_thread() {
+            Held::Everything => return deadlock("this hook runs while the list of plugins is locked"),
+            Held::UpTo(held) if held == NetCookie(cookie) => return deadlock("this hook is in that namespace"),
+            Held::UpTo(held) if held > NetCookie(cookie) => {
+                return deadlock("this hook is in a namespace that comes after that one in lock order");
+            }
+            Held::UpTo(_) | Held::Nothing => {}
+        }
+        if instance.is_coming() {
+            return Err(Failure::new(libc::EAGAIN, "the plugin's init has not returned yet; use defer"));
+        }
+        instance.services.run_in(&InstanceRef::of(&instance), cookie, work)
+    })
+}
+
+/// The host's own panics stop here, as a plugin's stop inside the plugin.
+fn guarded(call: impl FnOnce() -> Result<(), Failure>) -> Status {
+    let result = catch_unwind(AssertUnwindSafe(call));
+    status_of(result.unwrap_or_else(|_| Err(Failure::new(libc::EIO, "pernetd itself panicked in this call"))))
+}

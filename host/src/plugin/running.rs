@@ -1,0 +1,148 @@
+//! Which hook each thread is in: for the logs' attribution, for `EDEADLK`, and for the operator who asks what hangs.
+//!
+//! Each thread has its own slot, which only it writes; who asks for all of them takes each slot's lock for a moment.
+//! Hooks can nest (work that a hook runs in another namespace), so a slot is a stack.
+
+use super::call::Hook;
+use pernet_plugin_api::NetCookie;
+use std::cell::OnceCell;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// A hook that is being called.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// The plugin's name.
+    pub plugin: Arc<str>,
+    /// Which instance of it.
+    pub generation: u64,
+    /// As the operator sees it: `pernet.init`, …
+    pub hook: &'static str,
+    /// The namespace it is in, the later one of two; none for what runs at home.
+    pub cookie: Option<NetCookie>,
+    /// That namespace's name; empty for what runs at home.
+    pub netns: Arc<str>,
+    /// Since when.
+    pub since: Instant,
+    pub(super) token: u64,
+}
+
+type Stack = Mutex<Vec<Running>>;
+
+static SLOTS: Mutex<Vec<Weak<Stack>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static SLOT: OnceCell<Arc<Stack>> = const { OnceCell::new() };
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This thread's stack; none while the thread ends.
+fn with_slot<R>(f: impl FnOnce(&Arc<Stack>) -> R) -> Option<R> {
+    SLOT.try_with(|slot| f(slot.get_or_init(new_slot))).ok()
+}
+
+fn new_slot() -> Arc<Stack> {
+    let slot = Arc::new(Stack::default());
+    let mut all = lock(&SLOTS);
+    // Threads that ended leave a dead entry; a new one is the moment to sweep.
+    all.retain(|s| s.strong_count() > 0);
+    all.push(Arc::downgrade(&slot));
+    slot
+}
+
+/// All hooks that are being called now, in no order.
+#[must_use]
+pub fn running() -> Vec<Running> {
+    let slots: Vec<Arc<Stack>> = lock(&SLOTS).iter().filter_map(Weak::upgrade).collect();
+    slots.iter().flat_map(|slot| lock(slot).clone()).collect()
+}
+
+/// The hooks that are being called for longer than this: what pins a namespace or hangs.
+#[must_use]
+pub fn running_for_longer_than(limit: Duration) -> Vec<Running> {
+    running().into_iter().filter(|r| r.since.elapsed() > limit).collect()
+}
+
+/// The innermost hook of the calling thread.
+#[must_use]
+pub fn current_hook() -> Option<Running> {
+    with_slot(|slot| lock(slot).last().cloned()).flatten()
+}
+
+/// What the calling thread's hooks hold, as far as waiting for a namespace is concerned.
+pub(super) enum Held {
+    /// It is in no hook.
+    Nothing,
+    /// Its hooks are in namespaces, this being the last in lock order.
+    UpTo(NetCookie),
+    /// It is in a hook that runs at home, under the pernet list's lock.
+    Everything,
+}
+
+pub(super) fn held_by_this_thread() -> Held {
+    let held = with_slot(|slot| {
+        lock(slot).iter().fold(Held::Nothing, |held, hook| match (held, hook.cookie) {
+            (Held::Everything, _) | (_, None) => Held::Everything,
+            (Held::Nothing, Some(cookie)) => Held::UpTo(cookie),
+            (Held::UpTo(most), Some(cookie)) => Held::UpTo(most.max(cookie)),
+        })
+    });
+    held.unwrap_or(Held::Nothing)
+}
+
+/// While it lives, its thread is shown as being in a hook.
+pub(super) struct Guard {
+    pub(super) since: Instant,
+    // It belongs to its thread's stack.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Guard {
+    pub(super) fn enter(hook: Running) -> Self {
+        let since = hook.since;
+        with_slot(|slot| lock(slot).push(hook));
+        Guard { since, _not_send: PhantomData }
+    }
+
+    /// For what is called at home and for no instance.
+    pub(super) fn without_instance(plugin: &Arc<str>, hook: Hook) -> Self {
+        let (plugin, netns, since) = (Arc::clone(plugin), Arc::from(""), Instant::now());
+        Self::enter(Running { plugin, generation: 0, hook: hook.as_str(), cookie: None, netns, since, token: 0 })
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        with_slot(|slot| lock(slot).pop());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(cookie: Option<u64>) -> Running {
+        let (plugin, netns) = (Arc::from("p"), Arc::from("n"));
+        let cookie = cookie.map(NetCookie);
+        Running { plugin, generation: 1, hook: "pernet.init", cookie, netns, since: Instant::now(), token: 77 }
+    }
+
+    #[test]
+    fn nested_hooks_are_seen_and_taken_back() {
+        assert!(current_hook().is_none());
+        let outer = Guard::enter(hook(Some(5)));
+        let inner = Guard::enter(hook(Some(3)));
+        assert!(matches!(held_by_this_thread(), Held::UpTo(NetCookie(5))), "the outer one is still held");
+        let seen = std::thread::spawn(|| running().iter().filter(|r| r.token == 77).count()).join().expect("no panic");
+        assert_eq!(seen, 2, "another thread sees both");
+        drop(inner);
+        let home = Guard::enter(hook(None));
+        assert!(matches!(held_by_this_thread(), Held::Everything));
+        drop((home, outer));
+        assert!(current_hook().is_none());
+    }
+}

@@ -1,0 +1,167 @@
+//! What a plugin may ask of the daemon: to register things, during its init, and to run work, at any time.
+//!
+//! Mirrors `register_pernet_subsys` and its like, and work that the kernel puts off until `rtnl_unlock`. A registration
+//! is only declared here; the host carries it out when init returns.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::abi::{Registration, Status};
+use crate::area::Owner;
+use crate::log::{self, Caller};
+use crate::pernet::{AnyOps, Registered};
+use crate::work::{Work, WorkTable};
+use crate::{Error, Net, NetCookie, Notifier, PernetId, PernetOps, Result};
+
+/// Takes registrations. There is one only during the plugin's `init`.
+pub struct Registrar {
+    instance: u64,
+    pub(crate) registrations: Vec<Registration>,
+    pub(crate) ops: Vec<Box<dyn AnyOps>>,
+    pub(crate) notifiers: Vec<Box<dyn Notifier>>,
+}
+
+/// [`Registration::class`].
+#[derive(Clone, Copy)]
+enum Class {
+    Subsys = 0,
+    Device = 1,
+    Notifier = 2,
+}
+
+impl Registrar {
+    pub(crate) fn new(instance: u64) -> Self {
+        Registrar { instance, registrations: Vec::new(), ops: Vec::new(), notifiers: Vec::new() }
+    }
+
+    /// Registers a pernet subsystem: its init comes before the namespace's devices are shown, its exit after they are
+    /// gone (K1.1(1)). The name is for the operator's eyes.
+    pub fn pernet_subsys<O: PernetOps>(&mut self, name: &str, ops: O) -> Result<PernetId<O::State>> {
+        self.pernet(Class::Subsys, name, ops)
+    }
+
+    /// Registers a pernet device: after every subsystem, and its exit comes while the namespace's devices are still
+    /// there. What owns network devices belongs here (K1.5).
+    pub fn pernet_device<O: PernetOps>(&mut self, name: &str, ops: O) -> Result<PernetId<O::State>> {
+        self.pernet(Class::Device, name, ops)
+    }
+
+    /// Registers a notifier. A higher priority is told earlier; among equals, who registered earlier (K3.1). Each
+    /// namespace with such a notifier costs every sender of link events on the host: register one only if needed.
+    pub fn notifier<N: Notifier>(&mut self, name: &str, priority: i32, notifier: N) -> Result<()> {
+        let number = number(self.notifiers.len())?;
+        self.declare(Class::Notifier, number, priority, name)?;
+        self.notifiers.push(Box::new(notifier));
+        Ok(())
+    }
+
+    fn pernet<O: PernetOps>(&mut self, class: Class, name: &str, ops: O) -> Result<PernetId<O::State>> {
+        let op = number(self.ops.len())?;
+        self.declare(class, op, 0, name)?;
+        let id = PernetId::new(Owner { instance: self.instance, op });
+        self.ops.push(Box::new(Registered { ops, id }));
+        Ok(id)
+    }
+
+    fn declare(&mut self, class: Class, number: u32, priority: i32, name: &str) -> Result<()> {
+        if name.is_empty() {
+            return Err(Error::new(libc::EINVAL, "a registration needs a name, which the operator sees"));
+        }
+        self.registrations.push(Registration { class: class as u8, number, priority, name: name.into() });
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Registrar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registrar").field("registrations", &self.registrations).finish_non_exhaustive()
+    }
+}
+
+fn number(len: usize) -> Result<u32> {
+    u32::try_from(len).map_err(|_| Error::new(libc::ENOSPC, "too many registrations"))
+}
+
+/// The way to the daemon, from any thread, for as long as one likes: after the instance's end every call gets `ESTALE`.
+#[derive(Clone)]
+pub struct Host {
+    caller: Caller,
+    work: Arc<WorkTable>,
+}
+
+impl Host {
+    pub(crate) fn new(caller: Caller, work: Arc<WorkTable>) -> Self {
+        Host { caller, work }
+    }
+
+    /// Queues work for one namespace: it runs inside it, once, after whoever holds its device lock lets go, and before
+    /// that unlocking call returns; it may take the lock again. Without a holder it runs soon, on a worker.
+    ///
+    /// If the namespace or the plugin goes first, the work is dropped instead. A cookie that names no managed
+    /// namespace is `ENOENT`.
+    pub fn defer(&self, net: NetCookie, work: impl FnOnce(&Net<'_>) + Send + 'static) -> Result<()> {
+        self.queue(&[net.0], Work::One(net, Box::new(work)))
+    }
+
+    /// The same with two namespaces, both locked, in cookie order, so that no two can wait for each other. It runs
+    /// inside the first, and its arguments come as they are named here.
+    pub fn defer_two(
+        &self,
+        first: NetCookie,
+        second: NetCookie,
+        work: impl FnOnce(&Net<'_>, &Net<'_>) + Send + 'static,
+    ) -> Result<()> {
+        if first == second {
+            return Err(Error::new(libc::EINVAL, "defer_two names the same namespace twice; use defer"));
+        }
+        self.queue(&[first.0, second.0], Work::Two(first, second, Box::new(work)))
+    }
+
+    /// Runs work inside a namespace and waits for its value. Not for hooks: from one that may not wait for that
+    /// namespace, and from `init`, it is `EDEADLK` at once.
+    ///
+    /// It is an error, too, if the namespace goes first, or the work panics.
+    pub fn run_in<R: Send + 'static>(
+        &self,
+        net: NetCookie,
+        work: impl FnOnce(&Net<'_>) -> R + Send + 'static,
+    ) -> Result<R> {
+        let value = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&value);
+        let keep = move |net: &Net<'_>| {
+            let value = work(net);
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        };
+        let id = self.work.insert(Work::One(net, Box::new(keep)))?;
+        let status = (self.caller.host.run_in())(self.caller.token, net.0, id);
+        drop(self.work.take(id));
+        accepted(status)?;
+        let value = value.lock().unwrap_or_else(PoisonError::into_inner).take();
+        value.ok_or_else(|| Error::new(libc::ECANCELED, "the work did not finish: it panicked, or was dropped unrun"))
+    }
+
+    /// Runs `body` with this instance as the author of what it logs.
+    ///
+    /// Hooks need none of it. A thread that the plugin starts logs as the newest instance of its file unless it does
+    /// its work in here, which matters while a reload has the old and the new instance live.
+    pub fn attribute<R>(&self, body: impl FnOnce() -> R) -> R {
+        let _inside = log::enter(self.caller);
+        body()
+    }
+
+    fn queue(&self, cookies: &[u64], work: Work) -> Result<()> {
+        let id = self.work.insert(work)?;
+        let status = (self.caller.host.defer())(self.caller.token, cookies.into(), id);
+        accepted(status).inspect_err(|_| drop(self.work.take(id)))
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("token", &self.caller.token).finish_non_exhaustive()
+    }
+}
+
+fn accepted(status: Status) -> Result<()> {
+    if status.errno == 0 { Ok(()) } else { Err(Error::new(status.errno, status.message.into_string())) }
+}
