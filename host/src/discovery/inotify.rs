@@ -21,11 +21,13 @@ use super::pending::Pending;
 use super::seen::Seen;
 use super::{Batch, Error, Method, Observation, Options, Request, Send, read_requests, unavailable};
 
-/// The table is read so long after mounts changed, at least,
-const READ_AFTER: Duration = Duration::from_millis(20);
+/// The table is read so long after mounts changed: what belongs together mostly comes together,
+const READ_AFTER: Duration = Duration::from_millis(2);
+/// and so long after it was read last,
+const READ_PAUSE: Duration = Duration::from_millis(20);
 /// and so many times as long as reading it takes: reading costs at most 2 % of a processor,
 const READ_SHARE: u32 = 50;
-/// but no later than this.
+/// but no longer after it than this.
 const READ_WITHIN: Duration = Duration::from_secs(2);
 
 /// The open descriptors: everything that a kernel may refuse.
@@ -69,7 +71,9 @@ pub(super) struct Source {
     mounts_changed: bool,
     /// When to read the mount table.
     read_at: Option<Instant>,
-    /// How long reading it took.
+    /// When it was read last,
+    read_last: Instant,
+    /// and how long that took.
     read_cost: Duration,
     /// A folder that cannot be watched was complained of.
     complained: bool,
@@ -91,6 +95,7 @@ impl Source {
             rescan: true,
             mounts_changed: false,
             read_at: None,
+            read_last: Instant::now(),
             read_cost: Duration::ZERO,
             complained: false,
             buffer: vec![0; 16 * 1024],
@@ -128,8 +133,8 @@ impl Source {
         // Interrupted: looks once more than needed.
         let _ = poll(&mut fds, timeout.as_ref());
         if !fds[1].revents().is_empty() {
-            let after = (self.read_cost * READ_SHARE).clamp(READ_AFTER, READ_WITHIN);
-            self.read_at.get_or_insert_with(|| Instant::now() + after);
+            let pause = (self.read_cost * READ_SHARE).clamp(READ_PAUSE, READ_WITHIN);
+            self.read_at.get_or_insert_with(|| (Instant::now() + READ_AFTER).max(self.read_last + pause));
             self.mounts_changed = true;
         }
         if fds[2].revents().is_empty() {
@@ -305,7 +310,8 @@ impl Source {
             mounted = self.seen.names().map(told).collect();
         }
         self.read_at = None;
-        self.read_cost = start.elapsed();
+        self.read_last = Instant::now();
+        self.read_cost = self.read_last - start;
         mounted
     }
 }
