@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use pernet_plugin_api::NetCookie;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -44,7 +45,7 @@ impl From<OwnedFd> for Pin {
 
 /// A worker thread's place: where it comes home to.
 struct Seat {
-    home: OwnedFd,
+    home: Arc<Pin>,
     away: bool,
     /// Coming home failed: the thread is in a foreign namespace and must end.
     lost: bool,
@@ -54,14 +55,9 @@ thread_local! {
     static SEAT: RefCell<Option<Seat>> = const { RefCell::new(None) };
 }
 
-/// Makes the calling thread one that may enter namespaces. Its current namespace is its home.
-///
-/// # Errors
-/// When its namespace cannot be opened.
-pub fn take_seat() -> io::Result<()> {
-    let home = File::open(OWN)?.into();
+/// Makes the calling thread, which must be there, one that may enter namespaces and comes home to this one.
+pub fn take_seat(home: Arc<Pin>) {
     SEAT.with_borrow_mut(|seat| *seat = Some(Seat { home, away: false, lost: false }));
-    Ok(())
 }
 
 fn with_seat<T>(act: impl FnOnce(&mut Seat) -> io::Result<T>) -> io::Result<T> {
