@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
@@ -63,6 +63,7 @@ pub(super) enum Received {
 
 pub(super) struct LinkSocket {
     socket: Socket,
+    port: u32,
     slots: Slots,
     /// For each slot: its datagram, or `None` for one that did not fit.
     filled: Vec<Option<(Option<i32>, usize)>>,
@@ -85,21 +86,30 @@ impl LinkSocket {
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, receive_buffer))
             .map_err(|e| NetlinkError::from_io(doing, &e.into()))?;
         // Bound before joining: the kernel's multicasts pass over a socket without a port.
-        let join = |socket: &mut Socket| -> io::Result<()> {
-            socket.bind_auto()?;
+        let join = |socket: &mut Socket| -> io::Result<u32> {
+            let port = socket.bind_auto()?.port_number();
             socket.add_membership(RTNLGRP_LINK)?;
-            socket.add_membership(RTNLGRP_NSID)
+            socket.add_membership(RTNLGRP_NSID)?;
+            Ok(port)
         };
-        join(&mut socket).map_err(|e| NetlinkError::from_io(doing, &e))?;
+        let port = join(&mut socket).map_err(|e| NetlinkError::from_io(doing, &e))?;
         let slots = Slots { buffers: vec![0; SLOTS * SLOT], controls: [Control([0; 64]); SLOTS] };
-        Ok(LinkSocket { socket, slots, filled: Vec::with_capacity(SLOTS) })
+        Ok(LinkSocket { socket, port, slots, filled: Vec::with_capacity(SLOTS) })
     }
 
-    /// Receives what is queued, as much as one system call brings, without waiting.
-    pub(super) fn receive(&mut self) -> Received {
+    /// Where to send what shall end a wait.
+    pub(super) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Receives what is queued, as much as one system call brings; where nothing is, waits for the first if told to.
+    ///
+    /// It waits in the receive itself: to poll first costs 2 µs more, of 8 to 10 for an event that comes alone.
+    pub(super) fn receive(&mut self, wait: bool) -> Received {
         self.filled.clear();
+        let flags = if wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
         loop {
-            match self.recvmmsg() {
+            match self.recvmmsg(flags) {
                 Ok(count) => return Received::Datagrams(count),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Received::Empty,
@@ -117,7 +127,7 @@ impl LinkSocket {
             .map(|(filled, slot)| filled.and_then(|(nsid, length)| Some(Datagram { nsid, bytes: slot.get(..length)? })))
     }
 
-    fn recvmmsg(&mut self) -> io::Result<usize> {
+    fn recvmmsg(&mut self, flags: libc::c_int) -> io::Result<usize> {
         // SAFETY: both are plain C structures for which all zeros (null pointers with length 0) is a valid value.
         let mut parts: [libc::iovec; SLOTS] = unsafe { mem::zeroed() };
         // SAFETY: as above.
@@ -133,21 +143,14 @@ impl LinkSocket {
         }
         // SAFETY: `headers` has SLOTS entries; each points to one iovec in `parts` over a buffer of our own of the given length, and to a control
         // buffer of the given length. All of them are borrowed mutably by nobody else and outlive the call.
-        let count = unsafe {
-            libc::recvmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), VECTORS, libc::MSG_DONTWAIT, ptr::null_mut())
-        };
+        let count =
+            unsafe { libc::recvmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), VECTORS, flags, ptr::null_mut()) };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         self.filled.extend(headers[..count].iter().map(|header| {
             let whole = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) == 0;
             whole.then(|| (nsid(&header.msg_hdr), header.msg_len as usize))
         }));
         Ok(count)
-    }
-}
-
-impl AsFd for LinkSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 

@@ -8,14 +8,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pernet_plugin_api::NetCookie;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::link_socket::{Datagram, LinkSocket, Received, leave_for_private_namespace};
 use super::nsid;
@@ -90,7 +89,9 @@ struct Listener {
     requests: Requests,
     next_nsid: i32,
     table: Arc<Mutex<Table>>,
-    stop: Arc<OwnedFd>,
+    stop: Arc<AtomicBool>,
+    /// Of the reader's socket.
+    port: u32,
 }
 
 #[derive(Default)]
@@ -163,8 +164,7 @@ impl State {
 impl Listener {
     fn start(receive_buffer: usize, shared: &Arc<Shared>) -> Result<Self, NetlinkError> {
         let doing = "start listening for link events";
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| NetlinkError::from_io(doing, &e.into()))?;
-        let (stop, table, shared) = (Arc::new(stop), Arc::new(Mutex::new(Table::default())), Arc::clone(shared));
+        let (stop, table, shared) = (Arc::default(), Arc::default(), Arc::clone(shared));
         let (opened, opening) = crossbeam_channel::bounded(1);
         let reader = {
             let (stop, table) = (Arc::clone(&stop), Arc::clone(&table));
@@ -174,13 +174,13 @@ impl Listener {
             .name("links".into())
             .spawn(move || match open(receive_buffer) {
                 // Whoever waits is still there: it holds the lock under which it waits.
-                Ok((socket, requests)) => opened.send(Ok(requests)).map(|()| reader(socket)),
+                Ok((socket, requests)) => opened.send(Ok((requests, socket.port()))).map(|()| reader(socket)),
                 Err(e) => opened.send(Err(e)),
             })
             .map_err(|e| NetlinkError::from_io(doing, &e))?;
         let panicked = |_| NetlinkError::from_io(doing, &io::Error::other("")).advise("its thread panicked");
-        let requests = opening.recv().map_err(panicked)??;
-        Ok(Listener { requests, next_nsid: 0, table, stop })
+        let (requests, port) = opening.recv().map_err(panicked)??;
+        Ok(Listener { requests, next_nsid: 0, table, stop, port })
     }
 
     fn subscribe(
@@ -214,8 +214,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // An eventfd takes this write unless it is near overflow, and nobody else writes to it.
-        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        // In this order: whatever the reader wakes up for, it looks afterwards.
+        self.stop.store(true, Ordering::SeqCst);
+        self.requests.nudge(self.port);
     }
 }
 
@@ -248,7 +249,7 @@ fn open(receive_buffer: usize) -> Result<(LinkSocket, Requests), NetlinkError> {
 /// The far end: reads, translates, sends.
 struct Reader {
     socket: LinkSocket,
-    stop: Arc<OwnedFd>,
+    stop: Arc<AtomicBool>,
     table: Arc<Mutex<Table>>,
     shared: Arc<Shared>,
     /// Set from a loss until the queue has been empty once.
@@ -257,17 +258,9 @@ struct Reader {
 
 impl Reader {
     fn run(mut self) {
-        while !self.wait() {
+        while !self.stop.load(Ordering::SeqCst) {
             self.read_batch();
         }
-    }
-
-    /// Waits for messages; true is the end.
-    fn wait(&self) -> bool {
-        let mut fds =
-            [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
-        while poll(&mut fds, None).is_err() {}
-        !fds[1].revents().is_empty()
     }
 
     fn read_batch(&mut self) {
@@ -284,11 +277,12 @@ impl Reader {
         }
     }
 
-    /// Reads until nothing is queued (true), or the batch is full.
+    /// Waits for something, then reads until nothing is queued (true), or the batch is full.
     fn drain(&mut self, events: &mut Vec<LinkEvent>) -> bool {
         let mut read = 0;
         while read < BATCH {
-            match self.socket.receive() {
+            // After a loss there is no waiting before the queue was found empty, and the loss reported.
+            match self.socket.receive(read == 0 && self.lost_since.is_none()) {
                 Received::Empty => return true,
                 Received::Lost => {
                     self.lost_since.get_or_insert_with(Instant::now);

@@ -12,8 +12,9 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -116,6 +117,15 @@ impl Requests {
         mut each: impl FnMut(&[u8]),
     ) -> Result<Answer, NetlinkError> {
         self.exchange(doing, message, NLM_F_DUMP, &mut each)
+    }
+
+    /// Sends an empty message to another socket of this namespace, to end its wait. Does not wait itself: where it finds that socket's
+    /// queue full, there is no wait to end.
+    pub fn nudge(&self, port: u32) {
+        let mut message = [0; NLMSG_HEADER];
+        message[..4].copy_from_slice(&(NLMSG_HEADER as u32).to_ne_bytes());
+        message[4..6].copy_from_slice(&NLMSG_NOOP.to_ne_bytes());
+        let _ = self.socket.send_to(&message, &SocketAddr::new(port, 0), libc::MSG_DONTWAIT);
     }
 
     fn exchange(
