@@ -59,7 +59,7 @@ pub fn prepare_folder(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// `EEXIST` when the name is taken.
 pub fn take_name(path: &Path) -> io::Result<()> {
-    OpenOptions::new().read(true).write(true).create_new(true).mode(0).open(path).map(drop)
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o000).open(path).map(drop)
 }
 
 /// Binds a namespace on a name that was taken.

@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -156,11 +155,20 @@ pub fn identify(path: &Path) -> io::Result<(NetCookie, Pin)> {
     if let Some(answer) = identify_without_entering(path) {
         return answer;
     }
+    identify_by_entering(path)
+}
+
+/// As `identify`, on a kernel without nsfs handles.
+///
+/// # Errors
+/// As `identify`.
+pub fn identify_by_entering(path: &Path) -> io::Result<(NetCookie, Pin)> {
     // A look before opening: the name may be anything, and opening some things has effects.
     if rustix::fs::statfs(path)?.f_type.cast_unsigned() != NSFS_MAGIC {
         return Err(not_a_netns());
     }
-    let through_mount = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW;
+    let through_mount = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let entered = enter_fd(through_mount.as_fd());
     // At once: as long as it is open, the operator's umount fails with EBUSY.
     drop(through_mount);
@@ -186,7 +194,7 @@ fn id_of(fd: BorrowedFd<'_>) -> io::Result<NetCookie> {
 fn socket_cookie() -> io::Result<NetCookie> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let mut id: u64 = 0;
-    let mut len = size_of::<u64>() as libc::socklen_t;
+    let mut len: libc::socklen_t = 8;
     // SAFETY: getsockopt writes at most `len` bytes, the size of `id`, and the length; both outlive the call.
     let done = unsafe {
         libc::getsockopt(

@@ -43,18 +43,24 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Trial {
     name: String,
     deadline: Duration,
+    ignored: bool,
     run: Box<dyn FnOnce() + Send>,
 }
 
 /// A trial with the usual deadline.
 pub fn trial(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial { name: name.into(), deadline: DEADLINE, run: Box::new(run) }
+    Trial { name: name.into(), deadline: DEADLINE, ignored: false, run: Box::new(run) }
 }
 
 impl Trial {
     /// Another deadline.
     pub fn deadline(self, deadline: Duration) -> Trial {
         Trial { deadline, ..self }
+    }
+
+    /// Reported as ignored: this machine lacks what it is about.
+    pub fn ignored_if(self, lacking: bool) -> Trial {
+        Trial { ignored: lacking, ..self }
     }
 }
 
@@ -72,7 +78,8 @@ pub fn main(trials: Vec<Trial>) -> ExitCode {
     let ignore = forbidden.is_some() && !root;
     let outer = trials.into_iter().map(|trial| {
         let (name, deadline) = (trial.name.clone(), trial.deadline);
-        libtest_mimic::Trial::test(trial.name, move || run_outside(&name, deadline)).with_ignored_flag(ignore)
+        libtest_mimic::Trial::test(trial.name, move || run_outside(&name, deadline))
+            .with_ignored_flag(ignore || trial.ignored)
     });
     libtest_mimic::run(&args, outer.collect()).exit_code()
 }
@@ -218,7 +225,7 @@ fn private_root(keep: &[(&Path, File)]) -> io::Result<()> {
         fs::set_permissions(&at, fs::Permissions::from_mode(mode))?;
     }
     symlink("/run", new.join("var/run"))?;
-    pivot_root(new, &new.join("old"))?;
+    pivot_root(new, new.join("old"))?;
     env::set_current_dir("/")?;
     unmount("/old", UnmountFlags::DETACH)?;
     fs::remove_dir("/old")
