@@ -1,7 +1,8 @@
-//! The socket that hears of the links of every namespace which has an id here (`NETLINK_LISTEN_ALL_NSID`), and the private namespace around it.
+//! The socket that hears of the links of every namespace which has an id here (`NETLINK_LISTEN_ALL_NSID`), and the
+//! private namespace around it.
 //!
 //! Owns the system calls of listening and nothing of their meaning: what ids stand for is `links.rs`'s.
-#![allow(unsafe_code)] // recvmmsg with control messages, which no crate in use wraps for netlink, and unshare, which rustix marks unsafe.
+#![allow(unsafe_code)] // recvmmsg with this control message, which no crate in use wraps; unshare, unsafe in rustix.
 
 use std::io;
 use std::mem;
@@ -26,7 +27,8 @@ const SLOT: usize = 16 * 1024;
 
 /// Puts the calling thread, and no other, into a new network namespace.
 pub(super) fn leave_for_private_namespace() -> Result<(), NetlinkError> {
-    // SAFETY: the callee's condition is about UnshareFlags::FILES, which would make descriptors differ between threads; NEWNET is given alone.
+    // SAFETY: the callee's condition is about UnshareFlags::FILES, which would make descriptors differ between
+    // threads; NEWNET is given alone.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|e| {
         NetlinkError::from_io("make a private network namespace to listen in", &e.into())
             .advise("CAP_SYS_ADMIN is needed, and RestrictNamespaces= of the service must allow net")
@@ -73,7 +75,8 @@ impl LinkSocket {
     /// A receive that brings so many datagrams may have left more.
     pub(super) const FULL: usize = SLOTS;
 
-    /// Opens the socket in the calling thread's namespace. From now on every sender of link events on this host pays for it.
+    /// Opens the socket in the calling thread's namespace. From now on every sender of link events on this host pays
+    /// for it.
     pub(super) fn open(receive_buffer: usize) -> Result<Self, NetlinkError> {
         let doing = "open the socket for link events";
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(|e| NetlinkError::from_io(doing, &e))?;
@@ -81,7 +84,8 @@ impl LinkSocket {
             NetlinkError::from_io("listen to link events of other network namespaces (NETLINK_LISTEN_ALL_NSID)", &e)
                 .advise("CAP_NET_BROADCAST is needed: add it to CapabilityBoundingSet= of the service")
         })?;
-        // Past net.core.rmem_max only with CAP_NET_ADMIN in the first user namespace; elsewhere we take what that limit gives.
+        // Past net.core.rmem_max only with CAP_NET_ADMIN in the first user namespace; elsewhere we take what that
+        // limit gives.
         sockopt::set_socket_recv_buffer_size_force(&socket, receive_buffer)
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, receive_buffer))
             .map_err(|e| NetlinkError::from_io(doing, &e.into()))?;
@@ -132,7 +136,8 @@ impl LinkSocket {
         let mut parts: [libc::iovec; SLOTS] = unsafe { mem::zeroed() };
         // SAFETY: as above.
         let mut headers: [libc::mmsghdr; SLOTS] = unsafe { mem::zeroed() };
-        // Made anew for every call: the kernel writes into the lengths, and a stale control buffer would give a message another one's id.
+        // Made anew for every call: the kernel writes into the lengths, and a stale control buffer would give a
+        // message another one's id.
         let rooms = self.slots.buffers.chunks_exact_mut(SLOT).zip(&mut self.slots.controls);
         for ((header, part), (room, control)) in headers.iter_mut().zip(&mut parts).zip(rooms) {
             *part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: SLOT };
@@ -141,8 +146,9 @@ impl LinkSocket {
             header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = control.0.len();
         }
-        // SAFETY: `headers` has SLOTS entries; each points to one iovec in `parts` over a buffer of our own of the given length, and to a control
-        // buffer of the given length. All of them are borrowed mutably by nobody else and outlive the call.
+        // SAFETY: `headers` has SLOTS entries; each points to one iovec in `parts` over a buffer of our own of the
+        // given length, and to a control buffer of the given length. All of them are borrowed mutably by nobody else
+        // and outlive the call.
         let count =
             unsafe { libc::recvmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), VECTORS, flags, ptr::null_mut()) };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
@@ -156,13 +162,16 @@ impl LinkSocket {
 
 /// The id in a message's control data. There is none on a message from the socket's own namespace.
 fn nsid(header: &libc::msghdr) -> Option<i32> {
-    // SAFETY: `header` was filled by recvmmsg: its control pointer and length describe initialised memory of ours that is still borrowed.
+    // SAFETY: `header` was filled by recvmmsg: its control pointer and length describe initialised memory of ours that
+    // is still borrowed.
     let mut control = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !control.is_null() {
-        // SAFETY: not null, and inside the control buffer with its whole header, as CMSG_FIRSTHDR and CMSG_NXTHDR guarantee.
+        // SAFETY: not null, and inside the control buffer with its whole header, as CMSG_FIRSTHDR and CMSG_NXTHDR
+        // guarantee.
         let cmsg = unsafe { control.read_unaligned() };
         if cmsg.cmsg_level == libc::SOL_NETLINK && cmsg.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID {
-            // SAFETY: the kernel puts an int into this control message; the buffer's truncation was refused before (MSG_CTRUNC).
+            // SAFETY: the kernel puts an int into this control message; the buffer's truncation was refused before
+            // (MSG_CTRUNC).
             return Some(unsafe { libc::CMSG_DATA(control).cast::<i32>().read_unaligned() });
         }
         // SAFETY: `header` as above, `control` a control message inside it.

@@ -1,10 +1,13 @@
-//! Link events of all subscribed namespaces by one socket. What `NETLINK_LISTEN_ALL_NSID` is to the kernel, this is to the daemon.
+//! Link events of all subscribed namespaces by one socket. What `NETLINK_LISTEN_ALL_NSID` is to the kernel, this is to
+//! the daemon.
 //!
-//! Owns a reader thread in a network namespace of its own, where the ids that it assigns to subscribed namespaces are in nobody's way, and the table of these
-//! ids. It compares nothing and remembers no device: every message becomes one [`LinkEvent`], and after a loss the daemon dumps.
+//! Owns a reader thread in a network namespace of its own, where the ids that it assigns to subscribed namespaces are
+//! in nobody's way, and the table of these ids. It compares nothing and remembers no device: every message becomes one
+//! [`LinkEvent`], and after a loss the daemon dumps.
 //!
-//! A listener costs every sender of link events on the host, and an id, once assigned, lives as long as its namespace. So the thread, its namespace and its
-//! sockets exist only while somebody is subscribed; the next time begins with a new namespace and no ids.
+//! A listener costs every sender of link events on the host, and an id, once assigned, lives as long as its namespace.
+//! So the thread, its namespace and its sockets exist only while somebody is subscribed; the next time begins with a
+//! new namespace and no ids.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,8 +27,8 @@ use crate::netlink::{NetlinkError, Requests, link, messages};
 /// Datagrams to one batch: bounds what a flood keeps from the loop, and the memory of one batch.
 const BATCH: usize = 1024;
 
-/// After a loss the queue is emptied before anybody dumps, since messages queued before the dump are older than it. A flood can make that
-/// long; then a resync goes ahead in between, and another one follows at the end.
+/// After a loss the queue is emptied before anybody dumps, since messages queued before the dump are older than it. A
+/// flood can make that long; then a resync goes ahead in between, and another one follows at the end.
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// What the kernel said of a device, or that it said more than we could hear.
@@ -49,7 +52,8 @@ pub enum LinkEvent {
         /// Its index there.
         ifindex: u32,
     },
-    /// Events were lost, of which namespace nobody knows: dump every subscribed one. All that was sent before is older than such a dump.
+    /// Events were lost, of which namespace nobody knows: dump every subscribed one. All that was sent before is older
+    /// than such a dump.
     Overrun,
 }
 
@@ -58,12 +62,13 @@ pub enum LinkEvent {
 pub struct Subscription {
     /// The id of the namespace in the listener's private namespace.
     pub nsid: i32,
-    /// Never reused, and in each event. An event that waited in a queue while its namespace was unsubscribed and subscribed again is older
-    /// than the dump that followed: it has an old number, and must be dropped.
+    /// Never reused, and in each event. An event that waited in a queue while its namespace was unsubscribed and
+    /// subscribed again is older than the dump that followed: it has an old number, and must be dropped.
     pub number: u64,
 }
 
-/// Where batches of events go. Called on the reader thread, without locks but its own: it may block, but the kernel's queue fills meanwhile.
+/// Where batches of events go. Called on the reader thread, without locks but its own: it may block, but the kernel's
+/// queue fills meanwhile.
 pub type SendBatch = Box<dyn Fn(Vec<LinkEvent>) + Send>;
 
 /// The source of link events: closed until the first subscription and after the last.
@@ -101,15 +106,16 @@ struct Table {
 }
 
 impl LinkSource {
-    /// A source that gives its socket a receive buffer of so many bytes, and batches of events to `send`. Opens nothing yet.
+    /// A source that gives its socket a receive buffer of so many bytes, and batches of events to `send`. Opens
+    /// nothing yet.
     #[must_use]
     pub fn start(receive_buffer: usize, send: SendBatch) -> Arc<Self> {
         let shared = Arc::new(Shared { send: Mutex::new(send), resyncs: AtomicU64::new(0) });
         Arc::new(LinkSource { receive_buffer, shared, state: Mutex::default() })
     }
 
-    /// Listens to the namespace `netns`, whose cookie is `cookie`. What changes there after the return comes as events: so dump now.
-    /// A namespace that is subscribed already keeps its subscription.
+    /// Listens to the namespace `netns`, whose cookie is `cookie`. What changes there after the return comes as
+    /// events: so dump now. A namespace that is subscribed already keeps its subscription.
     pub fn subscribe(&self, cookie: NetCookie, netns: BorrowedFd<'_>) -> Result<Subscription, NetlinkError> {
         let mut state = lock(&self.state);
         if let Some(known) = state.subscription(cookie) {
@@ -190,12 +196,14 @@ impl Listener {
         number: u64,
     ) -> Result<Subscription, NetlinkError> {
         let subscription = Subscription { nsid: self.assign(netns)?, number };
-        // What the reader hears between the assignment and this line it drops, and may: it is older than the dump that the caller will make.
+        // What the reader hears between the assignment and this line it drops, and may: it is older than the dump that
+        // the caller will make.
         lock(&self.table).insert(cookie, subscription);
         Ok(subscription)
     }
 
-    /// Gives the namespace an id that none had before, so that an id means the same at every place of the stream; or takes the one that it has.
+    /// Gives the namespace an id that none had before, so that an id means the same at every place of the stream; or
+    /// takes the one that it has.
     fn assign(&mut self, netns: BorrowedFd<'_>) -> Result<i32, NetlinkError> {
         loop {
             let wanted = self.next_nsid;
@@ -293,7 +301,8 @@ impl Reader {
                     if !whole {
                         self.lost_since.get_or_insert_with(Instant::now);
                     }
-                    // Saves the call that would say so. After a loss it has to be said: an error may hide behind the short count.
+                    // Saves the call that would say so. After a loss it has to be said: an error may hide behind the
+                    // short count.
                     if count < LinkSocket::FULL && self.lost_since.is_none() {
                         return true;
                     }
