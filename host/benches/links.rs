@@ -1,5 +1,5 @@
-//! What link events cost: us per event, the sender per change; and what subscribing and dumping cost. A program that prints a table; run it
-//! with `cargo bench -p pernetd --bench links`.
+//! What link events cost: us per event, the sender per change; and what subscribing and dumping cost. A program that
+//! prints a table; run it with `cargo bench -p pernetd --bench links`.
 //!
 //! CPU time of the threads concerned, not the clock: on a small machine the clock measures the neighbours.
 #![allow(clippy::unwrap_used)] // A benchmark ends where something that must work does not.

@@ -6,6 +6,8 @@
 //! Two methods, the same view: mount events (`fanotify.rs`), or folder events with a look at the mount table
 //! (`inotify.rs`). Both only learn *where* to look; what a name shows is always read from the name itself (`seen.rs`), so
 //! that a late or lost event can delay the truth but not falsify it.
+//!
+//! Links are another stream, of the namespaces that somebody subscribed (`links.rs`).
 
 pub mod links;
 mod link_socket;
@@ -13,7 +15,10 @@ mod nsid;
 mod fanotify;
 mod folders;
 mod inotify;
+mod link_socket;
+pub mod links;
 mod mountinfo;
+mod nsid;
 mod pending;
 mod seen;
 mod statmount;
