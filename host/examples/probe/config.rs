@@ -1,0 +1,132 @@
+//! What a test tells a probe: where to record, what to register, and where to go wrong.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// The probe's `[config]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The file to which each call appends a line.
+    pub(super) record: PathBuf,
+    /// Copied to each line, to tell configurations apart.
+    #[serde(default)]
+    pub(super) label: String,
+    /// Refuses this very configuration, with this reason.
+    #[serde(default)]
+    pub(super) refuse: Option<String>,
+    /// Registers a pernet subsystem.
+    #[serde(default = "yes")]
+    pub(super) subsys: bool,
+    /// Registers a pernet device.
+    #[serde(default)]
+    pub(super) device_op: bool,
+    /// Registers a notifier of this priority.
+    #[serde(default)]
+    pub(super) notifier: Option<i32>,
+    /// A file of which each line gets the content: what the hook can see where it runs.
+    #[serde(default)]
+    pub(super) read: Option<PathBuf>,
+    /// Where to go wrong; the first that fits counts.
+    #[serde(default)]
+    faults: Vec<Fault>,
+    /// What to ask of the daemon, and where.
+    #[serde(default)]
+    pub(super) works: Vec<Work>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One thing to go wrong.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fault {
+    /// The hook by the operator's name, or `init`, `drop`, `pernet.free`.
+    hook: String,
+    /// A glob of namespaces; hooks that run at home have the empty name.
+    #[serde(default = "everywhere")]
+    netns: String,
+    /// Only the n-th call in a namespace, counted from 1.
+    nth: Option<u64>,
+    /// Only while this file is there.
+    when: Option<PathBuf>,
+    /// How.
+    pub(super) action: Action,
+}
+
+fn everywhere() -> String {
+    "*".to_owned()
+}
+
+/// How a hook goes wrong.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Action {
+    /// Returns an error with this errno.
+    Fail(i32),
+    /// Panics.
+    Panic,
+    /// Takes this long.
+    SleepMs(u64),
+    /// Hangs until this file is there.
+    Until(PathBuf),
+}
+
+impl Action {
+    /// For the record.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Action::Fail(_) => "fail",
+            Action::Panic => "panic",
+            Action::SleepMs(_) => "sleep",
+            Action::Until(_) => "until",
+        }
+    }
+}
+
+/// Work to ask of the daemon from a hook.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Work {
+    /// In this hook …
+    pub(super) hook: String,
+    /// … of this namespace.
+    pub(super) netns: String,
+    /// What to ask.
+    pub(super) ask: Ask,
+    /// For this namespace, whose init this instance has seen.
+    pub(super) to: String,
+    /// The second one of `defer_two`.
+    #[serde(default)]
+    pub(super) and: String,
+    /// From a thread of the plugin's own, instead of from the hook.
+    #[serde(default)]
+    pub(super) own_thread: bool,
+}
+
+/// What can be asked of the daemon.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Ask {
+    /// `Host::defer`
+    Defer,
+    /// `Host::defer_two`
+    DeferTwo,
+    /// `Host::run_in`
+    RunIn,
+}
+
+impl Config {
+    /// What is to go wrong in this call.
+    pub(super) fn fault(&self, hook: &str, netns: &str, nth: u64) -> Option<&Fault> {
+        self.faults.iter().find(|f| {
+            f.hook == hook
+                && glob::Pattern::new(&f.netns).is_ok_and(|glob| glob.matches(netns))
+                && f.nth.is_none_or(|n| n == nth)
+                && f.when.as_ref().is_none_or(|file| file.exists())
+        })
+    }
+}
