@@ -184,7 +184,8 @@ struct Devices(Arc<Shared>);
 impl Notifier for Devices {
     fn event(&self, net: &Net<'_>, event: &Event<'_>) -> Result<Verdict> {
         let hook = format!("netdev.{}", event.kind.as_str());
-        let line = Line { device: Some(event.device.name), replay: Some(event.replay), ..Line::of(&hook, "notifier", net) };
+        let line =
+            Line { device: Some(event.device.name), replay: Some(event.replay), ..Line::of(&hook, "notifier", net) };
         self.0.call(line)?;
         self.0.works.begin(&self.0.config, &hook, net);
         Ok(Verdict::Ok)

@@ -9,9 +9,6 @@
 //!
 //! Links are another stream, of the namespaces that somebody subscribed (`links.rs`).
 
-pub mod links;
-mod link_socket;
-mod nsid;
 mod fanotify;
 mod folders;
 mod inotify;

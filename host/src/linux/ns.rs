@@ -60,6 +60,15 @@ pub fn take_seat(home: Arc<Pin>) {
     SEAT.with_borrow_mut(|seat| *seat = Some(Seat { home, away: false, lost: false }));
 }
 
+/// The same, with the namespace that the thread is in now as its home.
+///
+/// # Errors
+/// As [`current`].
+pub fn take_seat_here() -> io::Result<()> {
+    take_seat(Arc::new(current()?.1));
+    Ok(())
+}
+
 fn with_seat<T>(act: impl FnOnce(&mut Seat) -> io::Result<T>) -> io::Result<T> {
     SEAT.with_borrow_mut(|seat| match seat {
         Some(seat) if seat.lost => Err(io::Error::other("this thread could not come home and must end")),
