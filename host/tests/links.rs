@@ -85,7 +85,7 @@ struct Heard {
 }
 
 fn listen(receive_buffer: usize) -> Heard {
-    ns::take_seat().unwrap();
+    ns::take_seat_here().unwrap();
     let (send, batches) = unbounded();
     let source = LinkSource::start(receive_buffer, Box::new(move |batch| drop(send.send(batch))));
     Heard { source, batches, waiting: VecDeque::new() }
@@ -352,7 +352,7 @@ fn follow(view: &mut BTreeMap<u32, Link>, event: LinkEvent, space: &Space) {
 }
 
 fn after_an_overrun() {
-    ns::take_seat().unwrap();
+    ns::take_seat_here().unwrap();
     let (send, batches) = unbounded();
     let (open, gate) = unbounded::<()>();
     // The reader gets stuck in its first batch until it is told to go on.
@@ -401,7 +401,7 @@ fn a_flood_without_end() {
     let (stop, stopped) = unbounded::<()>();
     let pin = Pin::from(blue.pin.as_fd().try_clone_to_owned().unwrap());
     let flood = thread::spawn(move || {
-        ns::take_seat().unwrap();
+        ns::take_seat_here().unwrap();
         ns::enter(&pin).unwrap();
         for round in 0.. {
             rtnetlink::set_mtu(LO, 1000 + round % 1000).unwrap();
@@ -452,7 +452,7 @@ fn many_threads() {
 }
 
 fn a_dump_of_many_links() {
-    ns::take_seat().unwrap();
+    ns::take_seat_here().unwrap();
     let blue = space("blue");
     let names: Vec<_> = (0..150).map(|n| format!("d{n}")).collect();
     blue.inside(|| names.chunks(2).for_each(|pair| rtnetlink::create_veth(&pair[0], &pair[1], None).unwrap()));
@@ -465,7 +465,7 @@ fn a_dump_of_many_links() {
 }
 
 fn a_refusal_carries_the_kernels_words() {
-    ns::take_seat().unwrap();
+    ns::take_seat_here().unwrap();
     let blue = space("blue");
     blue.inside(|| {
         let unknown = rtnetlink::create("x", "nonsense").unwrap_err();
@@ -486,7 +486,7 @@ fn a_refusal_carries_the_kernels_words() {
 }
 
 fn a_request_leaves_no_socket() {
-    ns::take_seat().unwrap();
+    ns::take_seat_here().unwrap();
     let blue = space("blue");
     let before = sockets();
     blue.links();
