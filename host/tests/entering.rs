@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         trial("a pin does not make umount busy", pin_and_umount),
         trial("making a namespace leaves the caller where it is", create_leaves_the_caller),
         trial("a name is taken once", taken_once),
+        trial("a descriptor that was handed over is adopted", adopted),
+        trial("the sandbox's folders belong to its root", sandbox_belongs_to_root),
     ])
 }
 
@@ -178,4 +180,30 @@ fn taken_once() {
     netns::remove(&path).unwrap();
     assert!(!path.exists());
     netns::add(folder, "blue".as_ref()).unwrap();
+}
+
+fn adopted() {
+    let workers = Workers::new(1).unwrap();
+    let path = netns_add("blue");
+    let known = ns::identify_without_entering(&path);
+    let through_mount = fs::File::open(&path).unwrap();
+    let (cookie, _pin) = on_worker(&workers, move || ns::adopt(through_mount.into()).unwrap());
+    assert!(known.is_none_or(|known| known.unwrap().0 == cookie));
+    unmount(&path, UnmountFlags::empty()).unwrap();
+    for other in ["/dev/null", "/proc/self/ns/uts", "/run"] {
+        let file = fs::File::open(other).unwrap();
+        let refused = on_worker(&workers, move || ns::adopt(file.into()).map(drop));
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EINVAL), "{other}");
+    }
+}
+
+fn sandbox_belongs_to_root() {
+    use std::os::unix::fs::MetadataExt;
+    let plugins = sandbox::plugins_dir(&[std::env::current_exe().unwrap()]);
+    let file = plugins.join(std::env::current_exe().unwrap().file_name().unwrap());
+    for path in ["/", "/run", "/tmp", "/var", "/plugins"].iter().map(std::path::Path::new).chain([file.as_path()]) {
+        let meta = fs::metadata(path).unwrap();
+        assert_eq!(meta.uid(), 0, "{}", path.display());
+        assert!(meta.mode() & 0o022 == 0 || meta.mode() & 0o1000 != 0, "{}: {:o}", path.display(), meta.mode());
+    }
 }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::folders::Folders;
 use super::seen::Seen;
 use super::statmount::{MountTable, mount_at};
-use super::{Batch, Error, Method, Observation, Options, Request, Send, read_requests, unavailable};
+use super::{Batch, Error, Method, Observation, Options, Request, Sink, read_requests, unavailable};
 
 const FAN_CLOEXEC: libc::c_uint = 0x1;
 const FAN_NONBLOCK: libc::c_uint = 0x2;
@@ -82,7 +82,7 @@ pub(super) struct Source {
     requests: OwnedFd,
     folders: Folders,
     seen: Seen,
-    send: Send,
+    send: Sink,
     /// Mounts directly inside a folder.
     named: HashMap<u64, Named>,
     /// The mounts on each name.
@@ -106,7 +106,7 @@ struct Named {
 }
 
 impl Source {
-    pub(super) fn new(subscription: Subscription, requests: OwnedFd, options: Options, send: Send) -> Source {
+    pub(super) fn new(subscription: Subscription, requests: OwnedFd, options: Options, send: Sink) -> Source {
         Source {
             subscription,
             requests,

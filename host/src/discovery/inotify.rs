@@ -19,7 +19,7 @@ use super::folders::Folders;
 use super::mountinfo::Mountinfo;
 use super::pending::Pending;
 use super::seen::Seen;
-use super::{Batch, Error, Method, Observation, Options, Request, Send, read_requests, unavailable};
+use super::{Batch, Error, Method, Observation, Options, Request, Sink, read_requests, unavailable};
 
 /// The table is read so long after mounts changed: what belongs together mostly comes together,
 const READ_AFTER: Duration = Duration::from_millis(2);
@@ -29,6 +29,9 @@ const READ_PAUSE: Duration = Duration::from_millis(20);
 const READ_SHARE: u32 = 50;
 /// but no longer after it than this.
 const READ_WITHIN: Duration = Duration::from_secs(2);
+
+/// So many reads make a batch even if the queue never runs empty.
+const READS_AT_MOST: usize = 256;
 
 /// The open descriptors: everything that a kernel may refuse.
 pub(super) struct Subscription {
@@ -58,7 +61,7 @@ pub(super) struct Source {
     requests: OwnedFd,
     folders: Folders,
     seen: Seen,
-    send: Send,
+    send: Sink,
     watches: HashMap<WatchDescriptor, Vec<Role>>,
     pending: Pending,
     /// Names to look at.
@@ -81,7 +84,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(subscription: Subscription, requests: OwnedFd, options: Options, send: Send) -> Source {
+    pub(super) fn new(subscription: Subscription, requests: OwnedFd, options: Options, send: Sink) -> Source {
         Source {
             subscription,
             requests,
@@ -148,16 +151,19 @@ impl Source {
     /// Reads folder events until there are no more.
     fn drain(&mut self) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let drained = loop {
+        let mut result = Ok(());
+        for _ in 0..READS_AT_MOST {
             match self.subscription.inotify.read_events(&mut buffer) {
                 Ok(events) => events.for_each(|event| self.note(&event)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
+                Err(error) => {
+                    result = if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) };
+                    break;
+                }
             }
-        };
+        }
         self.buffer = buffer;
-        drained
+        result
     }
 
     fn note(&mut self, event: &Event<&std::ffi::OsStr>) {

@@ -88,7 +88,7 @@ pub struct Options {
 }
 
 /// Takes the batches; called on the source thread, which waits for it.
-pub type Send = Box<dyn Fn(Batch) + std::marker::Send>;
+pub type Sink = Box<dyn Fn(Batch) + Send>;
 
 /// A running source. It ends when this is dropped.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ fn unavailable(method: Method, what: &'static str) -> impl FnOnce(io::Error) -> 
 ///
 /// # Errors
 /// When the method asked for (or, if none was, any method) does not work here.
-pub fn start(options: Options, send: Send) -> Result<Started, Error> {
+pub fn start(options: Options, send: Sink) -> Result<Started, Error> {
     let preferred = options.method.unwrap_or(Method::Fanotify);
     let refused = match preferred {
         Method::Fanotify => match fanotify::Subscription::new() {
@@ -153,7 +153,7 @@ pub fn start(options: Options, send: Send) -> Result<Started, Error> {
     Ok(Started { method: Method::Inotify, why, control })
 }
 
-fn spawn_fanotify(subscription: fanotify::Subscription, options: Options, send: Send) -> Result<Started, Error> {
+fn spawn_fanotify(subscription: fanotify::Subscription, options: Options, send: Sink) -> Result<Started, Error> {
     let (control, requests) = control_pipe(Method::Fanotify)?;
     let why = if options.method.is_some() { "asked for by configuration" } else { "the kernel has mount events" };
     let why = describe(why.to_owned(), &options);
@@ -178,7 +178,7 @@ fn control_pipe(method: Method) -> Result<(OwnedFd, OwnedFd), Error> {
     Ok((control, requests))
 }
 
-fn spawn(name: &str, run: impl FnOnce() + std::marker::Send + 'static) -> Result<(), Error> {
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     thread::Builder::new().name(name.into()).spawn(run).map(drop).map_err(Error::Thread)
 }
 

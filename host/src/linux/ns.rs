@@ -37,7 +37,7 @@ impl AsFd for Pin {
 }
 
 impl From<OwnedFd> for Pin {
-    /// Takes a descriptor of a network namespace, as `pernetctl` hands it over. It must not come through a bind mount.
+    /// Takes a descriptor that is known to be of a network namespace and not to come through a bind mount.
     fn from(fd: OwnedFd) -> Self {
         Pin(fd)
     }
@@ -174,9 +174,18 @@ pub fn identify_by_entering(path: &Path) -> io::Result<(NetCookie, Pin)> {
     }
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW;
     let through_mount = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let entered = enter_fd(through_mount.as_fd());
-    // At once: as long as it is open, the operator's umount fails with EBUSY.
-    drop(through_mount);
+    adopt(through_mount.into())
+}
+
+/// Which namespace a descriptor is of, with a pin of our own; for a descriptor that somebody handed over. On a worker
+/// thread, since it enters.
+///
+/// # Errors
+/// `EINVAL` when it is of no network namespace, `EPERM` when we may not enter it.
+pub fn adopt(fd: OwnedFd) -> io::Result<(NetCookie, Pin)> {
+    let entered = enter_fd(fd.as_fd());
+    // At once: if it came through a bind mount, the operator's umount fails with EBUSY as long as it is open.
+    drop(fd);
     entered?;
     let found = current();
     home()?;
