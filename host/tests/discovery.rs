@@ -81,6 +81,8 @@ fn kernel_is_at_least(major: u32, minor: u32) -> bool {
 #[derive(Default)]
 struct View {
     names: BTreeMap<PathBuf, Option<u64>>,
+    /// The inode that each name was told to have: identifying it must lead there.
+    told: BTreeMap<PathBuf, u64>,
     batches: usize,
     snapshots: usize,
     /// Namespaces that some batch left without a name.
@@ -92,9 +94,13 @@ impl View {
         let before: Vec<u64> = self.names.values().copied().flatten().collect();
         for observation in batch.0 {
             match observation {
-                Observation::Name(name) => self.names.extend([identify(name)]),
+                Observation::Name(name) => {
+                    self.told.insert(name.path.clone(), name.inode);
+                    self.names.extend([identify(name)]);
+                }
                 Observation::NoName(path) => assert!(self.names.remove(&path).is_some(), "{}", path.display()),
                 Observation::Snapshot(names) => {
+                    self.told = names.iter().map(|name| (name.path.clone(), name.inode)).collect();
                     self.names = names.into_iter().map(identify).collect();
                     self.snapshots += 1;
                 }
@@ -130,7 +136,7 @@ impl Watch {
         let identify = move |name: NamedNs| {
             let inode = match &name.identity {
                 Some((_, pin)) => Some(inode(pin.as_fd())),
-                None => enter_and_identify(&identifiers, &name.path),
+                None => enter_and_identify(&identifiers, &name.path, name.inode),
             };
             (name.path, inode)
         };
@@ -161,8 +167,10 @@ impl Watch {
 
     /// What could not be identified is tried again, as the daemon does.
     fn identify_again(&self) {
-        for (path, inode) in self.view.lock().unwrap().names.iter_mut().filter(|(_, inode)| inode.is_none()) {
-            *inode = enter_and_identify(&self.workers, path);
+        let mut view = self.view.lock().unwrap();
+        let View { names, told, .. } = &mut *view;
+        for (path, inode) in names.iter_mut().filter(|(_, inode)| inode.is_none()) {
+            *inode = enter_and_identify(&self.workers, path, told[path]);
         }
     }
 
@@ -172,13 +180,13 @@ impl Watch {
     }
 }
 
-fn enter_and_identify(workers: &Workers, path: &Path) -> Option<u64> {
+fn enter_and_identify(workers: &Workers, path: &Path, told: u64) -> Option<u64> {
     let (send, receive) = mpsc::channel();
     let path = path.to_owned();
     workers.run_anywhere(Box::new(move || {
         send.send(ns::identify_by_entering(&path).ok().map(|(_, pin)| inode(pin.as_fd()))).unwrap();
     }));
-    receive.recv().unwrap()
+    receive.recv().unwrap().filter(|inode| *inode == told)
 }
 
 fn inode(fd: BorrowedFd<'_>) -> u64 {

@@ -116,6 +116,10 @@ fn both_ways_agree() {
         assert_eq!(inode(&by_handle.1), inode(&by_entering.1));
     }
     assert_ne!(by_entering.0, ns::current().unwrap().0);
+    let (cookie, told) = (by_entering.0, inode(&by_entering.1));
+    let again = on_worker(&workers, move || (ns::identify_as(&path, told), ns::identify_as(&path, told + 1)));
+    assert_eq!(again.0.unwrap().0, cookie);
+    assert_eq!(again.1.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 fn no_namespace() {

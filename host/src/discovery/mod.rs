@@ -37,9 +37,12 @@ use crate::linux::nsfs;
 pub struct NamedNs {
     /// The folder as configured, and the name in it.
     pub path: PathBuf,
-    /// Which namespace it is, with a pin that is not opened through the mount; `None` where only entering can tell. Who is
-    /// told of a name holds its namespace until told otherwise. Where identifying fails (the mount has gone meanwhile, and
-    /// may have come back), try again after a while, unless another observation of the name came.
+    /// The inode of the namespace. Who is told of a name holds its namespace until told otherwise, so that meanwhile no other
+    /// can have this inode.
+    pub inode: u64,
+    /// Which namespace it is, with a pin that is not opened through the mount; `None` where only entering can tell. Then
+    /// `linux::ns::identify_as` can, on a worker thread. Where that fails the name may have shown something else for just
+    /// that moment, without further news: try again after a while, unless another observation of the name came.
     pub identity: Option<(NetCookie, Pin)>,
 }
 

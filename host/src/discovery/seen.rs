@@ -84,7 +84,7 @@ impl Seen {
 
     fn tell(&mut self, path: PathBuf, key: Key, identity: Option<(NetCookie, Pin)>) -> Observation {
         self.told.insert(path.clone(), key);
-        Observation::Name(NamedNs { path, identity })
+        Observation::Name(NamedNs { path, inode: key.inode, identity })
     }
 
     /// Looks at these names; they and no others count from now on.
@@ -93,8 +93,9 @@ impl Seen {
         let mut found = Vec::with_capacity(names.len());
         for path in names {
             if let Some(shown) = self.shown(&path) {
-                self.told.insert(path.clone(), shown.key());
-                found.push(NamedNs { path, identity: shown.identity() });
+                let key = shown.key();
+                self.told.insert(path.clone(), key);
+                found.push(NamedNs { path, inode: key.inode, identity: shown.identity() });
             }
         }
         Observation::Snapshot(found)

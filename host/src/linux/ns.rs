@@ -163,6 +163,18 @@ pub fn identify(path: &Path) -> io::Result<(NetCookie, Pin)> {
     identify_by_entering(path)
 }
 
+/// As `identify`, for a name of which it is known what inode its namespace has.
+///
+/// # Errors
+/// As `identify`, and `EAGAIN` when the name shows another namespace at this moment.
+pub fn identify_as(path: &Path, inode: u64) -> io::Result<(NetCookie, Pin)> {
+    expect(identify(path)?, inode)
+}
+
+fn expect(found: (NetCookie, Pin), inode: u64) -> io::Result<(NetCookie, Pin)> {
+    if rustix::fs::fstat(&found.1)?.st_ino == inode { Ok(found) } else { Err(io::ErrorKind::WouldBlock.into()) }
+}
+
 /// As `identify`, on a kernel without nsfs handles.
 ///
 /// # Errors
