@@ -23,9 +23,11 @@ mod call;
 pub mod instance;
 pub mod host_api;
 
+pub use elf::FormatError;
 pub use error::PluginError;
 pub use host_api::{HookRecord, HostServices, LogLine};
 pub use inner::InstanceRef;
 pub use instance::{Instance, PluginState, Registered, RegisteredKind};
 pub use load::{Code, ConfigRefusal};
+pub use mapping::MapError;
 pub use trust::Judge;
