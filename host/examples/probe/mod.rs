@@ -61,10 +61,6 @@ impl Shared {
         match action {
             Action::Fail(errno) => Err(Error::new(*errno, format!("as asked, in {hook} of {netns}"))),
             Action::Panic => panic!("as asked, in {hook} of {netns}"),
-            Action::SleepMs(ms) => {
-                thread::sleep(Duration::from_millis(*ms));
-                Ok(())
-            }
             Action::Until(file) => {
                 wait_for(file);
                 Ok(())
