@@ -129,7 +129,8 @@ fn configure(main: &str, sysctl: &str) {
     plugins_dir(&[cdylib("loopback"), cdylib("sysctl")]);
     let write = |file: &str, text: &str| fs::write(Path::new(HOME).join(file), text).unwrap();
     write("pernetd.toml", &format!("log.level = \"warn\"\ndiscovery.folders = [\"/run/netns\"]\n{main}\n"));
-    write("plugins.d/10-loopback.toml", "");
+    // An empty file would mask it.
+    write("plugins.d/10-loopback.toml", "enabled = true\n");
     write("plugins.d/20-sysctl.toml", sysctl);
 }
 
@@ -157,12 +158,18 @@ impl Connection {
 pub(crate) struct Monitor(Connection);
 
 impl Monitor {
-    /// Listens. What is called after the return is seen.
-    pub(crate) fn open(daemon: &Daemon) -> Monitor {
-        let monitor = Monitor(Connection::open("Monitor", &Value::Null, true));
-        // Connections are served in order: once this is answered, the one before is listening.
-        daemon.known();
-        monitor
+    /// Listens. `cause` makes a hook be called: the daemon does not say when it has begun to tell.
+    pub(crate) fn open(mut cause: impl FnMut()) -> Monitor {
+        let mut connection = Connection::open("Monitor", &Value::Null, true);
+        connection.0.get_ref().set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        loop {
+            cause();
+            if connection.0.fill_buf().is_ok() {
+                break;
+            }
+        }
+        connection.0.get_ref().set_read_timeout(Some(SOON)).unwrap();
+        Monitor(connection)
     }
 
     /// When this hook of this plugin was done in this namespace.

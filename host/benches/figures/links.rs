@@ -46,7 +46,7 @@ pub(crate) fn measure() {
     // The kernel searches the ids one after the other: the one in the middle stands for all.
     let (_, middle) = ns::identify(&paths[NAMESPACES / 2]).unwrap();
     println!("\nlink events (MTU changes) beside {NAMESPACES} namespaces; CPU in us per event");
-    println!("{:44} {:>7} {:>7} {:>8}", "", "sender", "daemon", "resyncs");
+    println!("{:60} {:>7} {:>7} {:>8}", "", "sender", "daemon", "resyncs");
     row("no daemon", &middle, None);
     let daemon = Daemon::start("", QUIET);
     row("the daemon, no plugin wants device events", &middle, Some(&daemon));
@@ -61,19 +61,19 @@ fn row(what: &str, place: &Pin, daemon: Option<&Daemon>) {
         [("one at a time", 1, PAUSE), ("in bursts of 32", BURST, PAUSE * 8), ("in a flood", CHANGES, PAUSE)];
     for (how, burst, pause) in rhythms {
         let changes = if burst == 1 { CHANGES / 5 } else { CHANGES };
-        let (cpu, resyncs) = daemon.map_or_else(Default::default, look);
+        let (resyncs, cpu) = daemon.map_or_else(Default::default, |d| (lost(d), d.cpu()));
         let sender = send(place, changes, burst, pause);
         let (cpu, resyncs) = daemon.map_or_else(Default::default, |d| {
-            let (now, lost) = look(d);
-            (us(per(now - cpu, changes)), (lost - resyncs).to_string())
+            let spent = d.cpu() - cpu;
+            (us(per(spent, changes)), (lost(d) - resyncs).to_string())
         });
-        println!("{:44} {:>7} {cpu:>7} {resyncs:>8}", format!("{what}, {how}"), us(sender));
+        println!("{:60} {:>7} {cpu:>7} {resyncs:>8}", format!("{what}, {how}"), us(sender));
     }
 }
 
-fn look(daemon: &Daemon) -> (Duration, u64) {
-    let lost = daemon.ask("Status", &serde_json::Value::Null)["status"]["resyncs"].as_u64().unwrap();
-    (daemon.cpu(), lost)
+/// How often messages were lost.
+fn lost(daemon: &Daemon) -> u64 {
+    daemon.ask("Status", &serde_json::Value::Null)["status"]["resyncs"].as_u64().unwrap()
 }
 
 /// The sender's CPU time per change.

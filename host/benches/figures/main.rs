@@ -1,7 +1,7 @@
 //! The figures of the README's speed section: what pernetd costs, and how soon it has acted.
 //!
-//! A program that prints tables: `cargo bench -p pernetd --bench figures`; with a word behind `--`, only the parts whose
-//! name contains it (`namespaces`, `links`, `boundary`). It starts the real `pernetd` with `loopback` and `sysctl` over
+//! A program that prints tables: `cargo bench -p pernetd --bench figures`; with a word behind `--`, only the part of
+//! that name (`namespaces`, `links`, `boundary`); `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the real `pernetd` with `loopback` and `sysctl` over
 //! real namespaces, in a sandbox of its own, so it needs no root. Costs are CPU time, which hardly depends on what else
 //! the machine does; times by the clock do.
 #![allow(clippy::unwrap_used)] // A benchmark ends where something that must work does not.

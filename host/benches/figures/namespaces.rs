@@ -71,7 +71,7 @@ fn measure_one(population: &mut Population, size: usize, method: &str) -> (u64, 
     let ready_after = daemon.ready_after;
     daemon.cpu();
     let ((pss, rss), fds) = (daemon.memory(), daemon.fds());
-    let mut times = appear(&daemon, population);
+    let mut times = appear(population);
     let paced = one_by_one(&daemon, population);
     let at_once = at_once(&daemon, population);
     daemon.stop();
@@ -88,8 +88,13 @@ fn measure_one(population: &mut Population, size: usize, method: &str) -> (u64, 
 }
 
 /// From just before mount(2) until the last init is done, as the daemon's own time stamp says, for one after the other.
-fn appear(daemon: &Daemon, population: &mut Population) -> Vec<Duration> {
-    let mut monitor = Monitor::open(daemon);
+fn appear(population: &mut Population) -> Vec<Duration> {
+    let mut monitor = Monitor::open(|| {
+        let one = population.prepare();
+        one.bind();
+        one.wait_for_effect();
+        population.remove(one);
+    });
     let mut times = Vec::with_capacity(ONE_BY_ONE);
     for _ in 0..ONE_BY_ONE {
         let new = population.prepare();
