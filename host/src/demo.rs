@@ -28,8 +28,10 @@ const SYSCTL: &str = r#"
 [[config.profile]]
 name = "everywhere"
 settings = { "net.ipv4.ip_forward" = 1 }
-devices = ["*"]
-device_settings = { "net.ipv4.conf.<dev>.arp_notify" = 1 }
+[[config.profile.device]]
+include = ["eth*"]
+settings = { "net.ipv4.conf.<dev>.arp_notify" = 1 }
+
 [[config.profile]]
 name = "a mistake"
 include = ["red"]
@@ -40,8 +42,9 @@ const SYSCTL_MENDED: &str = r#"
 [[config.profile]]
 name = "everywhere"
 settings = { "net.ipv4.ip_forward" = 1, "net.ipv4.ip_default_ttl" = 99 }
-devices = ["*"]
-device_settings = { "net.ipv4.conf.<dev>.arp_notify" = 1 }
+[[config.profile.device]]
+include = ["eth*"]
+settings = { "net.ipv4.conf.<dev>.arp_notify" = 1 }
 "#;
 
 /// Runs the demo; the process's exit code.
@@ -151,7 +154,7 @@ impl Story {
     fn tell(&self, started: Instant) -> Told {
         let mut told = Told::default();
         let say = |what: &str| println!("{:7.3}  -- {what}", started.elapsed().as_secs_f64());
-        if let Err(e) = ns::take_seat() {
+        if let Err(e) = ns::take_seat_here() {
             say(&format!("cannot act: {e}"));
         }
         // The daemon's first answer comes when it is there to give one.
@@ -175,22 +178,31 @@ impl Story {
         for name in ["blue", "green"] {
             self.add(name, told)?;
         }
-        self.pause();
+        if self.pause() {
+            return Ok(());
+        }
         say("a veth pair between blue and green, set up");
         connect("blue", "green")?;
         told.pairs += 1;
-        self.pause();
+        if self.pause() {
+            return Ok(());
+        }
         say("ip netns add red, where one sysctl is a mistake: its setup is rolled back, nobody else notices");
         self.add("red", told)?;
-        self.pause();
+        if self.pause() {
+            return Ok(());
+        }
         say("the mistake is mended; kill -HUP");
         self.reload(SYSCTL_MENDED, told)?;
-        self.pause();
+        if self.pause() {
+            return Ok(());
+        }
         say("ip netns del blue, green, red");
         for name in ["blue", "green", "red"] {
             netns::remove(&Path::new(FOLDER).join(name))?;
             self.settle(name, false);
         }
+        // Back to the beginning: the mistake is there again for the next round.
         self.reload(SYSCTL, told)?;
         self.pause();
         Ok(())
@@ -234,12 +246,13 @@ impl Story {
         answer.receiver().recv_timeout(Duration::from_secs(5)).ok()?.ok()
     }
 
-    /// Long enough to read, short enough to watch.
-    fn pause(&self) {
+    /// Long enough to read, short enough to watch. True when the end has come meanwhile.
+    fn pause(&self) -> bool {
         let deadline = Instant::now() + Duration::from_millis(600);
         while !self.ended() && Instant::now() < deadline {
             std::thread::park_timeout(Duration::from_millis(20));
         }
+        self.ended()
     }
 }
 

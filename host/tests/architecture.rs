@@ -57,13 +57,12 @@ fn every_file_says_what_it_is() {
 #[test]
 fn the_engine_knows_no_world() {
     let forbidden = [
-        "std::fs",
+        "std::fs::",
         "std::net",
-        "std::os",
+        "std::os::fd",
         "std::process",
-        "std::time::Instant",
         "std::time::SystemTime",
-        "Instant::now",
+        "SystemTime::now",
         "libc::",
         "rustix",
         "libloading",
@@ -79,6 +78,10 @@ fn the_engine_knows_no_world() {
         "crate::systemd",
     ];
     assert_eq!(violations("host/src/engine", &forbidden), Vec::<String>::new());
+    // Time is known in one place only: the writer's deadline.
+    let clocks = violations("host/src/engine", &["Instant::now"]);
+    let elsewhere = clocks.iter().filter(|v| !v.contains("engine/gate.rs") && !v.contains("/tests/"));
+    assert_eq!(elsewhere.collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
 #[test]
@@ -120,6 +123,7 @@ fn unsafe_stands_only_where_the_design_allows_it() {
                 "host/src/linux/",
                 "host/src/discovery/",
                 "plugin-api/src/abi.rs",
+                "plugin-api/src/area.rs",
                 "plugin-api/src/export.rs",
             ];
             if allowed.iter().any(|a| path.starts_with(a)) {

@@ -6,7 +6,7 @@
 use pernet_plugin_api::{EventKind, ExitReason, NetCookie, Verdict};
 use pernetd::engine::{Area, At, Failure, Link, Member, Namespace, Net, NetDevice, NetdevEvent, Owner, RegState};
 use pernetd::plugin::file::{PluginFile, open};
-use pernetd::plugin::load::{AbiError, retired};
+use pernetd::plugin::load::{AbiError, retired, use_folder_where_memfd_is_refused};
 use pernetd::plugin::note::{Note, NoteError};
 use pernetd::plugin::running::{current_hook, running};
 use pernetd::plugin::trust::TrustError;
@@ -63,6 +63,7 @@ impl Placed {
     }
 }
 
+/// The file with another text of the same length in it, wherever it stands.
 fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut bytes = bytes.to_vec();
@@ -77,12 +78,30 @@ fn find(bytes: &[u8], text: &str) -> Vec<usize> {
     hits.map(|(at, _)| at).collect()
 }
 
+/// The good file with another note; searching the whole file takes a second in a debug build.
+fn with_note(from: &str, to: &str) -> Vec<u8> {
+    let (before, rest) = GOOD.split_at(*NOTE_AT);
+    let (note, after) = rest.split_at(600);
+    [before, &replaced(note, from, to), after].concat()
+}
+
+/// The good file with another mark, which it logs: another content that behaves visibly otherwise.
+fn with_mark(mark: &str) -> Vec<u8> {
+    static AT: LazyLock<Vec<usize>> = LazyLock::new(|| find(&GOOD, MARK));
+    assert_eq!(mark.len(), MARK.len());
+    let mut bytes = GOOD.clone();
+    AT.iter().for_each(|at| bytes[*at..at + mark.len()].copy_from_slice(mark.as_bytes()));
+    bytes
+}
+
 /// The error of a file with these bytes; it must be one.
 fn refusal(bytes: &[u8]) -> String {
     Placed::new(bytes).open(None).expect_err("such a file must be refused").to_string()
 }
 
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| example("bad_on_demand"));
+static NOTE_AT: LazyLock<usize> = LazyLock::new(|| find(&GOOD, r#"{"name":"bad-on-demand""#)[0]);
+const MARK: &str = "mark:first-content";
 
 // ---- a daemon in memory ----
 
@@ -243,7 +262,7 @@ fn a_library_that_is_no_plugin_is_refused() {
 
 #[test]
 fn a_note_that_says_something_wrong_is_refused() {
-    let with = |from, to| refusal(&replaced(&GOOD, from, to));
+    let with = |from, to| refusal(&with_note(from, to));
     assert!(with(r#""api":[1,0]"#, r#""api":[1,9]"#).contains("interface 1.9, this daemon has 1.0: update pernetd"));
     assert!(with(r#""api":[1,0]"#, r#""api":[2,0]"#).contains("update pernetd"));
     assert!(with(r#""api":[1,0]"#, r#""api":[0,0]"#).contains("rebuild the plugin"));
@@ -312,7 +331,7 @@ fn a_refused_files_constructor_does_not_run() {
 
 /// Where damage matters: the headers, the note, and the tables that are read.
 fn interesting() -> Vec<usize> {
-    let note = find(&GOOD, r#"{"name":"bad-on-demand""#)[0];
+    let note = *NOTE_AT;
     let headers = 0..64 + 56 * usize::from(GOOD[56]);
     let sections = usize::try_from(u64::from_le_bytes(GOOD[40..48].try_into().expect("8"))).expect("small");
     headers.chain(note - 24..note + 400).chain(sections..GOOD.len()).collect()
@@ -366,7 +385,7 @@ fn code_is_known_by_its_content_and_not_by_its_path() {
     let other_place = Placed::new(&GOOD).load().expect("good");
     assert!(Arc::ptr_eq(&first, &other_place), "the same content is mapped once");
 
-    placed.replace(&replaced(&GOOD, "mark:first-content", "mark:other-content"));
+    placed.replace(&with_mark("mark:other-content"));
     let second = placed.load().expect("good");
     assert_ne!(first.sha256, second.sha256);
     let (made, services) = instance(&second, "{}");
@@ -442,7 +461,7 @@ fn a_panic_at_any_hook_stops_in_the_plugin_and_poisons_it() {
 
 #[test]
 fn a_failing_or_panicking_init_leaves_nothing() {
-    let code = Placed::new(&replaced(&GOOD, "mark:first-content", "mark:failing-init.")).load().expect("good");
+    let code = Placed::new(&with_mark("mark:failing-init.")).load().expect("good");
     for (config, panicked) in [(r#"{"hook":"init"}"#, false), (r#"{"hook":"init","panic":true}"#, true)] {
         let (made, services) = instance(&code, config);
         match made.err().expect("fails") {
@@ -576,4 +595,70 @@ fn logs_carry_plugin_generation_namespace_and_fields() {
     let area = member(&made).ops()[0].1.init(&At { net: &net, areas: &[Area::default()] }).expect("init");
     assert!(services.logged("bad-on-demand#3 pernet.init net8 init in net8"), "{:?}", services.logs);
     member(&made).ops()[0].1.free(area).expect("freed");
+}
+
+#[test]
+fn where_no_memfd_may_be_executed_the_private_folder_takes_its_place() {
+    let state = tempfile::tempdir().expect("a folder");
+    let folder = state.path().join("code");
+    let content = |mark| Placed::new(&with_mark(mark));
+    let (first, second) = (content("mark:no-folder-yet"), content("mark:into-a-folder"));
+    let thread = std::thread::spawn({
+        let folder = folder.clone();
+        move || {
+            forbid_memfd();
+            let error = first.load().err().expect("nowhere to put it");
+            assert!(error.to_string().contains("vm.memfd_noexec"), "{error}");
+            use_folder_where_memfd_is_refused(folder);
+            second.load().map(|code| instance(&code, "{}"))
+        }
+    });
+    let (made, services) = thread.join().expect("no panic").expect("loaded");
+    made.expect("made");
+    assert!(services.logged("mark:into-a-folder"), "{:?}", services.logs);
+    assert_eq!(std::fs::read_dir(folder).expect("made").count(), 0, "nothing is left in it");
+}
+
+/// Has the kernel answer EACCES to `memfd_create`, for this thread only.
+#[allow(unsafe_code)]
+fn forbid_memfd() {
+    let stmt = |code: u32, k: u32, jt, jf| libc::sock_filter { code: u16::try_from(code).expect("small"), jt, jf, k };
+    let number = u32::try_from(libc::SYS_memfd_create).expect("small");
+    let filter = [
+        stmt(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        stmt(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 0, 1),
+        stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EACCES.unsigned_abs(), 0, 0),
+        stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: both calls act on this thread only; the program and its filter live until the second returns.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+    }
+}
+
+#[test]
+fn many_threads_load_and_call_at_once() {
+    let placed = Placed::new(&with_mark("mark:many-threads."));
+    std::thread::scope(|scope| {
+        for cookie in 100..108 {
+            let placed = &placed;
+            scope.spawn(move || {
+                let code = placed.load().expect("good");
+                let (made, services) = instance(&code, "{}");
+                let made = made.expect("made");
+                let (member, net) = (member(&made), net(cookie));
+                for _ in 0..200 {
+                    let area = member.ops()[0].1.init(&At { net: &net, areas: &[Area::default()] }).expect("init");
+                    let at = At { net: &net, areas: &[area] };
+                    for hook in ["netdev", "pernet.pre_exit", "pernet.exit", "pernet.exit_batch", "free"] {
+                        call(&member, hook, at).expect(hook);
+                    }
+                }
+                made.destroy().expect("ended");
+                assert_eq!(services.hooks.lock().expect("hooks").len(), 2 + 200 * 5);
+            });
+        }
+    });
 }

@@ -23,7 +23,7 @@ use crate::abi::{
 use crate::area::{Areas, Taken};
 use crate::log::{self, Caller};
 use crate::pernet::AnyOps;
-use crate::plugin::{self, ConfigError};
+use crate::plugin;
 use crate::work::WorkTable;
 use crate::{Error, Event, ExitReason, Host, Net, Notifier, Plugin, Registrar, Result, Verdict, guard};
 
@@ -37,6 +37,18 @@ use crate::{Error, Event, ExitReason, Host, Net, Notifier, Plugin, Registrar, Re
 /// The keys may come in any order, and all but `name` may be left out; `level` is then `device`. The version is that of
 /// the crate. The library's crate type is `cdylib`, and its file `libpernet_<name>.so` (`-` as `_`) if the operator
 /// shall need no `file` key. One plugin per library: a second one is an error of the linker.
+///
+/// A name or a level that the daemon would refuse does not compile:
+///
+/// ```compile_fail
+/// # use pernet_plugin_api::prelude::*;
+/// # struct P;
+/// # impl Plugin for P {
+/// #     type Config = NoConfig;
+/// #     fn init(_: &mut Registrar, _: Host, _: NoConfig) -> Result<Self> { Ok(P) }
+/// # }
+/// export_plugin!(P, name = "My_Plugin");
+/// ```
 #[macro_export]
 macro_rules! export_plugin {
     ($plugin:ty $(, $key:ident = $value:expr)* $(,)?) => {
@@ -160,7 +172,7 @@ fn start<P: Plugin>(caller: Caller, config: &str) -> Result<(InstanceHandle, RVe
     let mut reg = Registrar::new(id);
     // The registrar stays outside of the guard: unwinding through it would run more of the author's code.
     let made = guard::call(Some(caller), || {
-        let config = plugin::read_config::<P>(config).map_err(refused)?;
+        let config = plugin::read_config::<P>(config)?;
         P::init(&mut reg, host, config)
     });
     let (plugin, failure) = match made {
@@ -175,11 +187,6 @@ fn start<P: Plugin>(caller: Caller, config: &str) -> Result<(InstanceHandle, RVe
     }
     let instance = Box::into_raw(Box::new(Instance { id, caller, parts }));
     Ok((InstanceHandle(instance.expose_provenance() as u64), reg.registrations.into()))
-}
-
-fn refused(refusal: ConfigError) -> Error {
-    let place = if refusal.field().is_empty() { String::new() } else { format!(" `{}`", refusal.field()) };
-    Error::new(libc::EINVAL, format!("configuration{place}: {}", refusal.message()))
 }
 
 extern "C" fn destroy(instance: InstanceHandle) -> Status {

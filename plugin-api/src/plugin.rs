@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::field;
-use crate::{Host, Registrar, Result};
+use crate::{Error, Host, Registrar, Result};
 
 /// A plugin. One value of it is one instance: a reload with a changed configuration makes a new one.
 ///
@@ -74,6 +74,14 @@ impl ConfigError {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+}
+
+/// For an `init` that finds fault with the configuration: `EINVAL`, with the field in the sentence.
+impl From<ConfigError> for Error {
+    fn from(refusal: ConfigError) -> Self {
+        let place = if refusal.field.is_empty() { String::new() } else { format!(" `{}`", refusal.field) };
+        Error::new(libc::EINVAL, format!("configuration{place}: {}", refusal.message))
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn stage(events: Sender<Event>) -> std::io::Result<Box<dyn Fn(Batch) 
     }
     let (to_thread, batches) = unbounded::<Batch>();
     std::thread::Builder::new().name("identify".into()).spawn(move || {
-        if let Err(e) = ns::take_seat() {
+        if let Err(e) = ns::take_seat_here() {
             tracing::error!("cannot open the own network namespace: {e}; no namespace will be found");
         }
         for mut batch in batches {

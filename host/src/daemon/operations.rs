@@ -96,7 +96,7 @@ impl Daemon {
         self.operations.running = true;
         let started = std::thread::Builder::new().name("operation".into()).spawn(move || {
             // It calls hooks, so it enters namespaces; where it cannot, every enter says so.
-            if let Err(e) = ns::take_seat() {
+            if let Err(e) = ns::take_seat_here() {
                 tracing::error!("this thread cannot enter namespaces: {e}");
             }
             let done = work();

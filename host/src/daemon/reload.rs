@@ -238,7 +238,8 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
             shared.plugins().put(entries);
             report
         }
-        Err((failed, trouble)) => {
+        Err(error) => {
+            let (failed, trouble) = *error;
             let name = failed.config.name.clone();
             let not_restored = set.arrange(&old, ExitReason::RolledBack, &|_| true).unwrap_or_default();
             let mut report = refused(&[(name.clone(), trouble.clone())]);
@@ -279,6 +280,9 @@ fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before:
     Report { ok: true, plugins: rows, config: Some(config), ..Report::default() }
 }
 
+/// A plugin that could not be put up, and why.
+type Failed = (Prepared, Trouble);
+
 /// One instance while the set is rearranged.
 struct Running {
     live: Live,
@@ -302,12 +306,12 @@ impl RunningSet<'_> {
         target: &[Prepared],
         reason: ExitReason,
         may_fail: &dyn Fn(&str) -> bool,
-    ) -> Result<Vec<(Prepared, Trouble)>, (Prepared, Trouble)> {
+    ) -> Result<Vec<Failed>, Box<Failed>> {
         self.take_down(target, reason);
         let places: Vec<(Arc<str>, usize)> =
             target.iter().enumerate().map(|(place, p)| (p.config.name.as_str().into(), place)).collect();
         engine::renumber(self.write, &places);
-        let mut failures: Vec<(Prepared, Trouble)> = Vec::new();
+        let mut failures: Vec<Failed> = Vec::new();
         for (place, prepared) in target.iter().enumerate() {
             let missing = prepared.requires.iter().find(|r| failures.iter().any(|(f, _)| f.config.name == **r));
             let result = match missing {
@@ -321,7 +325,7 @@ impl RunningSet<'_> {
                 Err(trouble) if missing.is_some() || may_fail(&prepared.config.name) => {
                     failures.push((prepared.clone(), trouble));
                 }
-                Err(trouble) => return Err((prepared.clone(), trouble)),
+                Err(trouble) => return Err(Box::new((prepared.clone(), trouble))),
             }
         }
         self.running.sort_by_key(|r| target.iter().position(|p| p.config.name == r.live.prepared.config.name));
@@ -373,7 +377,7 @@ impl RunningSet<'_> {
     }
 
     /// The rows to show: what runs and what failed, in the order of `target`.
-    fn entries(self, target: &[Prepared], failures: Vec<(Prepared, Trouble)>) -> Vec<Entry> {
+    fn entries(self, target: &[Prepared], failures: Vec<Failed>) -> Vec<Entry> {
         let mut entries: Vec<Entry> = self.running.into_iter().map(|r| Entry::Live(r.live)).collect();
         entries.extend(failures.into_iter().map(|(prepared, trouble)| Entry::Failed(prepared, trouble)));
         entries.sort_by_key(|e| target.iter().position(|p| p.config.name == e.name()));

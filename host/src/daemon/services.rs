@@ -21,9 +21,12 @@ use crate::plugin::{HookRecord, HostServices, InstanceRef, LogLine};
 /// How long `run_in` waits: longer than a namespace's queue should ever be.
 const RUN_IN: Duration = Duration::from_secs(30);
 
+/// A namespace, and the way into it.
+type Inhabited = (Arc<Net>, Arc<Place>);
+
 /// Managed namespaces by cookie, for those who are not the loop. The lock is held for a look-up only.
 #[derive(Default)]
-pub(super) struct Places(RwLock<HashMap<NetCookie, (Arc<Net>, Arc<Place>)>>);
+pub(super) struct Places(RwLock<HashMap<NetCookie, Inhabited>>);
 
 impl Places {
     pub(super) fn insert(&self, net: &Arc<Net>, place: &Arc<Place>) {
@@ -35,7 +38,7 @@ impl Places {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&cookie);
     }
 
-    fn get(&self, cookie: NetCookie) -> Option<(Arc<Net>, Arc<Place>)> {
+    fn get(&self, cookie: NetCookie) -> Option<Inhabited> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&cookie).cloned()
     }
 }
@@ -44,7 +47,7 @@ impl Places {
 pub(crate) struct Work {
     instance: InstanceRef,
     owner: Arc<Owner>,
-    nets: Vec<(Arc<Net>, Arc<Place>)>,
+    nets: Vec<Inhabited>,
     /// The plugin's number for it; taken when it runs.
     work: Option<u64>,
     /// Who waits for it (`run_in`); nobody for `defer`.

@@ -5,7 +5,7 @@
 //!
 //! Not here: entering the namespace and holding its lock, which the caller has done.
 
-use super::instance::Inner;
+use super::inner::Inner;
 use super::running::Guard;
 use super::status::failure_of;
 use crate::engine::{Area, At, Failure, NetdevEvent, NotifierBlock, Operations};
@@ -86,10 +86,6 @@ impl Place<'static> {
     pub(super) fn home() -> Self {
         Place { netns: Arc::from(""), last: None, device: None }
     }
-
-    fn of(at: &At<'_>) -> Self {
-        Place { netns: at.net.name(), last: Some(at.net.cookie), device: None }
-    }
 }
 
 /// The ops of a plugin's pernet registration.
@@ -141,8 +137,8 @@ impl Inner {
     }
 
     pub(super) fn run_work(&self, work: u64, nets: &[At<'_>]) -> Result<(), Failure> {
-        let mut place = nets.first().map_or_else(Place::home, Place::of);
-        place.last = nets.iter().map(|at| at.net.cookie).max();
+        let netns = nets.first().map_or_else(|| Arc::from(""), |at| at.net.name());
+        let place = Place { netns, last: nets.iter().map(|at| at.net.cookie).max(), device: None };
         with_infos(nets, |infos| {
             self.ask(Hook::Work, &place, |table, instance| (table.run_work()(instance, work, infos), ()))
         })
@@ -155,8 +151,8 @@ impl Inner {
 
 impl Operations for PernetCaller {
     fn init(&self, at: &At<'_>) -> Result<Area, Failure> {
-        with_info(at, |net| {
-            self.instance.ask(Hook::PernetInit, &Place::of(at), |table, instance| {
+        with_info(at, None, |place, net| {
+            self.instance.ask(Hook::PernetInit, place, |table, instance| {
                 let answer = table.pernet_init()(instance, self.op, net);
                 (answer.status, Area(answer.area.0))
             })
@@ -164,16 +160,16 @@ impl Operations for PernetCaller {
     }
 
     fn pre_exit(&self, at: &At<'_>, reason: ExitReason) -> Result<(), Failure> {
-        with_info(at, |net| {
-            self.instance.ask(Hook::PernetPreExit, &Place::of(at), |table, instance| {
+        with_info(at, None, |place, net| {
+            self.instance.ask(Hook::PernetPreExit, place, |table, instance| {
                 (table.pernet_pre_exit()(instance, self.op, net, reason as u8), ())
             })
         })
     }
 
     fn exit(&self, at: &At<'_>, reason: ExitReason) -> Result<(), Failure> {
-        with_info(at, |net| {
-            self.instance.ask(Hook::PernetExit, &Place::of(at), |table, instance| {
+        with_info(at, None, |place, net| {
+            self.instance.ask(Hook::PernetExit, place, |table, instance| {
                 (table.pernet_exit()(instance, self.op, net, reason as u8), ())
             })
         })
@@ -215,9 +211,8 @@ impl NotifierBlock for NotifierCaller {
             link_kind: device.kind.as_str().into(),
             address: device.address.as_slice().into(),
         };
-        let place = Place { device: Some(&device.name), ..Place::of(at) };
-        with_info(at, |net| {
-            self.instance.ask(Hook::Netdev(event.kind), &place, |table, instance| {
+        with_info(at, Some(&device.name), |place, net| {
+            self.instance.ask(Hook::Netdev(event.kind), place, |table, instance| {
                 let answer = table.netdev_event()(instance, self.number, net, &told);
                 match Verdict::from_u8(answer.verdict) {
                     Some(verdict) => (answer.status, verdict),
@@ -238,15 +233,12 @@ fn no_verdict(answered: u8) -> Status {
 /// Most plugins have few ops: their handles are copied to the stack.
 const FEW: usize = 8;
 
-fn with_info<R>(at: &At<'_>, f: impl FnOnce(&NetInfo<'_>) -> R) -> R {
-    let name = at.net.name();
+/// One namespace, for attribution and for the plugin; its name is asked for once.
+fn with_info<R>(at: &At<'_>, device: Option<&str>, f: impl FnOnce(&Place<'_>, &NetInfo<'_>) -> R) -> R {
+    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), device };
     let info = |areas: &[AreaHandle]| {
-        f(&NetInfo {
-            cookie: at.net.cookie.0,
-            generation: at.net.generation,
-            name: (&*name).into(),
-            areas: RSlice::from_slice(areas),
-        })
+        let (name, areas) = ((&*place.netns).into(), RSlice::from_slice(areas));
+        f(&place, &NetInfo { cookie: at.net.cookie.0, generation: at.net.generation, name, areas })
     };
     let mut few = [AreaHandle(0); FEW];
     match few.get_mut(..at.areas.len()) {

@@ -14,45 +14,15 @@ use object::{Endianness, StringTable};
 pub(super) const ENTRY_SYMBOL: &str = "_1as_0lib_1header_0root_bmodule_bloader";
 
 /// Names that a plugin must not define: the dynamic loader could bind others to them.
-const FOREIGN: &[&str] = &[
-    "malloc",
-    "calloc",
-    "realloc",
-    "free",
-    "aligned_alloc",
-    "posix_memalign",
-    "memalign",
-    "malloc_usable_size",
-    "memcpy",
-    "memmove",
-    "memset",
-    "memcmp",
-    "strlen",
-    "open",
-    "open64",
-    "openat",
-    "read",
-    "write",
-    "close",
-    "socket",
-    "ioctl",
-    "mmap",
-    "munmap",
-    "fork",
-    "execve",
-    "exit",
-    "_exit",
-    "abort",
-    "setns",
-    "unshare",
-    "dlopen",
-    "dlsym",
-    "dlclose",
-    "pthread_create",
-    "pthread_mutex_lock",
-    "__cxa_thread_atexit_impl",
-    "_Unwind_RaiseException",
-];
+const FOREIGN: &str = "\
+    malloc calloc realloc free aligned_alloc posix_memalign memalign malloc_usable_size \
+    memcpy memmove memset memcmp strlen open open64 openat read write close socket ioctl mmap munmap \
+    fork execve exit _exit abort setns unshare dlopen dlsym dlclose \
+    pthread_create pthread_mutex_lock __cxa_thread_atexit_impl _Unwind_RaiseException";
+
+/// More than these are a damaged number, and would cost the reader memory.
+const MOST_NOTES: usize = 1000;
+const MOST_SYMBOLS: usize = 1_000_000;
 
 /// Why a file cannot be a plugin for this machine, by its shape alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -170,6 +140,9 @@ impl<'a> Shape<'a> {
             let Some(mut notes) = segment.notes(self.endian, self.data).map_err(damaged)? else { continue };
             while let Some(note) = notes.next().map_err(damaged)? {
                 let kind = note.n_type(self.endian).0;
+                if all.len() == MOST_NOTES {
+                    return Err(FormatError::Damaged(format!("more than {MOST_NOTES} notes")));
+                }
                 all.push(RawNote { name: note.name(), kind, descriptor: note.desc() });
             }
         }
@@ -181,7 +154,7 @@ impl<'a> Shape<'a> {
         let mut entry = false;
         for name in self.exports()? {
             let name = String::from_utf8_lossy(name);
-            if FOREIGN.contains(&name.as_ref()) {
+            if FOREIGN.split(' ').any(|foreign| foreign == name) {
                 return Err(FormatError::Foreign(name.into_owned()));
             }
             entry |= name == ENTRY_SYMBOL;
@@ -193,6 +166,9 @@ impl<'a> Shape<'a> {
         let table = self.sections.iter().find(|s| s.sh_type(self.endian) == elf::SHT_DYNSYM);
         let Some(table) = table else { return Err(FormatError::NoEntry) };
         let symbols: &[Sym64<Endianness>] = table.data_as_array(self.endian, self.data).map_err(damaged)?;
+        if symbols.len() > MOST_SYMBOLS {
+            return Err(FormatError::Damaged(format!("more than {MOST_SYMBOLS} dynamic symbols")));
+        }
         let link = self.sections.get(table.sh_link(self.endian) as usize);
         let strings = link.and_then(|s| s.data(self.endian, self.data).ok());
         let Some(strings) = strings else { return Err(FormatError::Damaged("no names of symbols".into())) };

@@ -254,6 +254,8 @@ fn is_private_group(uid: u32, gid: u32, passwd: &str, group: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\nbob:x:1001:100::/:/bin/sh\n\
                           cy:x:1002:100::/:/bin/sh\ndi:x:1003:1500::/:/bin/sh\n";
@@ -273,5 +275,114 @@ mod tests {
     fn components_keep_dot_dot() {
         let parts: Vec<_> = components(Path::new("/a/./b/../c")).into_iter().collect();
         assert_eq!(parts, ["a", "b", "..", "c"].map(OsString::from));
+    }
+
+    /// A folder with a file in it, both of the mode that an installation gives them.
+    struct Installed {
+        folder: tempfile::TempDir,
+        file: PathBuf,
+    }
+
+    impl Installed {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let file = folder.path().join("a.so");
+            std::fs::write(&file, "code").expect("write");
+            let installed = Installed { folder, file };
+            installed.chmod("", 0o755);
+            installed.chmod("a.so", 0o644);
+            installed
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn chmod(&self, name: &str, mode: u32) {
+            std::fs::set_permissions(self.at(name), Permissions::from_mode(mode)).expect("chmod");
+        }
+    }
+
+    fn judged(judge: &Judge, path: &Path) -> Result<(), TrustError> {
+        let file = std::fs::File::open(path).expect("readable");
+        judge.judge(file.as_fd(), path)
+    }
+
+    /// A judge for whom the files of this process are a stranger's. Root's are trusted whoever judges, so root gives
+    /// them away first.
+    fn stranger(installed: &Installed) -> Judge {
+        let me = rustix::process::geteuid().as_raw();
+        if me == 0 {
+            std::os::unix::fs::chown(&installed.file, Some(4242), None).expect("chown");
+        }
+        Judge::with_user(if me == 0 { 0 } else { me + 1 }, me + 1)
+    }
+
+    #[test]
+    fn a_strangers_file_is_refused() {
+        let installed = Installed::new();
+        judged(&Judge::new(), &installed.file).expect("one's own, below a sticky folder of root's");
+        let error = judged(&stranger(&installed), &installed.file).expect_err("a stranger's");
+        assert!(matches!(&error, TrustError::Owner { path, .. } if *path == installed.file), "{error}");
+    }
+
+    #[test]
+    fn a_group_that_can_write_is_refused_unless_it_is_private() {
+        let installed = Installed::new();
+        installed.chmod("a.so", 0o664);
+        installed.chmod("", 0o775);
+        let mut judge = Judge::new();
+        judge.private_group = None;
+        let error = judged(&judge, &installed.file).expect_err("its group can write");
+        assert!(matches!(error, TrustError::Writable { who: "its group", .. }), "{error}");
+        judge.private_group = Some(fstat(std::fs::File::open(&installed.file).expect("open")).expect("stat").st_gid);
+        judged(&judge, &installed.file).expect("nobody else is in that group");
+    }
+
+    #[test]
+    fn a_symlink_is_followed_and_every_folder_on_the_way_judged() {
+        use std::os::unix::fs::symlink;
+        let (installed, elsewhere) = (Installed::new(), Installed::new());
+        symlink("a.so", installed.at("relative.so")).expect("link");
+        symlink(&elsewhere.file, installed.at("absolute.so")).expect("link");
+        symlink("loop.so", installed.at("loop.so")).expect("link");
+        let judge = Judge::new();
+        std::fs::create_dir(installed.at("sub")).expect("mkdir");
+        installed.chmod("sub", 0o755);
+        for good in ["relative.so", "absolute.so", "sub/../relative.so"] {
+            judged(&judge, &installed.at(good)).unwrap_or_else(|e| panic!("{good}: {e}"));
+        }
+        elsewhere.chmod("", 0o777);
+        let error = judged(&judge, &installed.at("absolute.so")).expect_err("the target's folder");
+        assert!(matches!(&error, TrustError::Writable { path, .. } if path == elsewhere.folder.path()), "{error}");
+        installed.chmod("", 0o777);
+        elsewhere.chmod("", 0o755);
+        let error = judged(&judge, &installed.at("absolute.so")).expect_err("the symlink's folder");
+        assert!(matches!(&error, TrustError::Writable { path, .. } if path == installed.folder.path()), "{error}");
+        installed.chmod("", 0o755);
+        let file = std::fs::File::open(&installed.file).expect("open");
+        let error = judge.judge(file.as_fd(), &installed.at("loop.so")).expect_err("endless");
+        assert!(matches!(error, TrustError::Symlinks { .. }), "{error}");
+        let error = judge.judge(file.as_fd(), &elsewhere.file).expect_err("another file");
+        assert!(matches!(error, TrustError::Changed { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_was_vouched_for_passes_when_owners_look_different_and_nothing_else_does() {
+        let installed = Installed::new();
+        std::fs::copy(&installed.file, installed.at("bad.so")).expect("copy");
+        installed.chmod("bad.so", 0o666);
+        let mut judge = Judge::new();
+        judge.vouch(installed.folder.path()).expect("a good folder");
+        std::fs::write(installed.at("later.so"), "code").expect("write");
+        installed.chmod("later.so", 0o666);
+        judge.euid = stranger(&installed).euid;
+        judged(&judge, &installed.file).expect("known by its inode");
+        let error = judged(&judge, &installed.at("bad.so")).expect_err("it was bad when it was judged");
+        assert!(matches!(error, TrustError::Writable { .. }), "{error}");
+        judged(&judge, &installed.at("later.so")).expect_err("not there when it was judged, and bad");
+
+        installed.chmod("", 0o777);
+        Judge::new().vouch(installed.folder.path()).expect_err("anybody can put files there");
     }
 }

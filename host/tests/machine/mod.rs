@@ -367,7 +367,7 @@ pub fn inside<T: Send>(name: &str, act: impl FnOnce() -> T + Send) -> T {
     let path = name_path(name);
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
-            ns::take_seat().unwrap();
+            ns::take_seat_here().unwrap();
             let (_, pin) = ns::identify(&path).unwrap();
             let _ = pin.as_fd();
             ns::enter(&pin).unwrap();

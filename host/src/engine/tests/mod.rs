@@ -1,1 +1,18 @@
-//! The engine, tested in memory.
+//! The engine, tested in memory: by rule, by property, by exhaustion.
+//!
+//! Tests named `k…` hold a rule of the kernel's; the number is the rule's in the project's list of them. What records,
+//! fails and checks is in `recorder.rs`, once for all.
+
+#![allow(clippy::unwrap_used)]
+
+mod recorder;
+
+mod exhaustion;
+mod gate;
+mod initcall;
+mod model;
+mod names;
+mod notifier;
+mod pernet;
+mod rtnl;
+mod setup;

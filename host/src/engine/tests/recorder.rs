@@ -1,0 +1,389 @@
+//! A world in memory: plugins that record every call and fail on demand, namespaces that know which thread is inside.
+//!
+//! A call is written `plugin.hook` + op number + `@cookie`: `a.init0@1`, `a.exit0@1:Died`, `a.batch0@1,2:Stopped`,
+//! `a.free0@1`, `a.n0.register(lo)@1`; a replayed event has a `~` after its kind. Whatever must hold at *every* call
+//! (inside the right namespace, lock held, areas filled and not yet dropped) is asserted here, so every test checks it.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pernet_plugin_api::{ExitReason, NetCookie, Verdict};
+
+use crate::engine::*;
+
+thread_local! {
+    static INSIDE: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+pub(super) type Hook = Box<dyn Fn(&Net) + Send + Sync>;
+
+/// Everything that the tests see of what happened.
+#[derive(Default)]
+pub(super) struct World {
+    calls: Mutex<Vec<String>>,
+    /// Calls that fail: as written, without the reason.
+    failing: Mutex<HashMap<String, Failure>>,
+    verdicts: Mutex<HashMap<String, Verdict>>,
+    doing: Mutex<HashMap<String, Arc<Hook>>>,
+    /// Fails the call with this number, counting those that may fail from 1; 0 none.
+    pub(super) fail_nth: AtomicUsize,
+    fallible: AtomicUsize,
+    last_area: AtomicU64,
+    /// Areas that init gave and free has not taken: by (plugin, op, cookie).
+    areas: Mutex<HashMap<(String, usize, u64), Area>>,
+    namespaces: Mutex<HashMap<u64, Arc<Mutex<Vec<Link>>>>>,
+    enter_fails: Mutex<HashSet<u64>>,
+    /// Work that the calls left for after the unlock, and how much of it ran.
+    deferred: AtomicUsize,
+    ran: AtomicUsize,
+    /// Also note `plugin.okN@cookie` after each init that succeeded.
+    pub(super) notes_success: AtomicBool,
+}
+
+impl World {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The calls since the last time.
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock().unwrap())
+    }
+
+    /// The same, only those that contain this.
+    pub(super) fn take_only(&self, part: &str) -> Vec<String> {
+        self.take().into_iter().filter(|call| call.contains(part)).collect()
+    }
+
+    pub(super) fn fail(&self, call: &str) {
+        self.failing.lock().unwrap().insert(call.into(), Failure::new(5, format!("{call} was told to fail")));
+    }
+
+    pub(super) fn panic_at(&self, call: &str) {
+        let failure = Failure { panicked: true, ..Failure::new(5, format!("{call} was told to panic")) };
+        self.failing.lock().unwrap().insert(call.into(), failure);
+    }
+
+    pub(super) fn verdict(&self, call: &str, verdict: Verdict) {
+        self.verdicts.lock().unwrap().insert(call.into(), verdict);
+    }
+
+    /// Does something at a call, before it answers.
+    pub(super) fn at(&self, call: &str, hook: impl Fn(&Net) + Send + Sync + 'static) {
+        self.doing.lock().unwrap().insert(call.into(), Arc::new(Box::new(hook)));
+    }
+
+    pub(super) fn heal(&self) {
+        self.failing.lock().unwrap().clear();
+        self.verdicts.lock().unwrap().clear();
+        self.doing.lock().unwrap().clear();
+        self.fail_nth.store(0, Ordering::SeqCst);
+    }
+
+    /// Starts counting the calls that may fail from 1 again, and gives how many there were.
+    pub(super) fn count_again(&self) -> usize {
+        self.fallible.swap(0, Ordering::SeqCst)
+    }
+
+    pub(super) fn areas_in_use(&self) -> usize {
+        self.areas.lock().unwrap().len()
+    }
+
+    /// Every piece of work that was deferred has run, once.
+    pub(super) fn assert_all_work_ran(&self) {
+        assert_eq!(self.deferred.load(Ordering::SeqCst), self.ran.load(Ordering::SeqCst));
+    }
+
+    /// Every call leaves a piece of work, which takes the lock again.
+    fn leave_work(self: &Arc<Self>, net: &Net) {
+        self.deferred.fetch_add(1, Ordering::SeqCst);
+        let (world, held) = (self.clone(), net.rtnl().held_by_me());
+        let work = move || {
+            assert!(held, "only who holds the lock leaves work");
+            world.ran.fetch_add(1, Ordering::SeqCst);
+        };
+        net.rtnl().defer(Box::new(work)).unwrap();
+    }
+
+    pub(super) fn links_of(&self, cookie: u64) -> Arc<Mutex<Vec<Link>>> {
+        self.namespaces.lock().unwrap()[&cookie].clone()
+    }
+
+    pub(super) fn note(&self, call: String) {
+        self.calls.lock().unwrap().push(call);
+    }
+
+    pub(super) fn enter_fails(&self, cookie: u64) {
+        self.enter_fails.lock().unwrap().insert(cookie);
+    }
+
+    /// A namespace with these devices, each `name` or `name+` (up), `lo` first.
+    pub(super) fn net(self: &Arc<Self>, cookie: u64, devices: &[&str]) -> Arc<Net> {
+        let links = devices.iter().enumerate().map(|(n, name)| link(u32::try_from(n).unwrap() + 1, name)).collect();
+        self.namespaces.lock().unwrap().insert(cookie, Arc::new(Mutex::new(links)));
+        self.life(cookie, 1)
+    }
+
+    /// A (next) life of a namespace that exists.
+    pub(super) fn life(self: &Arc<Self>, cookie: u64, generation: u32) -> Arc<Net> {
+        let links = self.namespaces.lock().unwrap().entry(cookie).or_default().clone();
+        let namespace = Memory { cookie, links, world: self.clone() };
+        let net = Net::new(NetCookie(cookie), generation, Box::new(namespace), false);
+        net.set_names(vec![format!("ns{cookie}").into()]);
+        net
+    }
+
+    fn called(&self, call: &str, net: &Net) -> Result<(), Failure> {
+        let short = call.split(':').next().unwrap_or(call);
+        self.note(call.to_owned());
+        let doing = self.doing.lock().unwrap().get(short).cloned();
+        if let Some(hook) = doing {
+            hook(net);
+        }
+        let nth = self.fallible.fetch_add(1, Ordering::SeqCst) + 1;
+        if nth == self.fail_nth.load(Ordering::SeqCst) {
+            return Err(Failure::new(5, format!("call {nth}, {call}, was told to fail")));
+        }
+        self.failing.lock().unwrap().get(short).map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+}
+
+pub(super) fn link(ifindex: u32, name: &str) -> Link {
+    let up = name.ends_with('+');
+    let name = name.trim_end_matches('+').to_owned();
+    let kind = if name == "lo" { String::new() } else { "veth".into() };
+    Link { ifindex, name, kind, address: vec![2, 0, 0, 0, 0, 1], mtu: 1500, flags: u32::from(up), master: 0 }
+}
+
+struct Memory {
+    cookie: u64,
+    links: Arc<Mutex<Vec<Link>>>,
+    world: Arc<World>,
+}
+
+impl Namespace for Memory {
+    fn enter(&self) -> Result<(), Failure> {
+        if self.world.enter_fails.lock().unwrap().contains(&self.cookie) {
+            return Err(Failure::new(1, "told not to let anybody in"));
+        }
+        INSIDE.set(Some(self.cookie));
+        Ok(())
+    }
+
+    fn home(&self) -> Result<(), Failure> {
+        INSIDE.set(None);
+        Ok(())
+    }
+
+    fn links(&self) -> Result<Vec<Link>, Failure> {
+        assert_eq!(INSIDE.get(), Some(self.cookie), "links are listed inside");
+        Ok(self.links.lock().unwrap().iter().rev().cloned().collect())
+    }
+}
+
+/// Asserts that the calling thread is at home.
+pub(super) fn assert_home() {
+    assert_eq!(INSIDE.get(), None, "the thread came home");
+}
+
+/// One op or notifier that records.
+struct Recorder {
+    world: Arc<World>,
+    plugin: String,
+    number: usize,
+}
+
+impl Recorder {
+    fn call(&self, hook: &str, at: &At<'_>) -> Result<(), Failure> {
+        assert_eq!(INSIDE.get(), Some(at.net.cookie.0), "{hook} runs inside its namespace");
+        assert!(at.net.rtnl().held_by_me(), "{hook} runs under the RTNL");
+        self.world.leave_work(at.net);
+        let (name, told) =
+            hook.split_once(':').map_or((hook, String::new()), |(name, told)| (name, format!(":{told}")));
+        self.world.called(&format!("{}.{name}@{}{told}", self.plugin, at.net.cookie.0), at.net)
+    }
+
+    fn key(&self, at: &At<'_>) -> (String, usize, u64) {
+        (self.plugin.clone(), self.number, at.net.cookie.0)
+    }
+
+    /// Every area of the plugin in this net is as its init gave it: none dropped early, none kept too long.
+    fn check_areas(&self, at: &At<'_>) {
+        let areas = self.world.areas.lock().unwrap();
+        for (op, area) in at.areas.iter().enumerate() {
+            let known = areas.get(&(self.plugin.clone(), op, at.net.cookie.0)).copied();
+            assert_eq!(*area, known.unwrap_or_default(), "area {op} of {}", self.plugin);
+        }
+    }
+}
+
+impl Operations for Recorder {
+    fn init(&self, at: &At<'_>) -> Result<Area, Failure> {
+        assert_eq!(at.areas.get(self.number), Some(&Area(0)), "the slot is empty before init");
+        self.check_areas(at);
+        self.call(&format!("init{}", self.number), at)?;
+        let area = Area(self.world.last_area.fetch_add(1, Ordering::SeqCst) + 1);
+        assert_eq!(self.world.areas.lock().unwrap().insert(self.key(at), area), None, "one init per life");
+        if self.world.notes_success.load(Ordering::SeqCst) {
+            self.world.note(format!("{}.ok{}@{}", self.plugin, self.number, at.net.cookie.0));
+        }
+        Ok(area)
+    }
+
+    fn pre_exit(&self, at: &At<'_>, reason: ExitReason) -> Result<(), Failure> {
+        self.check_areas(at);
+        self.call(&format!("pre_exit{}:{reason:?}", self.number), at)
+    }
+
+    fn exit(&self, at: &At<'_>, reason: ExitReason) -> Result<(), Failure> {
+        self.check_areas(at);
+        assert_ne!(at.areas[self.number], Area(0), "exit only after init");
+        self.call(&format!("exit{}:{reason:?}", self.number), at)
+    }
+
+    fn exit_batch(&self, nets: &[At<'_>], reason: ExitReason) -> Result<(), Failure> {
+        assert_home();
+        nets.iter().for_each(|at| self.check_areas(at));
+        assert!(nets.iter().all(|at| !at.net.rtnl().held_by_me()), "exit_batch holds no lock");
+        let cookies: Vec<String> = nets.iter().map(|at| at.net.cookie.0.to_string()).collect();
+        let call = format!("{}.batch{}@{}:{reason:?}", self.plugin, self.number, cookies.join(","));
+        self.world.called(&call, nets[0].net)
+    }
+
+    fn free(&self, area: Area) -> Result<(), Failure> {
+        let mut areas = self.world.areas.lock().unwrap();
+        let key = areas.iter().find(|(_, a)| **a == area).map(|(key, _)| key.clone());
+        let key = key.expect("an area is dropped once");
+        assert_eq!(
+            (&key.0, key.1, INSIDE.get()),
+            (&self.plugin, self.number, Some(key.2)),
+            "dropped by its op, inside"
+        );
+        areas.remove(&key);
+        drop(areas);
+        self.world.note(format!("{}.free{}@{}", self.plugin, self.number, key.2));
+        Ok(())
+    }
+}
+
+impl NotifierBlock for Recorder {
+    fn call(&self, at: &At<'_>, event: &NetdevEvent<'_>) -> Result<Verdict, Failure> {
+        self.check_areas(at);
+        let replay = if event.replay { "~" } else { "" };
+        let old = event.old_name.map_or(String::new(), |old| format!("{old}>"));
+        let hook = format!("n{}.{}{replay}({old}{})", self.number, event.kind.as_str(), event.device.link.name);
+        Recorder::call(self, &hook, at)?;
+        let call = format!("{}.{hook}@{}", self.plugin, at.net.cookie.0);
+        Ok(self.world.verdicts.lock().unwrap().get(&call).copied().unwrap_or(Verdict::Ok))
+    }
+}
+
+/// A plugin under construction.
+pub(super) struct Plugin {
+    world: Arc<World>,
+    owner: Owner,
+    registrations: Vec<Registration>,
+    ops: usize,
+    notifiers: usize,
+}
+
+impl World {
+    pub(super) fn plugin(self: &Arc<Self>, name: &str, place: usize) -> Plugin {
+        let owner = Owner::new(name, 1, place);
+        Plugin { world: self.clone(), owner, registrations: Vec::new(), ops: 0, notifiers: 0 }
+    }
+}
+
+impl Plugin {
+    fn recorder(&self, number: usize) -> Arc<Recorder> {
+        Arc::new(Recorder { world: self.world.clone(), plugin: self.owner.name.to_string(), number })
+    }
+
+    fn pernet(mut self, class: Class) -> Self {
+        let ops = self.recorder(self.ops);
+        self.ops += 1;
+        self.registrations.push(Registration::Pernet { class, ops });
+        self
+    }
+
+    pub(super) fn subsys(self) -> Self {
+        self.pernet(Class::Subsys)
+    }
+
+    pub(super) fn device(self) -> Self {
+        self.pernet(Class::Device)
+    }
+
+    pub(super) fn notifier(mut self, priority: i32) -> Self {
+        let block = self.recorder(self.notifiers);
+        self.notifiers += 1;
+        self.registrations.push(Registration::Notifier { priority, block });
+        self
+    }
+
+    pub(super) fn skip(mut self) -> Self {
+        self.owner.on_init_failure = OnInitFailure::Skip;
+        self
+    }
+
+    pub(super) fn undo_on_stop(mut self) -> Self {
+        self.owner.undo_on_stop = true;
+        self
+    }
+
+    pub(super) fn requires(mut self, name: &str) -> Self {
+        self.owner.requires.push(name.into());
+        self
+    }
+
+    pub(super) fn only(mut self, selects: impl Fn(&Net) -> bool + Send + Sync + 'static) -> Self {
+        self.owner.selects = Box::new(selects);
+        self
+    }
+
+    pub(super) fn build(self) -> Arc<Member> {
+        Arc::new(Member::new(Arc::new(self.owner), self.registrations))
+    }
+}
+
+/// Takes the calling thread elsewhere, as work for two nets may.
+pub(super) fn stray(cookie: u64) {
+    INSIDE.set(Some(cookie));
+}
+
+pub(super) fn write(list: &PernetList) -> WriteToken {
+    list.write(Duration::from_secs(10)).unwrap()
+}
+
+/// Registers, expecting success.
+pub(super) fn add(list: &PernetList, plugin: Plugin, nets: &[Arc<Net>]) -> Arc<Member> {
+    let member = plugin.build();
+    register(&write(list), member.clone(), nets).unwrap();
+    assert_home();
+    member
+}
+
+pub(super) fn set_up(list: &PernetList, net: &Arc<Net>) -> Setup {
+    let setup = setup_net(&list.read().unwrap(), net);
+    assert_home();
+    setup
+}
+
+pub(super) fn clean_up(list: &PernetList, net: &Arc<Net>, reason: ExitReason) -> Vec<HookError> {
+    let errors = cleanup_net(&list.read().unwrap(), net, reason);
+    assert_home();
+    errors
+}
+
+pub(super) fn see(list: &PernetList, net: &Arc<Net>, seen: LinkObservation) -> Vec<HookError> {
+    let errors = links_seen(&list.read().unwrap(), net, seen);
+    assert_home();
+    errors
+}
+
+pub(super) fn names(net: &Net) -> Vec<String> {
+    net.subsystems().iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,608 @@
+//! The control door, with the real server and the real `pernetctl`, and a daemon of canned answers behind them.
+#![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
+
+mod fake_daemon;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use fake_daemon::{FakeDaemon, PATIENCE, last_reload, netns, status, text, unavailable, wait_until};
+use libtest_mimic::{Arguments, Trial};
+use pernetd::config::ControlRead;
+use pernetd::control::monitor::HookLine;
+use pernetd::control::wire::{NetnsState, ReloadAction, ReloadResult, ReloadedPlugin};
+use pernetd::control::{Limits, Request, SOCKET};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+fn main() -> ExitCode {
+    // Another user can be had by root only.
+    let root = rustix::process::geteuid().is_root();
+    let trial = |name: &str, test: fn()| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    };
+    let trials = vec![
+        trial("every_call_has_exactly_the_fields_of_the_contract", every_call_has_exactly_the_fields_of_the_contract),
+        trial("tables_are_for_people", tables_are_for_people),
+        trial("the_interface_describes_itself", the_interface_describes_itself),
+        trial("exit_status_and_error_line", exit_status_and_error_line),
+        trial("a_failed_namespace_is_a_failed_command", a_failed_namespace_is_a_failed_command),
+        trial("a_failed_reload_is_a_failed_command", a_failed_reload_is_a_failed_command),
+        trial("a_reader_that_has_seen_enough_is_no_error", a_reader_that_has_seen_enough_is_no_error),
+        trial("garbage_is_told_so_and_closed", garbage_is_told_so_and_closed),
+        trial("messages_are_taken_in_any_pieces", messages_are_taken_in_any_pieces),
+        trial("a_message_has_a_bound", a_message_has_a_bound),
+        trial("a_hundred_bad_clients_hinder_nobody", a_hundred_bad_clients_hinder_nobody),
+        trial("beyond_the_cap_the_longest_idle_goes", beyond_the_cap_the_longest_idle_goes),
+        trial("silence_ends", silence_ends),
+        trial("unexpected_descriptors_are_closed", unexpected_descriptors_are_closed),
+        trial("waiting_ends_when_the_client_goes", waiting_ends_when_the_client_goes),
+        trial("waiting_ends_in_time_and_says_how_it_stands", waiting_ends_in_time_and_says_how_it_stands),
+        trial("a_request_that_the_daemon_drops_is_answered", a_request_that_the_daemon_drops_is_answered),
+        trial("going_is_watched_before_it_is_announced", going_is_watched_before_it_is_announced),
+        trial("add_needs_more_and_one_descriptor", add_needs_more_and_one_descriptor),
+        trial("add_hands_over_the_namespace_and_answers_twice", add_hands_over_the_namespace_and_answers_twice),
+        trial("the_connection_is_the_lease", the_connection_is_the_lease),
+        trial("monitor_tells_every_hook_in_order", monitor_tells_every_hook_in_order),
+        trial("a_slow_monitor_loses_lines_and_sees_it", a_slow_monitor_loses_lines_and_sees_it),
+        trial("pernetctl_monitor_ends_well_on_an_interrupt", pernetctl_monitor_ends_well_on_an_interrupt),
+        trial("the_end_closes_everything_and_removes_the_socket", the_end_closes_everything_and_removes_the_socket),
+        trial("others_read_as_configured_and_never_change", others_read_as_configured_and_never_change)
+            .with_ignored_flag(!root),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// The names of an object's fields, sorted.
+#[track_caller]
+fn fields(value: &Value) -> String {
+    let mut names: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names.join(" ")
+}
+
+fn call(method: &str, parameters: &Value) -> String {
+    json!({ "method": format!("io.pernetd.{method}"), "parameters": parameters }).to_string()
+}
+
+fn call_more(method: &str, parameters: &Value) -> String {
+    json!({ "method": format!("io.pernetd.{method}"), "parameters": parameters, "more": true }).to_string()
+}
+
+fn quick() -> Limits {
+    Limits { half_message: Duration::from_millis(300), ..Limits::default() }
+}
+
+fn every_call_has_exactly_the_fields_of_the_contract() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let status = daemon.json(&["status"]);
+    let of_status = "devices discovery facilities folders generation last_reload namespaces pinned plugins resyncs \
+                     retired_generations state version";
+    assert_eq!(fields(&status), of_status);
+    assert_eq!(fields(&status["namespaces"]), "degraded dying failed live setup");
+    assert_eq!(fields(&status["plugins"]), "failed live refused");
+    assert_eq!((&status["last_reload"], &status["state"]), (&Value::Null, &json!("running")));
+    assert_eq!(fields(&serde_json::to_value(last_reload()).unwrap()), "error ok pause_us time");
+
+    let of_netns = "cookie devices error name names nsid state subsystems";
+    let list = daemon.json(&["netns", "list"]);
+    assert_eq!(list.as_array().unwrap().iter().map(fields).collect::<Vec<_>>(), [of_netns; 3]);
+    assert_eq!((&list[0]["nsid"], &list[0]["error"], &list[0]["state"]), (&Value::Null, &Value::Null, &json!("live")));
+    assert_eq!(fields(&list[2]["error"]), "hook message plugin");
+    for arguments in [&["netns", "wait", "blue"][..], &["netns", "wait", "--timeout", "5", "blue"]] {
+        assert_eq!(fields(&daemon.json(arguments)), of_netns);
+    }
+    assert_eq!(fields(&daemon.json(&["netns", "retry", "blue"])), of_netns);
+
+    let plugins = daemon.json(&["plugin", "list"]);
+    assert_eq!(fields(&plugins[0]), "error file generation level name namespaces order sha256 state version");
+    assert_eq!(fields(&plugins[0]["error"]), "hook message namespace");
+    assert_eq!(plugins[0]["error"]["namespace"], Value::Null);
+
+    let devices = daemon.json(&["dev", "list", "--netns", "@host"]);
+    assert_eq!(fields(&devices[0]), "ifindex kind mtu name netns owner reg_state up");
+    assert_eq!((&devices[0]["netns"], &devices[0]["kind"]), (&json!("@host"), &Value::Null));
+    assert_eq!(daemon.json(&["dev", "list"])[0]["netns"], "blue");
+
+    let reload = daemon.json(&["reload"]);
+    assert_eq!(
+        (fields(&reload), fields(&reload["plugins"][0])),
+        ("generation ok plugins".into(), "action error name".into())
+    );
+}
+
+fn tables_are_for_people() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let table = |arguments: &[&str]| text(&daemon.ctl(arguments).stdout);
+    assert!(table(&["status"]).contains("2 live, 0 degraded, 1 failed"), "{}", table(&["status"]));
+    assert!(table(&["status"]).contains("x by p pernet.exit for 9 s"));
+    let list = table(&["netns", "list"]);
+    let lines: Vec<&str> = list.lines().map(str::trim).collect();
+    assert!(lines[0].starts_with("NAME") && lines[1].starts_with("@host") && lines[2].starts_with("blue"), "{list}");
+    assert!(lines[3].ends_with("sysctl pernet.init: net.x: no such key"), "{list}");
+    assert!(table(&["plugin", "list"]).contains("loopback"));
+    assert!(table(&["dev", "list"]).contains("65536"));
+    assert!(table(&["reload"]).starts_with("reload done, generation 8\n"));
+    assert!(table(&["--help"]).contains("Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon"));
+}
+
+fn the_interface_describes_itself() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let mut client = daemon.connect();
+    client.send(r#"{"method":"org.varlink.service.GetInfo"}"#);
+    assert_eq!(client.receive()["parameters"]["interfaces"], json!(["org.varlink.service", "io.pernetd"]));
+    client.send(r#"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"io.pernetd"}}"#);
+    let text = client.receive()["parameters"]["description"].as_str().unwrap().to_owned();
+    assert!(text.contains("method NetnsAdd(") && text.contains("# Every method judges"), "{text}");
+    client.send(&call("Nonsense", &json!({})));
+    assert_eq!(client.receive()["error"], "org.varlink.service.MethodNotFound");
+    client.send(r#"{"method":"org.example.Call","parameters":{}}"#);
+    assert_eq!(client.receive()["error"], "org.varlink.service.InterfaceNotFound");
+}
+
+fn exit_status_and_error_line() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let run = |arguments: &[&str]| {
+        let output = daemon.ctl(arguments);
+        (output.status.code(), text(&output.stderr))
+    };
+    assert_eq!(run(&["status"]), (Some(0), String::new()));
+    let line = "pernetctl: namespace none: there is no such namespace; see the names with `pernetctl netns list`\n";
+    assert_eq!(run(&["netns", "retry", "none"]), (Some(1), line.to_owned()));
+    for usage in [&["statsu"][..], &[], &["netns"], &["netns", "wait"], &["netns", "wait", "--timeout", "soon", "x"]] {
+        assert_eq!(run(usage).0, Some(2), "{usage:?}");
+    }
+    assert_eq!(run(&["plugin", "info", "/no/such/file"]).0, Some(1));
+    let nowhere = tempfile::tempdir().unwrap();
+    let status = |command: &mut Command| {
+        let output = command.arg("status").output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let mut elsewhere = Command::new(env!("CARGO_BIN_EXE_pernetctl"));
+    let (code, line) = status(elsewhere.env("RUNTIME_DIRECTORY", nowhere.path()));
+    assert_eq!((code, line.lines().count()), (Some(3), 1), "{line}");
+    assert!(line.contains(&nowhere.path().display().to_string()) && line.contains("systemctl start pernetd"), "{line}");
+    let mut by_environment = Command::new(env!("CARGO_BIN_EXE_pernetctl"));
+    assert_eq!(status(by_environment.env("RUNTIME_DIRECTORY", daemon.path())).0, Some(0));
+}
+
+fn a_failed_namespace_is_a_failed_command() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    for command in ["wait", "retry"] {
+        let output = daemon.ctl(&["--json", "netns", command, "bad"]);
+        assert_eq!(output.status.code(), Some(1));
+        let line = text(&output.stderr);
+        assert!(line.starts_with("pernetctl: namespace bad: sysctl pernet.init: net.x: no such key; "), "{line}");
+        assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["state"], "failed");
+    }
+}
+
+fn a_failed_reload_is_a_failed_command() {
+    let daemon = FakeDaemon::silent(Limits::default());
+    let child = daemon.command(&["reload"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let Request::Reload { reply } = daemon.next() else { panic!("another request") };
+    let error = Some("line one\nline two".to_owned());
+    let failed = ReloadedPlugin { name: "p".into(), action: ReloadAction::failed, error };
+    reply.send(Ok(ReloadResult { ok: false, generation: 7, plugins: vec![failed] }));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let line = "pernetctl: reload: plugin p: line one | line two; correct that and reload again; the old set runs on\n";
+    assert_eq!(text(&output.stderr), line);
+
+    let child = daemon.command(&["reload"]).stderr(Stdio::piped()).spawn().unwrap();
+    let Request::Reload { reply } = daemon.next() else { panic!("another request") };
+    reply.send(Err(unavailable()));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), text(&output.stderr).as_str()),
+        (Some(1), "pernetctl: pernetd: it is reloading; try again\n")
+    );
+}
+
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let daemon = FakeDaemon::silent(Limits::default());
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = daemon.command(&["netns", "list"]);
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop((command, reader));
+    let Request::NetnsList { reply } = daemon.next() else { panic!("another request") };
+    reply.send(Ok(vec![netns("blue", NetnsState::live); 5000]));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+fn garbage_is_told_so_and_closed() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    for garbage in ["", "GET / HTTP/1.1", "{", "[]", "42", r#"{"parameters":{}}"#, "\u{7f}\r\n"] {
+        let mut client = daemon.connect();
+        client.send(garbage);
+        assert_eq!(client.receive()["error"], "org.varlink.service.InvalidParameter", "{garbage:?}");
+        assert_eq!(client.receive(), Value::Null, "{garbage:?}");
+    }
+    let mut client = daemon.connect();
+    client.send(&call("NetnsGet", &json!({ "name": 3 })));
+    assert_eq!(client.receive()["error"], "org.varlink.service.InvalidParameter");
+    let mut client = daemon.connect();
+    client.0.get_ref().write_all(&[b'['; 10_000]).unwrap();
+    client.send("");
+    assert_eq!(client.receive()["error"], "org.varlink.service.InvalidParameter");
+}
+
+fn messages_are_taken_in_any_pieces() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let mut client = daemon.connect();
+    let message = call("NetnsGet", &json!({ "name": "blue" })) + "\0";
+    client.0.get_ref().write_all(message.repeat(3).as_bytes()).unwrap();
+    for byte in message.as_bytes() {
+        client.0.get_ref().write_all(&[*byte]).unwrap();
+    }
+    for _ in 0..4 {
+        assert_eq!(client.receive()["parameters"]["namespace"]["name"], "blue");
+    }
+    // A call that wants no reply gets none.
+    client.send(r#"{"method":"io.pernetd.Status","oneway":true}"#);
+    client.send(&call("NetnsGet", &json!({ "name": "@host" })));
+    assert_eq!(client.receive()["parameters"]["namespace"]["name"], "@host");
+}
+
+fn a_message_has_a_bound() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let mut client = daemon.connect();
+    let writer = client.0.get_ref().try_clone().unwrap();
+    // The server stops reading when it has had enough.
+    let flood = std::thread::spawn(move || (&writer).write_all(&vec![b' '; 2 << 20]).is_err());
+    assert_eq!(client.receive()["parameters"]["parameter"], "a message is at most 1048576 bytes");
+    assert!(flood.join().unwrap());
+    assert_eq!(daemon.ctl(&["status"]).status.code(), Some(0));
+}
+
+fn a_hundred_bad_clients_hinder_nobody() {
+    let daemon = FakeDaemon::answering(quick());
+    let silent: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
+    let mut half: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
+    let mut garbage: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
+    for (half, garbage) in half.iter_mut().zip(&mut garbage) {
+        half.0.get_ref().write_all(br#"{"method":"io.pernetd.Sta"#).unwrap();
+        garbage.send("\u{1}\u{2}");
+    }
+    for _ in 0..5 {
+        assert_eq!(daemon.json(&["status"])["state"], "running");
+    }
+    for client in &mut garbage {
+        assert_eq!(client.receive()["error"], "org.varlink.service.InvalidParameter");
+    }
+    for client in &mut half {
+        assert_eq!(client.receive()["parameters"]["parameter"], "the rest of the message did not come in time");
+        assert_eq!(client.receive(), Value::Null);
+    }
+    drop(silent);
+    assert_eq!(daemon.json(&["status"])["state"], "running");
+}
+
+fn beyond_the_cap_the_longest_idle_goes() {
+    let daemon = FakeDaemon::answering(Limits { connections: 8, ..Limits::default() });
+    let mut clients: Vec<_> = (0..8).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.send(&call("Status", &json!({})));
+        client.receive();
+    }
+    // The first has spoken again since; which of the others was idle longest is for the server's clock to say.
+    clients[0].send(&call("Status", &json!({})));
+    clients[0].receive();
+    assert_eq!(daemon.ctl(&["status"]).status.code(), Some(0));
+    let closed = |client: &mut fake_daemon::Client| {
+        client.0.get_ref().set_nonblocking(true).unwrap();
+        let end = client.0.fill_buf().is_ok_and(<[u8]>::is_empty);
+        client.0.get_ref().set_nonblocking(false).unwrap();
+        end
+    };
+    wait_until("one of the others is closed", || clients[1..].iter_mut().map(closed).filter(|c| *c).count() == 1);
+    clients[0].send(&call("Status", &json!({})));
+    assert_eq!(clients[0].receive()["parameters"]["status"]["generation"], 7);
+    let crowd: Vec<_> = (0..100).map(|_| daemon.connect()).collect();
+    assert_eq!(daemon.ctl(&["status"]).status.code(), Some(0));
+    drop(crowd);
+}
+
+fn silence_ends() {
+    let daemon = FakeDaemon::answering(Limits { idle: Duration::from_millis(200), ..Limits::default() });
+    assert_eq!(daemon.connect().receive(), Value::Null);
+}
+
+fn unexpected_descriptors_are_closed() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut client = daemon.connect();
+    for count in [1, 4, 5, 60] {
+        client.send_with(&call("Status", &json!({})), &vec![writer.as_fd(); count]);
+        assert_eq!(client.receive()["parameters"]["status"]["generation"], 7);
+    }
+    let mut half = daemon.connect();
+    half.send_with("{", &[writer.as_fd()]);
+    half.receive();
+    drop(writer);
+    // The end comes only when nobody holds the other side any more.
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    client.send(&call("Status", &json!({})));
+    assert_eq!(client.receive()["parameters"]["status"]["generation"], 7);
+}
+
+fn waiting_ends_when_the_client_goes() {
+    let daemon = FakeDaemon::silent(Limits::default());
+    let mut client = daemon.connect();
+    client.send(&call("NetnsWait", &json!({ "name": "x" })));
+    let Request::NetnsWait { name, reply } = daemon.next() else { panic!("another request") };
+    assert!(name == "x" && !reply.abandoned());
+    drop(client);
+    wait_until("the wait is abandoned", || reply.abandoned());
+}
+
+fn waiting_ends_in_time_and_says_how_it_stands() {
+    let daemon = FakeDaemon::silent(Limits::default());
+    let child = daemon.command(&["netns", "wait", "--timeout", "0", "x"]).stderr(Stdio::piped()).spawn().unwrap();
+    let Request::NetnsWait { reply: waiting, .. } = daemon.next() else { panic!("another request") };
+    let Request::NetnsGet { reply, .. } = daemon.next() else { panic!("another request") };
+    reply.send(Ok(netns("x", NetnsState::setup)));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with("pernetctl: namespace x: it is still setup after 0 s; wait longer"));
+    wait_until("the wait is abandoned", || waiting.abandoned());
+}
+
+fn a_request_that_the_daemon_drops_is_answered() {
+    let daemon = FakeDaemon::silent(Limits::default());
+    let mut client = daemon.connect();
+    client.send(&call("NetnsRetry", &json!({ "name": "x" })));
+    drop(daemon.next());
+    let reply = client.receive();
+    assert_eq!(
+        (&reply["error"], fields(&reply["parameters"])),
+        (&json!("io.pernetd.Unavailable"), "remedy what where".into())
+    );
+}
+
+fn going_is_watched_before_it_is_announced() {
+    let daemon = FakeDaemon::silent(Limits::default());
+    let mut client = daemon.connect();
+    client.send(&call_more("NetnsWaitGone", &json!({ "name": "blue", "cookie": 4711 })));
+    let Request::NetnsWaitGone { cookie: 4711, reply: gone, .. } = daemon.next() else { panic!("another request") };
+    let Request::NetnsGet { reply, .. } = daemon.next() else { panic!("another request") };
+    reply.send(Ok(netns("blue", NetnsState::live)));
+    let now = client.receive();
+    assert_eq!((&now["continues"], &now["parameters"]["namespace"]["state"]), (&json!(true), &json!("live")));
+    gone.send(Ok(netns("blue", NetnsState::dying)));
+    let last = client.receive();
+    assert_eq!((&last["continues"], &last["parameters"]["namespace"]["state"]), (&Value::Null, &json!("dying")));
+}
+
+const ADD: &str = r#"{"method":"io.pernetd.NetnsAdd","more":true,"parameters":{"name":"new","path":"/run/netns/new"}}"#;
+
+fn add_needs_more_and_one_descriptor() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let mut client = daemon.connect();
+    client.send(ADD);
+    let reply = client.receive();
+    assert_eq!(reply["error"], "io.pernetd.Invalid");
+    assert!(reply["parameters"]["what"].as_str().unwrap().starts_with("0 descriptors"), "{reply}");
+    let netns = File::open("/proc/self/ns/net").unwrap();
+    client.send_with(ADD, &[netns.as_fd(), netns.as_fd()]);
+    assert!(client.receive()["parameters"]["what"].as_str().unwrap().starts_with("2 descriptors"));
+    client.send_with(&ADD.replace("true", "false"), &[netns.as_fd()]);
+    assert_eq!(client.receive()["error"], "org.varlink.service.ExpectedMore");
+    client.send(&call("Monitor", &json!({})));
+    assert_eq!(client.receive()["error"], "org.varlink.service.ExpectedMore");
+}
+
+fn add_hands_over_the_namespace_and_answers_twice() {
+    let daemon = FakeDaemon::silent(Limits::default());
+    let namespace = File::open("/proc/self/ns/net").unwrap();
+    let mut client = daemon.connect();
+    client.send_with(ADD, &[namespace.as_fd()]);
+    let Request::NetnsAdd(add) = daemon.next() else { panic!("another request") };
+    assert_eq!(File::from(add.ns).metadata().unwrap().ino(), namespace.metadata().unwrap().ino());
+    assert_eq!((add.name.as_str(), add.path.to_str()), ("new", Some("/run/netns/new")));
+    add.inits.send(Ok(netns("new", NetnsState::degraded)));
+    let first = client.receive();
+    assert_eq!((&first["continues"], &first["parameters"]["namespace"]["state"]), (&json!(true), &json!("degraded")));
+    add.seen.send(Ok(netns("new", NetnsState::live)));
+    let second = client.receive();
+    assert_eq!((&second["continues"], &second["parameters"]["namespace"]["state"]), (&Value::Null, &json!("live")));
+
+    client.send_with(ADD, &[namespace.as_fd()]);
+    let Request::NetnsAdd(add) = daemon.next() else { panic!("another request") };
+    add.inits.send(Ok(netns("new", NetnsState::failed)));
+    assert_eq!(client.receive()["continues"], Value::Null);
+    client.send_with(ADD, &[namespace.as_fd()]);
+    let Request::NetnsAdd(add) = daemon.next() else { panic!("another request") };
+    add.inits.send(Err(unavailable()));
+    assert_eq!(client.receive()["error"], "io.pernetd.Unavailable");
+    // These ended by themselves: once the next request is there, no lease can have been reported as given up.
+    drop(client);
+    daemon.connect().send(&call("Status", &json!({})));
+    assert!(matches!(daemon.next(), Request::Status { .. }));
+}
+
+fn the_connection_is_the_lease() {
+    let limits = Limits { lease: Duration::from_millis(200), ..Limits::default() };
+    let namespace = File::open("/proc/self/ns/net").unwrap();
+    for stage in ["during the inits", "before the name is seen", "never binds"] {
+        let daemon = FakeDaemon::silent(if stage == "never binds" { limits.clone() } else { Limits::default() });
+        let mut client = daemon.connect();
+        client.send_with(ADD, &[namespace.as_fd()]);
+        let Request::NetnsAdd(add) = daemon.next() else { panic!("another request") };
+        if stage != "during the inits" {
+            add.inits.send(Ok(netns("new", NetnsState::live)));
+            assert_eq!(client.receive()["continues"], true);
+        }
+        if stage == "never binds" {
+            assert_eq!(client.receive()["error"], "io.pernetd.TimedOut");
+        } else {
+            drop(client);
+        }
+        let Request::LeaseEnded { lease } = daemon.next() else { panic!("another request") };
+        assert_eq!(lease, add.lease, "{stage}");
+    }
+}
+
+fn line(duration_us: u64) -> HookLine<'static> {
+    HookLine { plugin: "p", hook: "netdev.up", netns: "blue", device: Some("lo"), error: None, duration_us }
+}
+
+/// A listener; on return it listens.
+fn listen(daemon: &FakeDaemon) -> fake_daemon::Client {
+    let mut client = daemon.connect();
+    client.send(&call_more("Monitor", &json!({})));
+    // Only a line that arrives shows that the listener is there.
+    client.0.get_ref().set_nonblocking(true).unwrap();
+    wait_until("a line arrives", || {
+        daemon.monitor.publish(line(0));
+        client.0.fill_buf().is_ok()
+    });
+    client.0.get_ref().set_nonblocking(false).unwrap();
+    client
+}
+
+fn monitor_tells_every_hook_in_order() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let mut client = listen(&daemon);
+    for n in 1..=100 {
+        daemon.monitor.publish(HookLine { error: (n == 100).then_some("no"), ..line(n) });
+    }
+    let mut seq = None;
+    loop {
+        let reply = client.receive();
+        let hook = &reply["parameters"]["hook"];
+        assert_eq!(reply["continues"], true);
+        assert_eq!(fields(hook), "device duration_us error hook netns plugin result seq time");
+        let now = hook["seq"].as_u64().unwrap();
+        assert!(seq.is_none_or(|before| now == before + 1));
+        seq = Some(now);
+        if hook["duration_us"] == 100 {
+            assert_eq!((&hook["result"], &hook["error"]), (&json!("error"), &json!("no")));
+            let time = hook["time"].as_str().unwrap();
+            assert!(time.len() == "2026-11-22T01:02:03.000004Z".len() && time.ends_with('Z'), "{time}");
+            break;
+        }
+        assert_eq!((&hook["result"], &hook["error"], &hook["device"]), (&json!("ok"), &Value::Null, &json!("lo")));
+    }
+}
+
+fn a_slow_monitor_loses_lines_and_sees_it() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let mut client = listen(&daemon);
+    // More than the queue and the socket's buffer hold together; nobody waits for the one who does not read.
+    for n in 1..=20_000 {
+        daemon.monitor.publish(line(n));
+    }
+    let mut seqs = Vec::new();
+    client.0.get_ref().set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    while client.0.fill_buf().is_ok() {
+        seqs.push(client.receive()["parameters"]["hook"]["seq"].as_u64().unwrap());
+    }
+    let read = seqs.len();
+    assert!(read < 20_000, "nothing was lost");
+    client.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    daemon.monitor.publish(line(20_001));
+    seqs.push(client.receive()["parameters"]["hook"]["seq"].as_u64().unwrap());
+    assert!(seqs.is_sorted() && seqs.windows(2).any(|w| w[1] > w[0] + 1), "a gap shows the loss");
+}
+
+fn pernetctl_monitor_ends_well_on_an_interrupt() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    for json in [true, false] {
+        let mut command = daemon.command(&["monitor"]);
+        command.args(json.then_some("--json")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        // Publishes until the first line shows that the listener is there.
+        let (first, seen) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            lines.read_line(&mut text).unwrap();
+            first.send(text).unwrap();
+            std::io::copy(&mut lines, &mut std::io::sink()).unwrap();
+        });
+        let mut text = None;
+        wait_until("the first line", || {
+            daemon.monitor.publish(line(5));
+            text = seen.try_recv().ok();
+            text.is_some()
+        });
+        let text = text.unwrap();
+        match json {
+            true => assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["hook"], "netdev.up"),
+            false => assert!(text.ends_with("Z blue dev lo p netdev.up ok (5 µs)\n"), "{text}"),
+        }
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), fake_daemon::text(&output.stderr).as_str()), (Some(0), ""));
+        reader.join().unwrap();
+    }
+}
+
+fn the_end_closes_everything_and_removes_the_socket() {
+    let mut daemon = FakeDaemon::silent(Limits::default());
+    let mut idle = daemon.connect();
+    let mut waiting = daemon.connect();
+    waiting.send(&call("NetnsWait", &json!({ "name": "x" })));
+    let _request = daemon.next();
+    let monitor = daemon.command(&["monitor"]).stderr(Stdio::piped()).spawn().unwrap();
+    daemon.server.take();
+    assert_eq!((idle.receive(), waiting.receive()), (Value::Null, Value::Null));
+    assert_eq!(monitor.wait_with_output().unwrap().status.code(), Some(3));
+    assert!(!daemon.path().join(SOCKET).exists());
+    assert_eq!(daemon.ctl(&["status"]).status.code(), Some(3));
+}
+
+fn others_read_as_configured_and_never_change() {
+    const NOBODY: u32 = 65534;
+    let daemon = FakeDaemon::answering(Limits::default());
+    // The build's own folder may be closed to others.
+    let ctl = daemon.path().join("pernetctl");
+    fs::copy(env!("CARGO_BIN_EXE_pernetctl"), &ctl).unwrap();
+    fs::set_permissions(&ctl, fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |arguments: &[&str], gid: u32| {
+        let mut command = Command::new(&ctl);
+        command.arg("--runtime-dir").arg(daemon.path()).args(arguments).uid(NOBODY).gid(gid);
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let server = daemon.server.as_ref().unwrap();
+    let reads: [&[&str]; 6] = [
+        &["status"],
+        &["netns", "list"],
+        &["netns", "wait", "blue"],
+        &["plugin", "list"],
+        &["dev", "list"],
+        &["monitor"],
+    ];
+    for arguments in reads {
+        let (code, line) = run(arguments, NOBODY);
+        assert_eq!(code, Some(1), "{arguments:?}");
+        assert!(line.contains("uid 65534 may not call it") && line.contains("control.read"), "{line}");
+    }
+    server.set_read(&ControlRead::Group("root".into())).unwrap();
+    assert_eq!(run(&["status"], NOBODY).0, Some(1));
+    assert_eq!(run(&["status"], 0).0, Some(0));
+    server.set_read(&ControlRead::Group("no such group".into())).unwrap();
+    assert_eq!(server.missing_group().as_deref(), Some("no such group"));
+    assert_eq!(run(&["status"], 0).0, Some(1));
+    server.set_read(&ControlRead::All).unwrap();
+    for arguments in &reads[..5] {
+        assert_eq!(run(arguments, NOBODY).0, Some(0), "{arguments:?}");
+    }
+    for change in [&["reload"][..], &["netns", "retry", "blue"]] {
+        let (code, line) = run(change, NOBODY);
+        assert_eq!(code, Some(1));
+        assert!(line.contains("that is for root and the daemon's own user"), "{line}");
+    }
+    assert_eq!(status().generation, 7);
+}

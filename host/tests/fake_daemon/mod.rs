@@ -1,0 +1,248 @@
+//! A daemon with canned answers behind the real control door, and the ways in: `pernetctl`, and a bare socket.
+#![allow(dead_code, unreachable_pub)] // Each test binary uses its own part of this.
+#![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
+
+use std::fs;
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, unbounded};
+use pernetd::config::ControlRead;
+use pernetd::control::monitor::Monitor;
+use pernetd::control::wire::{
+    DaemonState, Device, Facility, LastReload, NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin,
+    PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin, Status,
+};
+use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde_json::Value;
+
+/// Longer than anything here takes, even on a machine that does much else.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The door, open, and what came in by it.
+pub struct FakeDaemon {
+    pub dir: tempfile::TempDir,
+    pub monitor: Arc<Monitor>,
+    pub server: Option<Server>,
+    pub requests: Receiver<Request>,
+}
+
+impl FakeDaemon {
+    /// Requests are left to the test.
+    pub fn silent(limits: Limits) -> FakeDaemon {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (sender, requests) = unbounded();
+        let monitor = Monitor::new();
+        let door = Door::open(dir.path()).unwrap();
+        let sink = Box::new(move |request| drop(sender.send(request)));
+        let server = Server::start(door, &ControlRead::Root, limits, Arc::clone(&monitor), sink).unwrap();
+        FakeDaemon { dir, monitor, server: Some(server), requests }
+    }
+
+    /// Requests are answered with the canned values.
+    pub fn answering(limits: Limits) -> FakeDaemon {
+        let daemon = FakeDaemon::silent(limits);
+        let requests = daemon.requests.clone();
+        std::thread::spawn(move || requests.iter().for_each(answer));
+        daemon
+    }
+
+    /// The next request that comes in.
+    #[track_caller]
+    pub fn next(&self) -> Request {
+        self.requests.recv_timeout(PATIENCE).unwrap()
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// `pernetctl` with arguments, for this daemon.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pernetctl"));
+        command.arg("--runtime-dir").arg(self.path()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `pernetctl`.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs `pernetctl --json`, which must succeed.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.command(arguments).arg("--json").output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    pub fn connect(&self) -> Client {
+        let stream = UnixStream::connect(self.path().join(SOCKET)).unwrap();
+        // So that a test fails instead of hanging.
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client(BufReader::new(stream))
+    }
+}
+
+/// A bare connection.
+pub struct Client(pub BufReader<UnixStream>);
+
+impl Client {
+    pub fn send(&mut self, call: &str) {
+        self.0.get_ref().write_all(call.as_bytes()).unwrap();
+        self.0.get_ref().write_all(b"\0").unwrap();
+    }
+
+    pub fn send_with(&mut self, call: &str, descriptors: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+        let message = [call.as_bytes(), b"\0"].concat();
+        let sent = sendmsg(self.0.get_ref().as_fd(), &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL);
+        assert_eq!(sent, Ok(message.len()));
+    }
+
+    /// The next reply; `Null` at the end.
+    #[track_caller]
+    pub fn receive(&mut self) -> Value {
+        let mut text = Vec::new();
+        self.0.read_until(0, &mut text).unwrap();
+        match text.pop() {
+            None => Value::Null,
+            Some(nul) => {
+                assert_eq!(nul, 0, "half a reply");
+                serde_json::from_slice(&text).unwrap()
+            }
+        }
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Waits until a condition holds.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Answers as a daemon with the namespaces `@host`, `blue` (live) and `bad` (failed) would.
+pub fn answer(request: Request) {
+    let known = |name: &str| namespaces().into_iter().find(|n| n.name == name);
+    let found = |name: &str| known(name).ok_or_else(|| ControlError::no_such_netns(name));
+    match request {
+        Request::Status { reply } => reply.send(Ok(status())),
+        Request::NetnsList { reply } => reply.send(Ok(namespaces())),
+        Request::NetnsGet { name, reply } | Request::NetnsRetry { name, reply } => reply.send(found(&name)),
+        Request::NetnsWait { name, reply } => match known(&name) {
+            Some(netns) => reply.send(Ok(netns)),
+            // Waits for ever; forgotten when the test ends.
+            None => std::mem::forget(reply),
+        },
+        Request::NetnsAdd(add) => {
+            add.inits.send(Ok(netns(&add.name, NetnsState::live)));
+            add.seen.send(Ok(netns(&add.name, NetnsState::live)));
+        }
+        Request::LeaseEnded { .. } => {}
+        Request::NetnsWaitGone { name, reply, .. } => reply.send(Ok(netns(&name, NetnsState::dying))),
+        Request::PluginList { reply } => reply.send(Ok(vec![plugin()])),
+        Request::DevList { netns, reply } => {
+            let name = netns.unwrap_or_else(|| "blue".to_owned());
+            reply.send(found(&name).map(|n| vec![device(&n.name)]));
+        }
+        Request::Reload { reply } => {
+            let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
+            reply.send(Ok(ReloadResult { ok: true, generation: 8, plugins: vec![kept] }));
+        }
+    }
+}
+
+pub fn netns(name: &str, state: NetnsState) -> Netns {
+    let failed = state == NetnsState::failed;
+    let why = NetnsError { plugin: "sysctl".into(), hook: "pernet.init".into(), message: "net.x: no such key".into() };
+    Netns {
+        name: name.into(),
+        names: vec![name.into()],
+        cookie: 4711,
+        nsid: None,
+        state,
+        subsystems: vec!["loopback".into()],
+        devices: 1,
+        error: failed.then_some(why),
+    }
+}
+
+pub fn namespaces() -> Vec<Netns> {
+    vec![netns("@host", NetnsState::live), netns("blue", NetnsState::live), netns("bad", NetnsState::failed)]
+}
+
+pub fn status() -> Status {
+    Status {
+        version: "0.1.0".into(),
+        state: DaemonState::running,
+        generation: 7,
+        discovery: "fanotify".into(),
+        namespaces: NamespaceCounts { live: 2, degraded: 0, failed: 1, setup: 0, dying: 0 },
+        plugins: PluginCounts { live: 1, failed: 0, refused: 0 },
+        devices: 3,
+        resyncs: 0,
+        retired_generations: 1,
+        last_reload: None,
+        folders: vec!["/run/netns".into()],
+        pinned: vec![Pinned { netns: "x".into(), plugin: "p".into(), hook: "pernet.exit".into(), seconds: 9 }],
+        facilities: vec![Facility { name: "statmount".into(), used: false, detail: Some("no such call".into()) }],
+    }
+}
+
+pub fn last_reload() -> LastReload {
+    LastReload { time: "2026-11-22T01:02:03.000004Z".into(), ok: false, error: Some("no".into()), pause_us: 12 }
+}
+
+pub fn plugin() -> Plugin {
+    let why = PluginError { namespace: None, hook: "create".into(), message: "no".into() };
+    Plugin {
+        name: "loopback".into(),
+        version: "1.0.0".into(),
+        state: PluginState::failed,
+        level: "subsys".into(),
+        order: 0,
+        file: "/x.so".into(),
+        sha256: "00".into(),
+        generation: 1,
+        namespaces: 2,
+        error: Some(why),
+    }
+}
+
+pub fn device(netns: &str) -> Device {
+    Device {
+        netns: netns.into(),
+        ifindex: 1,
+        name: "lo".into(),
+        kind: None,
+        up: true,
+        mtu: 65536,
+        owner: "kernel".into(),
+        reg_state: "registered".into(),
+    }
+}
+
+/// A refusal of the daemon's.
+pub fn unavailable() -> ControlError {
+    ControlError::new(ErrorKind::Unavailable, "pernetd", "it is reloading", "try again")
+}
