@@ -169,7 +169,9 @@ impl Daemon {
         tracing::info!("stopping: exits run in reverse, effects stay in place unless a plugin asks otherwise");
         systemd::stopping();
         self.phase = Phase::Stopping;
-        self.held.clear();
+        // What is dropped unrun may be plugins' closures, whose drop is plugins' code: not on this thread.
+        let held = std::mem::take(&mut self.held);
+        self.workers.run_anywhere(Box::new(move || drop(held)));
         self.operate(operations::Kind::Stop);
     }
 

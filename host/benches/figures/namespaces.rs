@@ -39,7 +39,18 @@ pub(crate) fn measure() {
     println!("\nnamespaces, with loopback and sysctl (one key); times in ms, by the clock; CPU in us per namespace");
     println!(
         "{:>8} {:9} {:>7} {:>7} {:>7} {:>7}  {:>8} {:>8}  {:>8} {:>8} {:>5}  {:>9}",
-        "existing", "method", "p50", "p90", "p99", "max", "CPU 1by1", "CPU many", "Pss KiB", "Rss KiB", "fds", "start ms"
+        "existing",
+        "method",
+        "p50",
+        "p90",
+        "p99",
+        "max",
+        "CPU 1by1",
+        "CPU many",
+        "Pss KiB",
+        "Rss KiB",
+        "fds",
+        "start ms"
     );
     let mut population = Population::default();
     let mut first: [Option<(u64, usize)>; 2] = [None, None];
@@ -182,11 +193,8 @@ impl Population {
         // A file of /proc/sys/net belongs to the namespace of the thread that opens it.
         let (netns, effect) = thread::spawn(|| {
             let netns = netns::create().unwrap();
-            rustix::thread::move_into_link_name_space(
-                netns.as_fd(),
-                Some(rustix::thread::LinkNameSpaceType::Network),
-            )
-            .unwrap();
+            rustix::thread::move_into_link_name_space(netns.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network))
+                .unwrap();
             (netns, File::open("/proc/sys/net/ipv4/ip_default_ttl").unwrap())
         })
         .join()

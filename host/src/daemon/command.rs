@@ -12,7 +12,7 @@ use crate::discovery::links::LinkSource;
 use crate::engine::{Names, PernetList};
 use crate::linux::ns;
 use crate::linux::worker::Workers;
-use crate::plugin::Judge;
+use crate::plugin::{self, Judge};
 use crate::{control, demo, discovery, logging, systemd};
 
 use super::identify;
@@ -92,6 +92,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let paths = command_line.paths();
     let config = Config::load(&paths).map_err(|e| e.to_string())?;
     logging::start(config.main.log.level);
+    plugin::load::use_folder_where_memfd_is_refused(paths.state_dir.join("code"));
     let Inbox { sender: events, receiver, monitor } = inbox.unwrap_or_default();
     listen_to_signals(&events)?;
 

@@ -204,19 +204,6 @@ pub fn adopt(fd: OwnedFd) -> io::Result<(NetCookie, Pin)> {
     found
 }
 
-/// Which namespace a descriptor of unknown origin is, with a pin of our own. On a worker thread, since it enters.
-///
-/// # Errors
-/// `EINVAL` when it is not a network namespace.
-pub fn adopt(fd: OwnedFd) -> io::Result<(NetCookie, Pin)> {
-    let entered = enter_fd(fd.as_fd());
-    drop(fd);
-    entered?;
-    let found = current();
-    home()?;
-    found
-}
-
 /// Acts inside a namespace and comes back to where the thread was, which may be another one. On a worker thread.
 ///
 /// # Errors
