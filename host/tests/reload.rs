@@ -528,8 +528,8 @@ fn end_reload(reload: Child) -> Value {
 /// How often the thread that listens to signals has gone to sleep again.
 fn signals_heard(m: &Machine) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{}/task", m.pid().as_raw_pid())).unwrap();
-    let status = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default());
-    let status = status.filter(|s| s.starts_with("Name:\tsignals\n")).next().unwrap();
+    let mut status = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default());
+    let status = status.find(|s| s.starts_with("Name:\tsignals\n")).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:")).unwrap();
     line.trim().parse().unwrap()
 }

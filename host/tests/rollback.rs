@@ -82,8 +82,7 @@ fn assert_others_untouched(calls: &[Call], namespace: usize) {
 fn setups(mut m: Machine) {
     grid(&mut m, "");
     for plugin in 0..5 {
-        for namespace in 0..5 {
-            let name = NAMESPACES[namespace];
+        for (namespace, name) in NAMESPACES.into_iter().enumerate() {
             netns_del(name);
             m.wait_gone(name);
             m.forget();
@@ -116,9 +115,8 @@ fn setups(mut m: Machine) {
 
 fn skipped_setups(mut m: Machine) {
     grid(&mut m, "on_init_failure = \"skip\"");
-    for plugin in 0..5 {
-        for namespace in 0..5 {
-            let name = NAMESPACES[namespace];
+    for (plugin, letter) in PLUGINS.into_iter().enumerate() {
+        for (namespace, name) in NAMESPACES.into_iter().enumerate() {
             netns_del(name);
             m.wait_gone(name);
             m.forget();
@@ -130,13 +128,13 @@ fn skipped_setups(mut m: Machine) {
             let row = m.netns(name);
             let here: Vec<_> = (0..5).filter(|p| *p != plugin).map(|p| format!("probe-{}", PLUGINS[p])).collect();
             assert_eq!(row["subsystems"], serde_json::json!(here));
-            assert_eq!(row["error"]["plugin"], format!("probe-{}", PLUGINS[plugin]));
+            assert_eq!(row["error"]["plugin"], format!("probe-{letter}"));
 
             fs::remove_file(cause(plugin, namespace)).unwrap();
             m.forget();
             let row = m.ctl(["netns", "retry", name]);
             assert_eq!((&row["state"], &row["error"]), (&"live".into(), &serde_json::Value::Null));
-            let others = of(&m.calls(), name).into_iter().filter(|t| *t != format!("{} init", PLUGINS[plugin]));
+            let others = of(&m.calls(), name).into_iter().filter(|t| *t != format!("{letter} init"));
             assert_eq!(others.count(), 0, "only who was absent is tried");
             let all: Vec<_> = PLUGINS.map(|p| format!("probe-{p}")).into();
             assert_eq!(row["subsystems"], serde_json::json!(all));
@@ -166,11 +164,10 @@ fn added_and_undone(plugin: &str, failing: usize) -> Vec<String> {
 
 fn additions(mut m: Machine) {
     grid(&mut m, "");
-    for plugin in 0..5 {
-        let letter = PLUGINS[plugin];
+    for (plugin, letter) in PLUGINS.into_iter().enumerate() {
         m.no_probe(u32::try_from(plugin).unwrap(), letter);
         assert_eq!(m.reload().code, 0);
-        for namespace in 0..5 {
+        for (namespace, name) in NAMESPACES.into_iter().enumerate() {
             File::create(cause(plugin, namespace)).unwrap();
             probe(&m, plugin, "");
             m.forget();
@@ -184,7 +181,7 @@ fn additions(mut m: Machine) {
             assert_eq!(m.status()["namespaces"]["live"], 6);
             let row = m.plugin(letter);
             assert_eq!((&row["state"], &row["namespaces"]), (&"failed".into(), &0.into()));
-            assert_eq!(row["error"]["namespace"], NAMESPACES[namespace]);
+            assert_eq!(row["error"]["namespace"], name);
             assert_eq!(row["error"]["hook"], "pernet.init");
             m.no_probe(u32::try_from(plugin).unwrap(), letter);
             assert_eq!(m.ctl(["reload"])["plugins"].as_array().unwrap().len(), 5, "the failed one is removed");
@@ -205,7 +202,7 @@ fn skipped_additions(mut m: Machine) {
     grid(&mut m, "on_init_failure = \"skip\"");
     m.no_probe(2, "c");
     assert_eq!(m.reload().code, 0);
-    for namespace in 0..5 {
+    for (namespace, failing) in NAMESPACES.into_iter().enumerate() {
         File::create(cause(2, namespace)).unwrap();
         probe(&m, 2, "on_init_failure = \"skip\"");
         m.forget();
@@ -219,7 +216,7 @@ fn skipped_additions(mut m: Machine) {
         }
         assert_eq!(m.plugin("c")["namespaces"], 4);
         fs::remove_file(cause(2, namespace)).unwrap();
-        assert_eq!(m.ctl(["netns", "retry", NAMESPACES[namespace]])["state"], "live");
+        assert_eq!(m.ctl(["netns", "retry", failing])["state"], "live");
         m.no_probe(2, "c");
         assert_eq!(m.reload().code, 0);
     }
