@@ -198,7 +198,8 @@ fn del(mut m: Machine) {
     m.forget();
     let client = m.pernetctl(["netns", "del", "blue"]).stdout(Stdio::piped()).spawn().unwrap();
     m.wait_call("a exit blue Died");
-    assert!(!name_path("blue").exists(), "the name goes first");
+    assert!(!is_mounted("blue"), "the name goes first");
+    wait_until("and its file with it", SOON, || !name_path("blue").exists());
     assert_eq!(m.netns("blue")["state"], "dying");
     File::create(m.path("go")).unwrap();
     let output = client.wait_with_output().unwrap();
