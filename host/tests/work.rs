@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use machine::{Call, Machine, name_path, one};
-use pernetd::linux::rtnetlink;
+use pernetd::linux::{ns, rtnetlink};
 use sandbox::{netns_add, netns_del};
 
 fn main() -> ExitCode {
@@ -81,21 +81,30 @@ fn deferred_for_two(mut m: Machine) {
 }
 
 fn run_in_from_a_hook(mut m: Machine) {
-    // blue is older than green, so its cookie comes first in lock order.
-    let own = "{ hook = \"netdev.register\", netns = \"blue\", ask = \"run_in\", to = \"blue\" }";
-    let earlier = "{ hook = \"netdev.register\", netns = \"green\", ask = \"run_in\", to = \"blue\" }";
-    let later = "{ hook = \"netdev.up\", netns = \"blue\", ask = \"run_in\", to = \"green\" }";
-    start(&mut m, &format!("notifier = 0\n{}", works(&[own, earlier, later])), &["blue", "green"]);
-    let deadlocks = ["a plugin.run_in blue 35", "a plugin.run_in green 35"];
-    deadlocks.iter().for_each(|trace| m.wait_call(trace));
-    machine::inside("blue", || rtnetlink::set_up(1).unwrap());
-    m.wait_call("a plugin.run_in blue 0");
+    for name in ["blue", "green"] {
+        netns_add(name);
+    }
+    // The order of locks is that of the cookies, which each processor deals out of its own stock.
+    let cookie = |name: &str| machine::inside(name, || ns::current().unwrap().0);
+    let (first, second) = if cookie("blue") < cookie("green") { ("blue", "green") } else { ("green", "blue") };
+    let ask = |hook: &str, netns: &str, to: &str| {
+        format!("{{ hook = \"{hook}\", netns = \"{netns}\", ask = \"run_in\", to = \"{to}\" }}")
+    };
+    let asked =
+        [ask("netdev.up", first, first), ask("netdev.up", second, first), ask("netdev.changemtu", first, second)];
+    start(&mut m, &format!("notifier = 0\n{}", works(&asked.each_ref().map(String::as_str))), &[]);
+    for name in [first, second] {
+        machine::inside(name, || rtnetlink::set_up(1).unwrap());
+        m.wait_call(&format!("a plugin.run_in {name} {}", libc::EDEADLK));
+    }
+    assert!(find(&m, "work.run_in").is_empty(), "the refused work never runs");
+    machine::inside(first, || rtnetlink::set_mtu(1, 1400).unwrap());
+    m.wait_call(&format!("a plugin.run_in {first} 0"));
     let ran = find(&m, "work.run_in");
-    assert_eq!(ran.len(), 1, "the refused work never runs");
-    assert_eq!((ran[0].netns.as_str(), &ran[0].inside), ("green", &inode("green")));
+    assert_eq!(ran.len(), 1);
+    assert_eq!((ran[0].netns.as_str(), &ran[0].inside), (second, &inode(second)));
     // The thread is back where its hook was.
-    let story: Vec<_> = m.calls().into_iter().filter(|c| c.netns == "blue" && c.errno.is_some()).collect();
-    assert_eq!(story.last().unwrap().inside, inode("blue"));
+    assert_eq!(find(&m, "run_in").last().unwrap().inside, inode(first));
     m.stop();
 }
 
