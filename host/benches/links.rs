@@ -1,5 +1,5 @@
-//! What link events cost: us per event, the sender per change; and what subscribing and dumping cost. A program that prints a table; run it
-//! with `cargo bench -p pernetd --bench links`.
+//! What link events cost: us per event, the sender per change; and what subscribing and dumping cost. A program that
+//! prints a table; run it with `cargo bench -p pernetd --bench links`.
 //!
 //! CPU time of the threads concerned, not the clock: on a small machine the clock measures the neighbours.
 #![allow(clippy::unwrap_used)] // A benchmark ends where something that must work does not.
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(count: u32) {
-    ns::take_seat().unwrap();
+    ns::take_seat_here().unwrap();
     let spaces: Vec<_> = (0..count).map(|n| ns::identify(&netns_add(format!("n{n}"))).unwrap()).collect();
     // Large enough to hold a flood whole: what a loss costs is another question.
     let (source, batches) = listen(256 << 20);
@@ -115,7 +115,7 @@ fn take(batches: &Receiver<Vec<LinkEvent>>, events: u32) -> u32 {
 }
 
 fn dumps() {
-    ns::take_seat().unwrap();
+    ns::take_seat_here().unwrap();
     for links in [0, 2, 100] {
         let (_, pin) = ns::identify(&netns_add(format!("dump{links}"))).unwrap();
         ns::enter(&pin).unwrap();

@@ -56,8 +56,8 @@ pub(crate) enum Event {
     Leased(LeaseId, Result<(NetCookie, Pin), String>),
     /// A plugin handed over work for later.
     Work(Work),
-    /// A plugin panicked.
-    Poisoned(Arc<str>, Trouble),
+    /// A plugin panicked: this generation of it.
+    Poisoned(Arc<str>, u64, Trouble),
     /// An operation ended.
     Operation(Done),
 }
@@ -145,7 +145,9 @@ impl Daemon {
             Event::CleanedUp(cookie) => self.cleaned_up(cookie),
             Event::Leased(lease, identity) => self.leased(lease, identity),
             Event::Work(work) => self.work(work),
-            Event::Poisoned(plugin, trouble) => self.operate(operations::Kind::Fail(plugin, trouble)),
+            Event::Poisoned(plugin, generation, trouble) => {
+                self.operate(operations::Kind::Fail(plugin, generation, trouble));
+            }
             Event::Operation(done) => self.operation_done(done),
         }
         self.retry_due();
@@ -167,7 +169,9 @@ impl Daemon {
         tracing::info!("stopping: exits run in reverse, effects stay in place unless a plugin asks otherwise");
         systemd::stopping();
         self.phase = Phase::Stopping;
-        self.held.clear();
+        // What is dropped unrun may be plugins' closures, whose drop is plugins' code: not on this thread.
+        let held = std::mem::take(&mut self.held);
+        self.workers.run_anywhere(Box::new(move || drop(held)));
         self.operate(operations::Kind::Stop);
     }
 

@@ -154,7 +154,7 @@ impl Story {
     fn tell(&self, started: Instant) -> Told {
         let mut told = Told::default();
         let say = |what: &str| println!("{:7.3}  -- {what}", started.elapsed().as_secs_f64());
-        if let Err(e) = ns::take_seat() {
+        if let Err(e) = ns::take_seat_here() {
             say(&format!("cannot act: {e}"));
         }
         // The daemon's first answer comes when it is there to give one.

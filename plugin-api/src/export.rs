@@ -37,6 +37,18 @@ use crate::{Error, Event, ExitReason, Host, Net, Notifier, Plugin, Registrar, Re
 /// The keys may come in any order, and all but `name` may be left out; `level` is then `device`. The version is that of
 /// the crate. The library's crate type is `cdylib`, and its file `libpernet_<name>.so` (`-` as `_`) if the operator
 /// shall need no `file` key. One plugin per library: a second one is an error of the linker.
+///
+/// A name or a level that the daemon would refuse does not compile:
+///
+/// ```compile_fail
+/// # use pernet_plugin_api::prelude::*;
+/// # struct P;
+/// # impl Plugin for P {
+/// #     type Config = NoConfig;
+/// #     fn init(_: &mut Registrar, _: Host, _: NoConfig) -> Result<Self> { Ok(P) }
+/// # }
+/// export_plugin!(P, name = "My_Plugin");
+/// ```
 #[macro_export]
 macro_rules! export_plugin {
     ($plugin:ty $(, $key:ident = $value:expr)* $(,)?) => {

@@ -217,11 +217,14 @@ struct Loaded {
     module: PluginModRef,
     instance: InstanceHandle,
     registrations: Vec<Registration>,
-    _turn: MutexGuard<'static, ()>,
+}
+
+/// The plugin's traces are the process's: a test has them to itself for as long as this lives.
+fn turn() -> MutexGuard<'static, ()> {
+    lock(&ONE_AT_A_TIME)
 }
 
 fn create(token: u64, config: &str) -> std::result::Result<Loaded, Status> {
-    let turn = lock(&ONE_AT_A_TIME);
     drop((taken(&TRACE), taken(&LOG), taken(&DEFERRED)));
     *lock(&LEVEL) = 5;
     let module = pernet_plugin_api::__private::module::<Probe>();
@@ -232,7 +235,7 @@ fn create(token: u64, config: &str) -> std::result::Result<Loaded, Status> {
     }
     *lock(&RUNNING) = Some((module, made.instance));
     let registrations = made.registrations.into_vec();
-    Ok(Loaded { module, instance: made.instance, registrations, _turn: turn })
+    Ok(Loaded { module, instance: made.instance, registrations })
 }
 
 fn loaded(config: &str) -> Loaded {
@@ -289,6 +292,7 @@ fn assert_panicked(status: &Status, place: &str) {
 
 #[test]
 fn registrations_come_in_order() {
+    let _turn = turn();
     let plugin = loaded("");
     let seen: Vec<_> =
         plugin.registrations.iter().map(|r| (r.class, r.number, r.priority, r.name.to_string())).collect();
@@ -300,6 +304,7 @@ fn registrations_come_in_order() {
 /// K1.1(5)e: a private area is readable from the other hooks until it is freed, after every exit.
 #[test]
 fn private_areas_live_from_init_to_free() {
+    let _turn = turn();
     let plugin = loaded("{}");
     let first = plugin.init(0, 3, &[]).expect("first");
     let second = plugin.init(1, 3, &[first, AreaHandle(0)]).expect("second");
@@ -336,6 +341,7 @@ fn private_areas_live_from_init_to_free() {
 
 #[test]
 fn an_id_of_another_instance_finds_nothing() {
+    let _turn = turn();
     let old = loaded("");
     let (_, old_id) = plugin_host();
     assert_eq!(old.destroy().errno, 0);
@@ -357,6 +363,7 @@ fn an_id_of_another_instance_finds_nothing() {
 
 #[test]
 fn an_error_keeps_its_errno_and_message() {
+    let _turn = turn();
     let plugin = loaded(r#"{"fail_in": "first.init"}"#);
     assert_eq!(plugin.init(0, 3, &[]).expect_err("told to fail"), status(libc::EBUSY, "failed at first.init"));
     let (answer, _) = plugin.event(EventKind::Up, &[]);
@@ -369,6 +376,7 @@ fn an_error_keeps_its_errno_and_message() {
 
 #[test]
 fn a_failed_init_drops_what_it_made() {
+    let _turn = turn();
     let refused = create(7, r#"{"fail_in": "init"}"#).map(|_| ()).expect_err("told to fail");
     assert_eq!(refused, status(libc::EBUSY, "failed at init"));
     assert_eq!(taken(&TRACE), ["init", "ops.drop"]);
@@ -376,6 +384,7 @@ fn a_failed_init_drops_what_it_made() {
 
 #[test]
 fn panics_stop_at_every_entry() {
+    let _turn = turn();
     let refused = create(7, r#"{"panic_in": "init"}"#).map(|_| ()).expect_err("told to panic");
     assert_panicked(&refused, "init");
 
@@ -409,6 +418,7 @@ fn panics_stop_at_every_entry() {
 
 #[test]
 fn work_panics_are_caught_too() {
+    let _turn = turn();
     let plugin = loaded(r#"{"panic_in": "work"}"#);
     let (host, _) = plugin_host();
     host.defer(NetCookie(3), |_| drop(at("work"))).expect("queued");
@@ -426,7 +436,7 @@ fn work_panics_are_caught_too() {
 
 #[test]
 fn a_refused_configuration_names_its_field() {
-    let _turn = lock(&ONE_AT_A_TIME);
+    let _turn = turn();
     let module = pernet_plugin_api::__private::module::<Probe>();
     let judge = |json: &str| {
         let answer = module.check_config()(json.into());
@@ -455,6 +465,7 @@ fn a_refused_configuration_names_its_field() {
 
 #[test]
 fn deferred_work_runs_once_or_is_dropped_once() {
+    let _turn = turn();
     let plugin = loaded("");
     let (host, _) = plugin_host();
     let queue = |name: &'static str, cookie: u64| {
@@ -483,6 +494,7 @@ fn deferred_work_runs_once_or_is_dropped_once() {
 
 #[test]
 fn work_for_two_namespaces_gets_them_as_named() {
+    let _turn = turn();
     let plugin = loaded("");
     let (host, _) = plugin_host();
     let both = |a: &Net<'_>, b: &Net<'_>| note(&TRACE, format!("{} then {}", a.cookie().0, b.cookie().0));
@@ -499,6 +511,7 @@ fn work_for_two_namespaces_gets_them_as_named() {
 
 #[test]
 fn run_in_gives_the_value_or_an_error() {
+    let _turn = turn();
     let plugin = loaded("");
     let (host, _) = plugin_host();
     assert_eq!(host.run_in(NetCookie(3), |net| net.name().to_owned()), Ok("blue".to_owned()));
@@ -511,6 +524,7 @@ fn run_in_gives_the_value_or_an_error() {
 
 #[test]
 fn logs_arrive_with_their_instance_and_fields() {
+    let _turn = turn();
     let plugin = loaded("");
     let (host, _) = plugin_host();
     let from_thread = || {
@@ -546,6 +560,7 @@ fn logs_arrive_with_their_instance_and_fields() {
 
 #[test]
 fn a_panic_in_a_thread_of_the_plugin_is_logged() {
+    let _turn = turn();
     let plugin = loaded("");
     let old = plugin_host().0;
     let second = plugin.module.create()(host(), 8, "".into());

@@ -142,7 +142,8 @@ impl Connection {
         let mut stream = UnixStream::connect("/pernet/run/io.pernetd").unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         let parameters = if parameters.is_null() { serde_json::json!({}) } else { parameters.clone() };
-        let call = serde_json::json!({ "method": format!("io.pernetd.{method}"), "parameters": parameters, "more": more });
+        let call =
+            serde_json::json!({ "method": format!("io.pernetd.{method}"), "parameters": parameters, "more": more });
         stream.write_all(format!("{call}\0").as_bytes()).unwrap();
         Connection(BufReader::new(stream))
     }

@@ -4,8 +4,8 @@
 //! the request costs are in the sender's figures; the first line, with nobody listening, is what to compare with.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -35,7 +35,7 @@ settings = { "net.ipv4.conf.<dev>.rp_filter" = 0 }
 "#;
 
 pub(crate) fn measure() {
-    ns::take_seat().unwrap();
+    ns::take_seat_here().unwrap();
     netns::prepare_folder(Path::new(RUN_NETNS)).unwrap();
     let names = (0..NAMESPACES).map(|n| Path::new(RUN_NETNS).join(format!("n{n}")));
     let paths: Vec<_> = names.collect();

@@ -69,8 +69,6 @@ pub(super) enum Action {
     Fail(i32),
     /// Panics.
     Panic,
-    /// Takes this long.
-    SleepMs(u64),
     /// Hangs until this file is there.
     Until(PathBuf),
 }
@@ -81,7 +79,6 @@ impl Action {
         match self {
             Action::Fail(_) => "fail",
             Action::Panic => "panic",
-            Action::SleepMs(_) => "sleep",
             Action::Until(_) => "until",
         }
     }

@@ -61,10 +61,6 @@ impl Shared {
         match action {
             Action::Fail(errno) => Err(Error::new(*errno, format!("as asked, in {hook} of {netns}"))),
             Action::Panic => panic!("as asked, in {hook} of {netns}"),
-            Action::SleepMs(ms) => {
-                thread::sleep(Duration::from_millis(*ms));
-                Ok(())
-            }
             Action::Until(file) => {
                 wait_for(file);
                 Ok(())
@@ -184,7 +180,8 @@ struct Devices(Arc<Shared>);
 impl Notifier for Devices {
     fn event(&self, net: &Net<'_>, event: &Event<'_>) -> Result<Verdict> {
         let hook = format!("netdev.{}", event.kind.as_str());
-        let line = Line { device: Some(event.device.name), replay: Some(event.replay), ..Line::of(&hook, "notifier", net) };
+        let line =
+            Line { device: Some(event.device.name), replay: Some(event.replay), ..Line::of(&hook, "notifier", net) };
         self.0.call(line)?;
         self.0.works.begin(&self.0.config, &hook, net);
         Ok(Verdict::Ok)

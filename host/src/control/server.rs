@@ -238,13 +238,15 @@ impl Shared {
         }
     }
 
-    /// Closes the connection that was idle longest; if none is idle, a privileged newcomer displaces the oldest of
-    /// those who are not privileged. False if nobody had to go.
+    /// Closes the connection that was idle longest, of those without privilege if there is one; if none is idle, a
+    /// privileged newcomer displaces the oldest of those without. Nobody displaces one with more privilege than his
+    /// own. False if nobody had to go.
     fn make_room(&self, privileged: bool) -> bool {
         let table = self.table();
-        let longest_idle = table.values().filter_map(|c| Some((c.idle_since()?, c))).min_by_key(|(since, _)| *since);
+        let lesser = |c: &&Arc<Connection>| privileged || !c.peer.is_privileged();
+        let idle = table.values().filter(lesser).filter_map(|c| Some(((c.peer.is_privileged(), c.idle_since()?), c)));
         let unprivileged = || table.values().filter(|c| privileged && !c.peer.is_privileged()).min_by_key(|c| c.id);
-        let leaving = longest_idle.map(|(_, c)| c).or_else(unprivileged);
+        let leaving = idle.min_by_key(|(rank, _)| *rank).map(|(_, c)| c).or_else(unprivileged);
         let Some(connection) = leaving.cloned() else { return false };
         drop(table);
         // Its thread ends by itself; the place in the table is free at once, so that a burst closes no more than it is.

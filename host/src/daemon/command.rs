@@ -12,7 +12,7 @@ use crate::discovery::links::LinkSource;
 use crate::engine::{Names, PernetList};
 use crate::linux::ns;
 use crate::linux::worker::Workers;
-use crate::plugin::Judge;
+use crate::plugin::{self, Judge};
 use crate::{control, demo, discovery, logging, systemd};
 
 use super::identify;
@@ -92,6 +92,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let paths = command_line.paths();
     let config = Config::load(&paths).map_err(|e| e.to_string())?;
     logging::start(config.main.log.level);
+    plugin::load::use_folder_where_memfd_is_refused(paths.state_dir.join("code"));
     let Inbox { sender: events, receiver, monitor } = inbox.unwrap_or_default();
     listen_to_signals(&events)?;
 
@@ -125,6 +126,9 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     };
     let server = control::Server::start(door, &config.main.control.read, control::Limits::default(), monitor, sink)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
+    if let Some(group) = server.missing_group() {
+        tracing::warn!("control.read names the group {group}, which does not exist: nobody is in it");
+    }
 
     let (host, pin) =
         ns::current().map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
@@ -203,7 +207,8 @@ fn start_discovery(config: &Config, events: &Sender<Event>) -> Result<discovery:
 fn on_a_seat<T: Send>(work: impl FnOnce() -> Result<T, Failed> + Send) -> Result<T, Failed> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            ns::take_seat().map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
+            ns::take_seat_here()
+                .map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
             work()
         });
         thread.join().unwrap_or_else(|_| Err("the start panicked; see the lines above".to_owned()))

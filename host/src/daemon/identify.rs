@@ -1,49 +1,145 @@
-//! Between discovery and the loop, on kernels without nsfs file handles: which namespace a name shows.
+//! Between discovery and the loop: which namespace a name shows, where discovery could not tell.
 //!
-//! There only entering can tell, and no source thread may enter; the loop must not wait either. So batches pass
-//! through a thread with a seat, in order. Where handles exist discovery has identified every name itself, and this
-//! stage is only a call.
+//! On kernels without nsfs file handles only entering can tell, and no source thread may enter; the loop must not wait
+//! either. So such batches pass through a thread with a seat, in order. A name that shows something else just now is
+//! looked at again, until it is identified or other news of it comes. Where discovery has identified everything, a
+//! batch goes straight to the loop, unless an earlier one is still in here.
 
-use crossbeam_channel::{Sender, unbounded};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::Event;
 use crate::discovery::{Batch, NamedNs, Observation};
-use crate::linux::{ns, nsfs};
+use crate::linux::ns;
+
+const FIRST_LOOK_AGAIN: Duration = Duration::from_micros(200);
+/// A name that cannot be identified for so long shows nothing; what it becomes will be news.
+const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// Where discovery sends its batches.
 ///
 /// # Errors
 /// When the thread cannot be started.
 pub(super) fn stage(events: Sender<Event>) -> std::io::Result<Box<dyn Fn(Batch) + Send>> {
-    if nsfs::available().is_ok() {
-        return Ok(Box::new(move |batch| drop(events.send(Event::Names(batch)))));
-    }
     let (to_thread, batches) = unbounded::<Batch>();
-    std::thread::Builder::new().name("identify".into()).spawn(move || {
-        if let Err(e) = ns::take_seat() {
-            tracing::error!("cannot open the own network namespace: {e}; no namespace will be found");
+    // Batches sent to the thread and not yet passed on: none may overtake them.
+    let inside = Arc::new(AtomicUsize::new(0));
+    let mut thread = Thread { events: events.clone(), inside: Arc::clone(&inside), unknown: HashMap::new() };
+    std::thread::Builder::new().name("identify".into()).spawn(move || thread.run(&batches))?;
+    Ok(Box::new(move |batch| {
+        if inside.load(Ordering::Acquire) == 0 && batch.0.iter().all(is_identified) {
+            let _ = events.send(Event::Names(batch));
+        } else {
+            inside.fetch_add(1, Ordering::AcqRel);
+            let _ = to_thread.send(batch);
         }
-        for mut batch in batches {
-            batch.0.iter_mut().for_each(identify);
-            if events.send(Event::Names(batch)).is_err() {
-                return;
+    }))
+}
+
+fn is_identified(observation: &Observation) -> bool {
+    match observation {
+        Observation::Name(named) => named.identity.is_some(),
+        Observation::Snapshot(all) => all.iter().all(|named| named.identity.is_some()),
+        Observation::NoName(_) => true,
+    }
+}
+
+/// A name that has yet to be identified. While there is one, every batch passes through here, so that later news of
+/// the name ends the search.
+struct Unknown {
+    inode: u64,
+    next: Instant,
+    wait: Duration,
+    until: Instant,
+}
+
+struct Thread {
+    events: Sender<Event>,
+    inside: Arc<AtomicUsize>,
+    unknown: HashMap<PathBuf, Unknown>,
+}
+
+impl Thread {
+    fn run(&mut self, batches: &Receiver<Batch>) {
+        if let Err(e) = ns::take_seat_here() {
+            tracing::error!("cannot open the own network namespace: {e}; some namespaces will not be found");
+        }
+        loop {
+            let next = self.unknown.values().map(|u| u.next).min();
+            let wait = next.map_or(Duration::from_secs(3600), |t| t.saturating_duration_since(Instant::now()));
+            match batches.recv_timeout(wait) {
+                Ok(batch) => self.pass(batch),
+                Err(e) if e.is_timeout() => self.look_again(),
+                Err(_) => return,
             }
         }
-    })?;
-    Ok(Box::new(move |batch| drop(to_thread.send(batch))))
-}
-
-fn identify(observation: &mut Observation) {
-    match observation {
-        Observation::Name(named) => look(named),
-        Observation::Snapshot(all) => all.iter_mut().for_each(look),
-        Observation::NoName(_) => {}
     }
-}
 
-/// A name that is gone again stays without identity; the news of that is on its way.
-fn look(named: &mut NamedNs) {
-    if named.identity.is_none() {
-        named.identity = ns::identify(&named.path).ok();
+    fn pass(&mut self, mut batch: Batch) {
+        for observation in &mut batch.0 {
+            match observation {
+                Observation::Name(named) => self.look(named),
+                Observation::NoName(path) => self.forget(path),
+                Observation::Snapshot(all) => {
+                    let names: Vec<PathBuf> = self.unknown.keys().cloned().collect();
+                    names.iter().for_each(|path| self.forget(path));
+                    all.iter_mut().for_each(|named| self.look(named));
+                }
+            }
+        }
+        let _ = self.events.send(Event::Names(batch));
+        self.inside.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn forget(&mut self, path: &PathBuf) {
+        if self.unknown.remove(path).is_some() {
+            self.inside.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// One that cannot be identified now goes on without identity, which the loop passes over.
+    fn look(&mut self, named: &mut NamedNs) {
+        self.forget(&named.path);
+        if named.identity.is_some() {
+            return;
+        }
+        named.identity = ns::identify_as(&named.path, named.inode).ok();
+        if named.identity.is_none() {
+            let now = Instant::now();
+            let unknown = Unknown {
+                inode: named.inode,
+                next: now + FIRST_LOOK_AGAIN,
+                wait: FIRST_LOOK_AGAIN,
+                until: now + GIVE_UP,
+            };
+            self.unknown.insert(named.path.clone(), unknown);
+            self.inside.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn look_again(&mut self) {
+        let now = Instant::now();
+        let due: Vec<PathBuf> =
+            self.unknown.iter().filter(|(_, u)| u.next <= now).map(|(path, _)| path.clone()).collect();
+        for path in due {
+            let Some(unknown) = self.unknown.get_mut(&path) else { continue };
+            match ns::identify_as(&path, unknown.inode) {
+                Ok(identity) => {
+                    let named = NamedNs { path: path.clone(), inode: unknown.inode, identity: Some(identity) };
+                    let _ = self.events.send(Event::Names(Batch(vec![Observation::Name(named)])));
+                    self.forget(&path);
+                }
+                Err(_) if now >= unknown.until => self.forget(&path),
+                Err(_) => {
+                    unknown.wait *= 2;
+                    unknown.next = now + unknown.wait;
+                }
+            }
+        }
     }
 }

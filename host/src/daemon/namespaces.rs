@@ -93,6 +93,13 @@ impl Place {
         visited.map_err(|e| failure("cannot enter the namespace", &e))
     }
 
+    /// Stops listening once no plugin wants device events here: every listener costs the senders.
+    pub(super) fn unwatch_if_idle(&self, net: &Net) {
+        if !net.watched() {
+            self.links.unsubscribe(self.cookie);
+        }
+    }
+
     /// Lets the namespace go: nothing else of ours keeps it.
     fn release(&self) {
         self.links.unsubscribe(self.cookie);
@@ -210,11 +217,12 @@ impl Daemon {
             return;
         }
         managed.setting_up = true;
-        let (net, events) = (Arc::clone(&managed.net), self.events.clone());
+        let (net, place, events) = (Arc::clone(&managed.net), Arc::clone(&managed.place), self.events.clone());
         self.submit(
             cookie,
             Box::new(move |token| {
                 engine::setup_net(token, &net);
+                place.unwatch_if_idle(&net);
                 let _ = events.send(Event::SetUp(cookie));
             }),
         );
@@ -311,13 +319,14 @@ impl Daemon {
         let Some(managed) = self.nets.get(&cookie) else { return };
         managed.net.set_names(names);
         // Which plugins act there is judged by its names.
-        let net = Arc::clone(&managed.net);
+        let (net, place) = (Arc::clone(&managed.net), Arc::clone(&managed.place));
         self.submit(
             cookie,
             Box::new(move |token| {
                 for e in engine::rejudge_net(token, &net) {
                     tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
                 }
+                place.unwatch_if_idle(&net);
             }),
         );
     }
@@ -428,8 +437,8 @@ impl Daemon {
 
     /// Namespaces in which no plugin wants device events any more are not listened to any more.
     pub(super) fn unwatch_idle(&mut self) {
-        for managed in self.nets.values().filter(|m| !m.net.watched()) {
-            self.links.unsubscribe(managed.net.cookie);
+        for managed in self.nets.values() {
+            managed.place.unwatch_if_idle(&managed.net);
         }
     }
 

@@ -19,8 +19,8 @@ use super::{Daemon, Event, Phase};
 pub(super) enum Kind {
     /// Reload, and whom to tell.
     Reload(Vec<Reply<ReloadResult>>),
-    /// Take out a plugin that panicked.
-    Fail(Arc<str>, Trouble),
+    /// Take out a plugin of which this generation panicked.
+    Fail(Arc<str>, u64, Trouble),
     /// Run all exits.
     Stop,
 }
@@ -87,14 +87,16 @@ impl Daemon {
                 let command_line = self.command_line.clone();
                 Box::new(move || Done::Reload(reload::reload(&shared, &command_line)))
             }
-            Kind::Fail(plugin, trouble) => Box::new(move || Done::Failed(reload::fail(&shared, &plugin, &trouble))),
+            Kind::Fail(plugin, generation, trouble) => {
+                Box::new(move || Done::Failed(reload::fail(&shared, &plugin, generation, &trouble)))
+            }
             Kind::Stop => Box::new(move || Done::Stopped(reload::stop(&shared))),
         };
         let events = self.events.clone();
         self.operations.running = true;
         let started = std::thread::Builder::new().name("operation".into()).spawn(move || {
             // It calls hooks, so it enters namespaces; where it cannot, every enter says so.
-            if let Err(e) = ns::take_seat() {
+            if let Err(e) = ns::take_seat_here() {
                 tracing::error!("this thread cannot enter namespaces: {e}");
             }
             let done = work();

@@ -207,7 +207,8 @@ fn owner(prepared: &Prepared, generation: u64, place: usize) -> Owner {
 /// All entries. An operation takes them, rearranges them and puts them back; the rows are what is shown meanwhile.
 #[derive(Default)]
 pub(super) struct Plugins {
-    /// In registration order: live ones as registered, the others where they would be.
+    /// In registration order: live ones as registered, failed ones where they would be; last those that have no place,
+    /// the refused.
     entries: Vec<Entry>,
     rows: Arc<Vec<wire::Plugin>>,
     /// Ended generations whose code is mapped for good.

@@ -92,12 +92,14 @@ impl Shared {
 /// Brings up every plugin of the configuration before any namespace is known. A bad plugin file is refused and the
 /// rest run; a contradiction in the order ends the start.
 pub(super) fn start(shared: &Shared, config: &Config) -> Result<(), String> {
-    let (good, mut entries) = sort_out(plugins::prepare_all(&shared.judge, config));
+    let (good, refused) = sort_out(plugins::prepare_all(&shared.judge, config));
     let order = plugins::order(&good).map_err(|e| e.clone())?;
     let write = shared.write().map_err(|t| t.message)?;
+    let mut entries = Vec::new();
     for (place, index) in order.into_iter().enumerate() {
         entries.push(bring_up(shared, &write, &good[index], place, &entries));
     }
+    entries.extend(refused);
     shared.plugins().put(entries);
     Ok(())
 }
@@ -384,9 +386,16 @@ impl RunningSet<'_> {
 }
 
 /// Takes a plugin that panicked out of every namespace, with what requires it. Its exits are called once, guarded.
-pub(super) fn fail(shared: &Shared, name: &str, trouble: &Trouble) -> Result<(), Trouble> {
+///
+/// Only the generation that panicked: a reload may have put another in its place since.
+pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Trouble) -> Result<(), Trouble> {
     let write = shared.write()?;
     let mut entries = shared.plugins().take();
+    let panicked = |e: &Entry| e.name() == name && e.live().is_some_and(|l| l.generation == generation);
+    if !entries.iter().any(panicked) {
+        shared.plugins().put(entries);
+        return Ok(());
+    }
     let dependents = shared.list.dependents(name);
     for entry in entries.iter_mut().rev() {
         let orphan = dependents.iter().any(|d| **d == *entry.name());

@@ -89,12 +89,12 @@ impl Daemon {
         };
         for managed in self.nets.values() {
             let n = &mut status.namespaces;
-            *match managed.net.state() {
-                NetState::Live => &mut n.live,
-                NetState::Degraded => &mut n.degraded,
-                NetState::Failed => &mut n.failed,
-                NetState::Setup => &mut n.setup,
-                NetState::Dying => &mut n.dying,
+            *match shown_state(&managed.net) {
+                NetnsState::live => &mut n.live,
+                NetnsState::degraded => &mut n.degraded,
+                NetnsState::failed => &mut n.failed,
+                NetnsState::setup => &mut n.setup,
+                NetnsState::dying => &mut n.dying,
             } += 1;
         }
         for row in self.shared.shown().iter() {
@@ -198,8 +198,7 @@ impl Daemon {
     fn goes_on_without(&self, name: &str, cookie: NetCookie) -> Option<Netns> {
         let managed = self.nets.get(&cookie)?;
         let names = managed.net.names();
-        let renamed =
-            managed.net.state() != NetState::Dying && !names.is_empty() && self.names.find(name) != Some(cookie);
+        let renamed = !managed.net.dying() && !names.is_empty() && self.names.find(name) != Some(cookie);
         renamed.then(|| self.wire_netns(&managed.net, None))
     }
 
@@ -216,13 +215,7 @@ impl Daemon {
 
     /// The operator's view of a namespace; devices only where they are mirrored.
     pub(super) fn wire_netns(&self, net: &Net, state: Option<NetnsState>) -> Netns {
-        let state = state.unwrap_or_else(|| match net.state() {
-            NetState::Setup => NetnsState::setup,
-            NetState::Live => NetnsState::live,
-            NetState::Degraded => NetnsState::degraded,
-            NetState::Failed => NetnsState::failed,
-            NetState::Dying => NetnsState::dying,
-        });
+        let state = state.unwrap_or_else(|| shown_state(net));
         let error = net.error().map(|e| NetnsError {
             plugin: e.plugin.to_string(),
             hook: e.hook.to_owned(),
@@ -260,6 +253,18 @@ impl Daemon {
         self.workers.run_anywhere(Box::new(move || {
             reply.send(Ok(nets.iter().flat_map(|(net, place)| devices(net, place)).collect()));
         }));
+    }
+}
+
+/// Where a namespace is in its life. One whose names are gone is dying, even while a hook of its setup still runs.
+fn shown_state(net: &Net) -> NetnsState {
+    match net.state() {
+        _ if net.dying() => NetnsState::dying,
+        NetState::Setup => NetnsState::setup,
+        NetState::Live => NetnsState::live,
+        NetState::Degraded => NetnsState::degraded,
+        NetState::Failed => NetnsState::failed,
+        NetState::Dying => NetnsState::dying,
     }
 }
 

@@ -207,6 +207,6 @@ impl HostServices for Services {
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {
         let trouble = Trouble::new("panic", format!("generation {generation} panicked: {}", failure.message));
-        let _ = self.events.send(Event::Poisoned(plugin.into(), trouble));
+        let _ = self.events.send(Event::Poisoned(plugin.into(), generation, trouble));
     }
 }

@@ -1,23 +1,23 @@
 //! Discovery by mount events: fanotify with `FAN_REPORT_MNT` (Linux 6.15).
 //!
 //! Mirrors the mount part of the kernel's `uapi/linux/fanotify.h`. An event carries the id of a mount that came, went or
-//! moved; `statmount` says where it is now, and the table kept here where it was. Both places are looked at when the
-//! queue is empty. A mount over a folder or above it, and a queue that overflowed, lead to a scan of the whole table.
+//! moved; `statmount` says what and where it is now, and the table kept here where it was. When the queue is empty, it is
+//! judged what those names show. A mount over a folder or above it, and a queue that overflowed, lead to a scan of all.
 #![allow(unsafe_code)] // fanotify_init and fanotify_mark with flags that no crate knows yet.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::folders::Folders;
 use super::seen::Seen;
-use super::statmount::MountTable;
-use super::{Batch, Error, Method, Observation, Options, Request, Send, read_requests, unavailable};
+use super::statmount::{MountTable, mount_at};
+use super::{Batch, Error, Method, Observation, Options, Request, Sink, read_requests, unavailable};
 
 const FAN_CLOEXEC: libc::c_uint = 0x1;
 const FAN_NONBLOCK: libc::c_uint = 0x2;
@@ -82,9 +82,11 @@ pub(super) struct Source {
     requests: OwnedFd,
     folders: Folders,
     seen: Seen,
-    send: Send,
-    /// Mounts directly inside a folder, and the name that each has there.
-    named: HashMap<u64, PathBuf>,
+    send: Sink,
+    /// Mounts directly inside a folder.
+    named: HashMap<u64, Named>,
+    /// The mounts on each name.
+    by_name: HashMap<PathBuf, Vec<u64>>,
     /// Mounts on a folder or above it.
     covers: HashSet<u64>,
     /// Names to look at when the queue is empty.
@@ -94,8 +96,17 @@ pub(super) struct Source {
     buffer: Vec<u8>,
 }
 
+/// A mount directly inside a folder.
+#[derive(Debug)]
+struct Named {
+    name: PathBuf,
+    parent: u64,
+    /// The inode, if it is of a network namespace.
+    netns: Option<u64>,
+}
+
 impl Source {
-    pub(super) fn new(subscription: Subscription, requests: OwnedFd, options: Options, send: Send) -> Source {
+    pub(super) fn new(subscription: Subscription, requests: OwnedFd, options: Options, send: Sink) -> Source {
         Source {
             subscription,
             requests,
@@ -103,6 +114,7 @@ impl Source {
             seen: Seen::new(options.handles),
             send,
             named: HashMap::new(),
+            by_name: HashMap::new(),
             covers: HashSet::new(),
             touched: HashSet::new(),
             rescan: true,
@@ -170,24 +182,31 @@ impl Source {
     }
 
     fn forget(&mut self, id: u64) {
-        self.touched.extend(self.named.remove(&id));
         self.rescan |= self.covers.remove(&id);
+        let Some(Named { name, .. }) = self.named.remove(&id) else { return };
+        if let Some(mounts) = self.by_name.get_mut(&name) {
+            mounts.retain(|mount| *mount != id);
+            if mounts.is_empty() {
+                self.by_name.remove(&name);
+            }
+        }
+        self.touched.insert(name);
     }
 
     /// Where is this mount now?
     fn place(&mut self, id: u64) {
-        match self.subscription.table.point(id) {
-            Ok(Some(point)) => {
-                if let Some(name) = self.folders.name_at(point) {
-                    self.touched.insert(name.clone());
-                    self.named.insert(id, name);
-                } else if self.folders.covered_by(point) {
-                    self.covers.insert(id);
-                    self.rescan = true;
-                }
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, mount = id, "statmount failed; this mount is not seen"),
+        let mount = match self.subscription.table.mount(id) {
+            Ok(Some(mount)) => mount,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!(%error, mount = id, "statmount failed; this mount is not seen"),
+        };
+        if let Some(name) = self.folders.name_at(mount.point) {
+            self.touched.insert(name.clone());
+            self.by_name.entry(name.clone()).or_default().push(id);
+            self.named.insert(id, Named { name, parent: mount.parent, netns: mount.netns });
+        } else if self.folders.covered_by(mount.point) {
+            self.covers.insert(id);
+            self.rescan = true;
         }
     }
 
@@ -195,15 +214,48 @@ impl Source {
     fn tell(&mut self) {
         self.rescan |= self.folders.refresh_missing();
         let touched = std::mem::take(&mut self.touched);
-        let news = if std::mem::take(&mut self.rescan) { self.scan() } else { self.seen.look_again(touched) };
+        let news = if std::mem::take(&mut self.rescan) {
+            vec![self.scan()]
+        } else {
+            touched.into_iter().filter_map(|name| self.look(name)).collect()
+        };
         if !news.is_empty() {
             (self.send)(Batch(news));
         }
     }
 
-    fn scan(&mut self) -> Vec<Observation> {
+    fn look(&mut self, name: PathBuf) -> Option<Observation> {
+        if !self.shows_netns(&name) {
+            return self.seen.gone(name);
+        }
+        match self.undoubted(&name) {
+            Some(inode) => self.seen.shows(name, inode),
+            None => self.seen.look(name),
+        }
+    }
+
+    fn on(&self, name: &Path) -> impl Iterator<Item = &Named> {
+        let ids = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
+        ids.iter().filter_map(|id| self.named.get(id))
+    }
+
+    fn shows_netns(&self, name: &Path) -> bool {
+        self.on(name).any(|mount| mount.netns.is_some())
+    }
+
+    /// What the name shows, as far as the table alone can tell: all mounts on it are of the same network namespace, and
+    /// one of them lies on what the folder shows.
+    fn undoubted(&self, name: &Path) -> Option<u64> {
+        let folder = mount_at(name.parent()?).ok()?;
+        let netns = self.on(name).next()?.netns;
+        let same = self.on(name).all(|mount| mount.netns == netns);
+        netns.filter(|_| same && self.on(name).any(|mount| mount.parent == folder))
+    }
+
+    fn scan(&mut self) -> Observation {
         self.folders.refresh();
         self.named.clear();
+        self.by_name.clear();
         self.covers.clear();
         match self.subscription.table.ids() {
             Ok(ids) => ids.into_iter().for_each(|id| self.place(id)),
@@ -212,7 +264,8 @@ impl Source {
         }
         self.rescan = false;
         self.touched.clear();
-        vec![self.seen.snapshot(self.named.values().cloned().collect())]
+        let names = self.by_name.keys().filter(|name| self.shows_netns(name)).cloned().collect();
+        self.seen.snapshot(names)
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask};
@@ -19,14 +19,19 @@ use super::folders::Folders;
 use super::mountinfo::Mountinfo;
 use super::pending::Pending;
 use super::seen::Seen;
-use super::{Batch, Error, Method, Observation, Options, Request, Send, read_requests, unavailable};
+use super::{Batch, Error, Method, Observation, Options, Request, Sink, read_requests, unavailable};
 
-/// The table is read so long after mounts changed, at least,
-const READ_AFTER: Duration = Duration::from_millis(20);
+/// The table is read so long after mounts changed: what belongs together mostly comes together,
+const READ_AFTER: Duration = Duration::from_millis(2);
+/// and so long after it was read last,
+const READ_PAUSE: Duration = Duration::from_millis(20);
 /// and so many times as long as reading it takes: reading costs at most 2 % of a processor,
 const READ_SHARE: u32 = 50;
-/// but no later than this.
+/// but no longer after it than this.
 const READ_WITHIN: Duration = Duration::from_secs(2);
+
+/// So many reads make a batch even if the queue never runs empty.
+const READS_AT_MOST: usize = 256;
 
 /// The open descriptors: everything that a kernel may refuse.
 pub(super) struct Subscription {
@@ -56,7 +61,7 @@ pub(super) struct Source {
     requests: OwnedFd,
     folders: Folders,
     seen: Seen,
-    send: Send,
+    send: Sink,
     watches: HashMap<WatchDescriptor, Vec<Role>>,
     pending: Pending,
     /// Names to look at.
@@ -69,7 +74,9 @@ pub(super) struct Source {
     mounts_changed: bool,
     /// When to read the mount table.
     read_at: Option<Instant>,
-    /// How long reading it took.
+    /// When it was read last,
+    read_last: Instant,
+    /// and how long that took.
     read_cost: Duration,
     /// A folder that cannot be watched was complained of.
     complained: bool,
@@ -77,7 +84,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(subscription: Subscription, requests: OwnedFd, options: Options, send: Send) -> Source {
+    pub(super) fn new(subscription: Subscription, requests: OwnedFd, options: Options, send: Sink) -> Source {
         Source {
             subscription,
             requests,
@@ -91,6 +98,7 @@ impl Source {
             rescan: true,
             mounts_changed: false,
             read_at: None,
+            read_last: Instant::now(),
             read_cost: Duration::ZERO,
             complained: false,
             buffer: vec![0; 16 * 1024],
@@ -128,8 +136,8 @@ impl Source {
         // Interrupted: looks once more than needed.
         let _ = poll(&mut fds, timeout.as_ref());
         if !fds[1].revents().is_empty() {
-            let after = (self.read_cost * READ_SHARE).clamp(READ_AFTER, READ_WITHIN);
-            self.read_at.get_or_insert_with(|| Instant::now() + after);
+            let pause = (self.read_cost * READ_SHARE).clamp(READ_PAUSE, READ_WITHIN);
+            self.read_at.get_or_insert_with(|| (Instant::now() + READ_AFTER).max(self.read_last + pause));
             self.mounts_changed = true;
         }
         if fds[2].revents().is_empty() {
@@ -143,16 +151,19 @@ impl Source {
     /// Reads folder events until there are no more.
     fn drain(&mut self) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let drained = loop {
+        let mut result = Ok(());
+        for _ in 0..READS_AT_MOST {
             match self.subscription.inotify.read_events(&mut buffer) {
                 Ok(events) => events.for_each(|event| self.note(&event)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
+                Err(error) => {
+                    result = if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) };
+                    break;
+                }
             }
-        };
+        }
         self.buffer = buffer;
-        drained
+        result
     }
 
     fn note(&mut self, event: &Event<&std::ffi::OsStr>) {
@@ -187,14 +198,13 @@ impl Source {
         if self.rescan {
             return self.scan();
         }
-        if read {
-            self.read_mounts();
-        }
+        let mut news = if read { self.read_mounts() } else { Vec::new() };
         self.pending.take_due(now, &mut self.touched);
         if std::mem::take(&mut self.mounts_changed) {
             self.touched.extend(self.pending.all().cloned());
         }
-        let news = self.seen.look_again(std::mem::take(&mut self.touched));
+        let touched = std::mem::take(&mut self.touched);
+        news.extend(touched.into_iter().filter_map(|name| self.seen.look(name)));
         for observation in &news {
             if let Observation::Name(name) = observation {
                 self.pending.remove(&name.path);
@@ -269,7 +279,7 @@ impl Source {
     fn scan(&mut self) -> Vec<Observation> {
         self.rescan = false;
         self.touched.clear();
-        let names = self.mounted().into_keys().collect();
+        let names = self.mounted().into_iter().filter(|(_, on)| on.any).map(|(name, _)| name).collect();
         let snapshot = self.seen.snapshot(names);
         for name in self.seen.names() {
             self.pending.remove(name);
@@ -277,28 +287,46 @@ impl Source {
         vec![snapshot]
     }
 
-    /// Touches each name of which the mount table says something else than was told.
-    fn read_mounts(&mut self) {
+    /// Touches each name of which the mount table says something else than was told. Returns what needs no look: names that
+    /// look like a network namespace's by their inode, and are another kind's.
+    fn read_mounts(&mut self) -> Vec<Observation> {
         let mounted = self.mounted();
+        let same = |name: &Path, on: &On| on.only.is_some() && on.only == self.seen.inode(name);
+        let unsure = mounted.iter().filter(|(name, on)| on.any && !same(name, on));
+        self.touched.extend(unsure.map(|(name, _)| name.clone()));
+        // Reading is not atomic, so what it does not show is looked at.
         self.touched.extend(self.seen.names().filter(|name| !mounted.contains_key(*name)).map(PathBuf::from));
-        let news = mounted.into_iter().filter(|(name, inode)| self.seen.inode(name) != *inode || inode.is_none());
-        self.touched.extend(news.map(|(name, _)| name));
+        let others = mounted.into_iter().filter(|(_, on)| !on.any);
+        others.filter_map(|(name, _)| self.seen.gone(name)).collect()
     }
 
-    /// The names on which something is mounted, with the inode of the network namespace if that is all there is.
-    fn mounted(&mut self) -> HashMap<PathBuf, Option<u64>> {
+    /// What the mount table has on each name.
+    fn mounted(&mut self) -> HashMap<PathBuf, On> {
         let start = Instant::now();
         let mut mounted = HashMap::new();
         let read = self.subscription.mounts.for_each(|point, netns| {
             let Some(name) = self.folders.name_at(point) else { return };
-            mounted.entry(name).and_modify(|known| *known = netns.filter(|_| *known == netns)).or_insert(netns);
+            let on = mounted.entry(name).or_insert(On { any: false, only: netns });
+            on.any |= netns.is_some();
+            on.only = on.only.filter(|only| netns == Some(*only));
         });
         if let Err(error) = read {
             tracing::warn!(%error, "/proc/self/mountinfo cannot be read; read again with the next change of the mounts");
-            mounted = self.seen.names().map(|name| (name.to_owned(), self.seen.inode(name))).collect();
+            let told = |name: &Path| (name.to_owned(), On { any: true, only: self.seen.inode(name) });
+            mounted = self.seen.names().map(told).collect();
         }
         self.read_at = None;
-        self.read_cost = start.elapsed();
+        self.read_last = Instant::now();
+        self.read_cost = self.read_last - start;
         mounted
     }
+}
+
+/// The mounts on a name.
+#[derive(Clone, Copy, Debug)]
+struct On {
+    /// One of them is of a network namespace.
+    any: bool,
+    /// The inode of the network namespace of which all of them are.
+    only: Option<u64>,
 }

@@ -1,11 +1,12 @@
-//! The socket that hears of the links of every namespace which has an id here (`NETLINK_LISTEN_ALL_NSID`), and the private namespace around it.
+//! The socket that hears of the links of every namespace which has an id here (`NETLINK_LISTEN_ALL_NSID`), and the
+//! private namespace around it.
 //!
 //! Owns the system calls of listening and nothing of their meaning: what ids stand for is `links.rs`'s.
-#![allow(unsafe_code)] // recvmmsg with control messages, which no crate in use wraps for netlink, and unshare, which rustix marks unsafe.
+#![allow(unsafe_code)] // recvmmsg with this control message, which no crate in use wraps; unshare, unsafe in rustix.
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
@@ -26,7 +27,8 @@ const SLOT: usize = 16 * 1024;
 
 /// Puts the calling thread, and no other, into a new network namespace.
 pub(super) fn leave_for_private_namespace() -> Result<(), NetlinkError> {
-    // SAFETY: the callee's condition is about UnshareFlags::FILES, which would make descriptors differ between threads; NEWNET is given alone.
+    // SAFETY: the callee's condition is about UnshareFlags::FILES, which would make descriptors differ between
+    // threads; NEWNET is given alone.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|e| {
         NetlinkError::from_io("make a private network namespace to listen in", &e.into())
             .advise("CAP_SYS_ADMIN is needed, and RestrictNamespaces= of the service must allow net")
@@ -63,6 +65,7 @@ pub(super) enum Received {
 
 pub(super) struct LinkSocket {
     socket: Socket,
+    port: u32,
     slots: Slots,
     /// For each slot: its datagram, or `None` for one that did not fit.
     filled: Vec<Option<(Option<i32>, usize)>>,
@@ -72,7 +75,8 @@ impl LinkSocket {
     /// A receive that brings so many datagrams may have left more.
     pub(super) const FULL: usize = SLOTS;
 
-    /// Opens the socket in the calling thread's namespace. From now on every sender of link events on this host pays for it.
+    /// Opens the socket in the calling thread's namespace. From now on every sender of link events on this host pays
+    /// for it.
     pub(super) fn open(receive_buffer: usize) -> Result<Self, NetlinkError> {
         let doing = "open the socket for link events";
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(|e| NetlinkError::from_io(doing, &e))?;
@@ -80,26 +84,36 @@ impl LinkSocket {
             NetlinkError::from_io("listen to link events of other network namespaces (NETLINK_LISTEN_ALL_NSID)", &e)
                 .advise("CAP_NET_BROADCAST is needed: add it to CapabilityBoundingSet= of the service")
         })?;
-        // Past net.core.rmem_max only with CAP_NET_ADMIN in the first user namespace; elsewhere we take what that limit gives.
+        // Past net.core.rmem_max only with CAP_NET_ADMIN in the first user namespace; elsewhere we take what that
+        // limit gives.
         sockopt::set_socket_recv_buffer_size_force(&socket, receive_buffer)
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, receive_buffer))
             .map_err(|e| NetlinkError::from_io(doing, &e.into()))?;
         // Bound before joining: the kernel's multicasts pass over a socket without a port.
-        let join = |socket: &mut Socket| -> io::Result<()> {
-            socket.bind_auto()?;
+        let join = |socket: &mut Socket| -> io::Result<u32> {
+            let port = socket.bind_auto()?.port_number();
             socket.add_membership(RTNLGRP_LINK)?;
-            socket.add_membership(RTNLGRP_NSID)
+            socket.add_membership(RTNLGRP_NSID)?;
+            Ok(port)
         };
-        join(&mut socket).map_err(|e| NetlinkError::from_io(doing, &e))?;
+        let port = join(&mut socket).map_err(|e| NetlinkError::from_io(doing, &e))?;
         let slots = Slots { buffers: vec![0; SLOTS * SLOT], controls: [Control([0; 64]); SLOTS] };
-        Ok(LinkSocket { socket, slots, filled: Vec::with_capacity(SLOTS) })
+        Ok(LinkSocket { socket, port, slots, filled: Vec::with_capacity(SLOTS) })
     }
 
-    /// Receives what is queued, as much as one system call brings, without waiting.
-    pub(super) fn receive(&mut self) -> Received {
+    /// Where to send what shall end a wait.
+    pub(super) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Receives what is queued, as much as one system call brings; where nothing is, waits for the first if told to.
+    ///
+    /// It waits in the receive itself: to poll first costs 2 µs more, of 8 to 10 for an event that comes alone.
+    pub(super) fn receive(&mut self, wait: bool) -> Received {
         self.filled.clear();
+        let flags = if wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
         loop {
-            match self.recvmmsg() {
+            match self.recvmmsg(flags) {
                 Ok(count) => return Received::Datagrams(count),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Received::Empty,
@@ -117,12 +131,13 @@ impl LinkSocket {
             .map(|(filled, slot)| filled.and_then(|(nsid, length)| Some(Datagram { nsid, bytes: slot.get(..length)? })))
     }
 
-    fn recvmmsg(&mut self) -> io::Result<usize> {
+    fn recvmmsg(&mut self, flags: libc::c_int) -> io::Result<usize> {
         // SAFETY: both are plain C structures for which all zeros (null pointers with length 0) is a valid value.
         let mut parts: [libc::iovec; SLOTS] = unsafe { mem::zeroed() };
         // SAFETY: as above.
         let mut headers: [libc::mmsghdr; SLOTS] = unsafe { mem::zeroed() };
-        // Made anew for every call: the kernel writes into the lengths, and a stale control buffer would give a message another one's id.
+        // Made anew for every call: the kernel writes into the lengths, and a stale control buffer would give a
+        // message another one's id.
         let rooms = self.slots.buffers.chunks_exact_mut(SLOT).zip(&mut self.slots.controls);
         for ((header, part), (room, control)) in headers.iter_mut().zip(&mut parts).zip(rooms) {
             *part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: SLOT };
@@ -131,11 +146,11 @@ impl LinkSocket {
             header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = control.0.len();
         }
-        // SAFETY: `headers` has SLOTS entries; each points to one iovec in `parts` over a buffer of our own of the given length, and to a control
-        // buffer of the given length. All of them are borrowed mutably by nobody else and outlive the call.
-        let count = unsafe {
-            libc::recvmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), VECTORS, libc::MSG_DONTWAIT, ptr::null_mut())
-        };
+        // SAFETY: `headers` has SLOTS entries; each points to one iovec in `parts` over a buffer of our own of the
+        // given length, and to a control buffer of the given length. All of them are borrowed mutably by nobody else
+        // and outlive the call.
+        let count =
+            unsafe { libc::recvmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), VECTORS, flags, ptr::null_mut()) };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         self.filled.extend(headers[..count].iter().map(|header| {
             let whole = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) == 0;
@@ -145,21 +160,18 @@ impl LinkSocket {
     }
 }
 
-impl AsFd for LinkSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 /// The id in a message's control data. There is none on a message from the socket's own namespace.
 fn nsid(header: &libc::msghdr) -> Option<i32> {
-    // SAFETY: `header` was filled by recvmmsg: its control pointer and length describe initialised memory of ours that is still borrowed.
+    // SAFETY: `header` was filled by recvmmsg: its control pointer and length describe initialised memory of ours that
+    // is still borrowed.
     let mut control = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !control.is_null() {
-        // SAFETY: not null, and inside the control buffer with its whole header, as CMSG_FIRSTHDR and CMSG_NXTHDR guarantee.
+        // SAFETY: not null, and inside the control buffer with its whole header, as CMSG_FIRSTHDR and CMSG_NXTHDR
+        // guarantee.
         let cmsg = unsafe { control.read_unaligned() };
         if cmsg.cmsg_level == libc::SOL_NETLINK && cmsg.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID {
-            // SAFETY: the kernel puts an int into this control message; the buffer's truncation was refused before (MSG_CTRUNC).
+            // SAFETY: the kernel puts an int into this control message; the buffer's truncation was refused before
+            // (MSG_CTRUNC).
             return Some(unsafe { libc::CMSG_DATA(control).cast::<i32>().read_unaligned() });
         }
         // SAFETY: `header` as above, `control` a control message inside it.

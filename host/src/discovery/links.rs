@@ -1,21 +1,23 @@
-//! Link events of all subscribed namespaces by one socket. What `NETLINK_LISTEN_ALL_NSID` is to the kernel, this is to the daemon.
+//! Link events of all subscribed namespaces by one socket. What `NETLINK_LISTEN_ALL_NSID` is to the kernel, this is to
+//! the daemon.
 //!
-//! Owns a reader thread in a network namespace of its own, where the ids that it assigns to subscribed namespaces are in nobody's way, and the table of these
-//! ids. It compares nothing and remembers no device: every message becomes one [`LinkEvent`], and after a loss the daemon dumps.
+//! Owns a reader thread in a network namespace of its own, where the ids that it assigns to subscribed namespaces are
+//! in nobody's way, and the table of these ids. It compares nothing and remembers no device: every message becomes one
+//! [`LinkEvent`], and after a loss the daemon dumps.
 //!
-//! A listener costs every sender of link events on the host, and an id, once assigned, lives as long as its namespace. So the thread, its namespace and its
-//! sockets exist only while somebody is subscribed; the next time begins with a new namespace and no ids.
+//! A listener costs every sender of link events on the host, and an id, once assigned, lives as long as its namespace.
+//! So the thread, its namespace and its sockets exist only while somebody is subscribed; the next time begins with a
+//! new namespace and no ids.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pernet_plugin_api::NetCookie;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::link_socket::{Datagram, LinkSocket, Received, leave_for_private_namespace};
 use super::nsid;
@@ -25,8 +27,8 @@ use crate::netlink::{NetlinkError, Requests, link, messages};
 /// Datagrams to one batch: bounds what a flood keeps from the loop, and the memory of one batch.
 const BATCH: usize = 1024;
 
-/// After a loss the queue is emptied before anybody dumps, since messages queued before the dump are older than it. A flood can make that
-/// long; then a resync goes ahead in between, and another one follows at the end.
+/// After a loss the queue is emptied before anybody dumps, since messages queued before the dump are older than it. A
+/// flood can make that long; then a resync goes ahead in between, and another one follows at the end.
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// What the kernel said of a device, or that it said more than we could hear.
@@ -50,7 +52,8 @@ pub enum LinkEvent {
         /// Its index there.
         ifindex: u32,
     },
-    /// Events were lost, of which namespace nobody knows: dump every subscribed one. All that was sent before is older than such a dump.
+    /// Events were lost, of which namespace nobody knows: dump every subscribed one. All that was sent before is older
+    /// than such a dump.
     Overrun,
 }
 
@@ -59,12 +62,13 @@ pub enum LinkEvent {
 pub struct Subscription {
     /// The id of the namespace in the listener's private namespace.
     pub nsid: i32,
-    /// Never reused, and in each event. An event that waited in a queue while its namespace was unsubscribed and subscribed again is older
-    /// than the dump that followed: it has an old number, and must be dropped.
+    /// Never reused, and in each event. An event that waited in a queue while its namespace was unsubscribed and
+    /// subscribed again is older than the dump that followed: it has an old number, and must be dropped.
     pub number: u64,
 }
 
-/// Where batches of events go. Called on the reader thread, without locks but its own: it may block, but the kernel's queue fills meanwhile.
+/// Where batches of events go. Called on the reader thread, without locks but its own: it may block, but the kernel's
+/// queue fills meanwhile.
 pub type SendBatch = Box<dyn Fn(Vec<LinkEvent>) + Send>;
 
 /// The source of link events: closed until the first subscription and after the last.
@@ -90,7 +94,9 @@ struct Listener {
     requests: Requests,
     next_nsid: i32,
     table: Arc<Mutex<Table>>,
-    stop: Arc<OwnedFd>,
+    stop: Arc<AtomicBool>,
+    /// Of the reader's socket.
+    port: u32,
 }
 
 #[derive(Default)]
@@ -100,15 +106,16 @@ struct Table {
 }
 
 impl LinkSource {
-    /// A source that gives its socket a receive buffer of so many bytes, and batches of events to `send`. Opens nothing yet.
+    /// A source that gives its socket a receive buffer of so many bytes, and batches of events to `send`. Opens
+    /// nothing yet.
     #[must_use]
     pub fn start(receive_buffer: usize, send: SendBatch) -> Arc<Self> {
         let shared = Arc::new(Shared { send: Mutex::new(send), resyncs: AtomicU64::new(0) });
         Arc::new(LinkSource { receive_buffer, shared, state: Mutex::default() })
     }
 
-    /// Listens to the namespace `netns`, whose cookie is `cookie`. What changes there after the return comes as events: so dump now.
-    /// A namespace that is subscribed already keeps its subscription.
+    /// Listens to the namespace `netns`, whose cookie is `cookie`. What changes there after the return comes as
+    /// events: so dump now. A namespace that is subscribed already keeps its subscription.
     pub fn subscribe(&self, cookie: NetCookie, netns: BorrowedFd<'_>) -> Result<Subscription, NetlinkError> {
         let mut state = lock(&self.state);
         if let Some(known) = state.subscription(cookie) {
@@ -163,8 +170,7 @@ impl State {
 impl Listener {
     fn start(receive_buffer: usize, shared: &Arc<Shared>) -> Result<Self, NetlinkError> {
         let doing = "start listening for link events";
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| NetlinkError::from_io(doing, &e.into()))?;
-        let (stop, table, shared) = (Arc::new(stop), Arc::new(Mutex::new(Table::default())), Arc::clone(shared));
+        let (stop, table, shared) = (Arc::default(), Arc::default(), Arc::clone(shared));
         let (opened, opening) = crossbeam_channel::bounded(1);
         let reader = {
             let (stop, table) = (Arc::clone(&stop), Arc::clone(&table));
@@ -174,13 +180,13 @@ impl Listener {
             .name("links".into())
             .spawn(move || match open(receive_buffer) {
                 // Whoever waits is still there: it holds the lock under which it waits.
-                Ok((socket, requests)) => opened.send(Ok(requests)).map(|()| reader(socket)),
+                Ok((socket, requests)) => opened.send(Ok((requests, socket.port()))).map(|()| reader(socket)),
                 Err(e) => opened.send(Err(e)),
             })
             .map_err(|e| NetlinkError::from_io(doing, &e))?;
         let panicked = |_| NetlinkError::from_io(doing, &io::Error::other("")).advise("its thread panicked");
-        let requests = opening.recv().map_err(panicked)??;
-        Ok(Listener { requests, next_nsid: 0, table, stop })
+        let (requests, port) = opening.recv().map_err(panicked)??;
+        Ok(Listener { requests, next_nsid: 0, table, stop, port })
     }
 
     fn subscribe(
@@ -190,12 +196,14 @@ impl Listener {
         number: u64,
     ) -> Result<Subscription, NetlinkError> {
         let subscription = Subscription { nsid: self.assign(netns)?, number };
-        // What the reader hears between the assignment and this line it drops, and may: it is older than the dump that the caller will make.
+        // What the reader hears between the assignment and this line it drops, and may: it is older than the dump that
+        // the caller will make.
         lock(&self.table).insert(cookie, subscription);
         Ok(subscription)
     }
 
-    /// Gives the namespace an id that none had before, so that an id means the same at every place of the stream; or takes the one that it has.
+    /// Gives the namespace an id that none had before, so that an id means the same at every place of the stream; or
+    /// takes the one that it has.
     fn assign(&mut self, netns: BorrowedFd<'_>) -> Result<i32, NetlinkError> {
         loop {
             let wanted = self.next_nsid;
@@ -214,8 +222,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // An eventfd takes this write unless it is near overflow, and nobody else writes to it.
-        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        // In this order: whatever the reader wakes up for, it looks afterwards.
+        self.stop.store(true, Ordering::SeqCst);
+        self.requests.nudge(self.port);
     }
 }
 
@@ -248,7 +257,7 @@ fn open(receive_buffer: usize) -> Result<(LinkSocket, Requests), NetlinkError> {
 /// The far end: reads, translates, sends.
 struct Reader {
     socket: LinkSocket,
-    stop: Arc<OwnedFd>,
+    stop: Arc<AtomicBool>,
     table: Arc<Mutex<Table>>,
     shared: Arc<Shared>,
     /// Set from a loss until the queue has been empty once.
@@ -257,17 +266,9 @@ struct Reader {
 
 impl Reader {
     fn run(mut self) {
-        while !self.wait() {
+        while !self.stop.load(Ordering::SeqCst) {
             self.read_batch();
         }
-    }
-
-    /// Waits for messages; true is the end.
-    fn wait(&self) -> bool {
-        let mut fds =
-            [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
-        while poll(&mut fds, None).is_err() {}
-        !fds[1].revents().is_empty()
     }
 
     fn read_batch(&mut self) {
@@ -284,11 +285,12 @@ impl Reader {
         }
     }
 
-    /// Reads until nothing is queued (true), or the batch is full.
+    /// Waits for something, then reads until nothing is queued (true), or the batch is full.
     fn drain(&mut self, events: &mut Vec<LinkEvent>) -> bool {
         let mut read = 0;
         while read < BATCH {
-            match self.socket.receive() {
+            // After a loss there is no waiting before the queue was found empty, and the loss reported.
+            match self.socket.receive(read == 0 && self.lost_since.is_none()) {
                 Received::Empty => return true,
                 Received::Lost => {
                     self.lost_since.get_or_insert_with(Instant::now);
@@ -299,7 +301,8 @@ impl Reader {
                     if !whole {
                         self.lost_since.get_or_insert_with(Instant::now);
                     }
-                    // Saves the call that would say so. After a loss it has to be said: an error may hide behind the short count.
+                    // Saves the call that would say so. After a loss it has to be said: an error may hide behind the
+                    // short count.
                     if count < LinkSocket::FULL && self.lost_since.is_none() {
                         return true;
                     }

@@ -6,14 +6,16 @@
 //! Two methods, the same view: mount events (`fanotify.rs`), or folder events with a look at the mount table
 //! (`inotify.rs`). Both only learn *where* to look; what a name shows is always read from the name itself (`seen.rs`), so
 //! that a late or lost event can delay the truth but not falsify it.
+//!
+//! Links are another stream, of the namespaces that somebody subscribed (`links.rs`).
 
-pub mod links;
-mod link_socket;
-mod nsid;
 mod fanotify;
 mod folders;
 mod inotify;
+mod link_socket;
+pub mod links;
 mod mountinfo;
+mod nsid;
 mod pending;
 mod seen;
 mod statmount;
@@ -35,7 +37,12 @@ use crate::linux::nsfs;
 pub struct NamedNs {
     /// The folder as configured, and the name in it.
     pub path: PathBuf,
-    /// Which namespace it is, with a pin that is not opened through the mount; `None` where only entering can tell.
+    /// The inode of the namespace. Who is told of a name holds its namespace until told otherwise, so that meanwhile no other
+    /// can have this inode.
+    pub inode: u64,
+    /// Which namespace it is, with a pin that is not opened through the mount; `None` where only entering can tell. Then
+    /// `linux::ns::identify_as` can, on a worker thread. Where that fails the name may have shown something else for just
+    /// that moment, without further news: try again after a while, unless another observation of the name came.
     pub identity: Option<(NetCookie, Pin)>,
 }
 
@@ -84,7 +91,7 @@ pub struct Options {
 }
 
 /// Takes the batches; called on the source thread, which waits for it.
-pub type Send = Box<dyn Fn(Batch) + std::marker::Send>;
+pub type Sink = Box<dyn Fn(Batch) + Send>;
 
 /// A running source. It ends when this is dropped.
 #[derive(Debug)]
@@ -130,7 +137,7 @@ fn unavailable(method: Method, what: &'static str) -> impl FnOnce(io::Error) -> 
 ///
 /// # Errors
 /// When the method asked for (or, if none was, any method) does not work here.
-pub fn start(options: Options, send: Send) -> Result<Started, Error> {
+pub fn start(options: Options, send: Sink) -> Result<Started, Error> {
     let preferred = options.method.unwrap_or(Method::Fanotify);
     let refused = match preferred {
         Method::Fanotify => match fanotify::Subscription::new() {
@@ -149,7 +156,7 @@ pub fn start(options: Options, send: Send) -> Result<Started, Error> {
     Ok(Started { method: Method::Inotify, why, control })
 }
 
-fn spawn_fanotify(subscription: fanotify::Subscription, options: Options, send: Send) -> Result<Started, Error> {
+fn spawn_fanotify(subscription: fanotify::Subscription, options: Options, send: Sink) -> Result<Started, Error> {
     let (control, requests) = control_pipe(Method::Fanotify)?;
     let why = if options.method.is_some() { "asked for by configuration" } else { "the kernel has mount events" };
     let why = describe(why.to_owned(), &options);
@@ -174,7 +181,7 @@ fn control_pipe(method: Method) -> Result<(OwnedFd, OwnedFd), Error> {
     Ok((control, requests))
 }
 
-fn spawn(name: &str, run: impl FnOnce() + std::marker::Send + 'static) -> Result<(), Error> {
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     thread::Builder::new().name(name.into()).spawn(run).map(drop).map_err(Error::Thread)
 }
 

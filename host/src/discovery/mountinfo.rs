@@ -51,7 +51,7 @@ fn mount(line: &[u8]) -> Option<(Cow<'_, [u8]>, Option<u64>)> {
 }
 
 /// nsfs writes its roots as `net:[4026532247]`.
-fn netns(root: &[u8]) -> Option<u64> {
+pub(super) fn netns(root: &[u8]) -> Option<u64> {
     let inode = root.strip_prefix(b"net:[")?.strip_suffix(b"]")?;
     std::str::from_utf8(inode).ok()?.parse().ok()
 }

@@ -1,7 +1,8 @@
 //! What names show, read from the names themselves, and what was told already.
 //!
 //! Both methods only decide where to look and when; this is the look. A name counts when a network namespace is mounted
-//! on it: not a placeholder, not a symbolic link, not what lies hidden below another mount. Only changes are told.
+//! on it: not a placeholder, not a symbolic link, not what lies hidden below another mount. Only changes are told. Every
+//! look at a name holds its mount for a moment, so what the mount table tells already is not asked again.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -11,7 +12,7 @@ use pernet_plugin_api::NetCookie;
 
 use super::{NamedNs, Observation};
 use crate::linux::ns::Pin;
-use crate::linux::nsfs::{self, Handle};
+use crate::linux::nsfs::{self, Finder, Handle};
 
 /// What tells one namespace from another. The id is never reused, but 0 where the kernel does not give it. The inode is
 /// reused only after its namespace has ended, and who was told of a name holds that namespace until told that it is gone.
@@ -26,6 +27,7 @@ pub(super) struct Seen {
     told: HashMap<PathBuf, Key>,
     /// Ask by handle; else by inode.
     handles: bool,
+    finder: Finder,
     /// The device number of nsfs.
     nsfs: u64,
 }
@@ -39,7 +41,7 @@ enum Shown {
 impl Seen {
     pub(super) fn new(handles: bool) -> Seen {
         let nsfs = rustix::fs::stat("/proc/self/ns/net").map_or(0, |own| own.st_dev);
-        Seen { told: HashMap::new(), handles: handles && nsfs::available().is_ok(), nsfs }
+        Seen { told: HashMap::new(), handles: handles && nsfs::available().is_ok(), finder: Finder::default(), nsfs }
     }
 
     /// The names that were told.
@@ -52,22 +54,37 @@ impl Seen {
         self.told.get(path).map(|key| key.inode)
     }
 
-    /// Looks at these names; returns what changed.
-    pub(super) fn look_again(&mut self, touched: HashSet<PathBuf>) -> Vec<Observation> {
-        touched.into_iter().filter_map(|path| self.look(path)).collect()
-    }
-
     /// Looks at one name; returns what changed, if anything did.
     pub(super) fn look(&mut self, path: PathBuf) -> Option<Observation> {
-        let shown = self.shown(&path);
-        match shown {
+        match self.shown(&path) {
             Some(shown) if self.told.get(&path) == Some(&shown.key()) => None,
-            Some(shown) => {
-                self.told.insert(path.clone(), shown.key());
-                Some(Observation::Name(NamedNs { path, identity: shown.identity() }))
-            }
-            None => self.told.remove(&path).map(|_| Observation::NoName(path)),
+            Some(shown) => Some(self.tell(path, shown.key(), shown.identity())),
+            None => self.gone(path),
         }
+    }
+
+    /// Nothing is mounted on the name.
+    pub(super) fn gone(&mut self, path: PathBuf) -> Option<Observation> {
+        self.told.remove(&path).map(|_| Observation::NoName(path))
+    }
+
+    /// The mount table says that the network namespace with this inode is on top. The name itself is asked only where
+    /// that does not lead to the namespace.
+    pub(super) fn shows(&mut self, path: PathBuf, inode: u64) -> Option<Observation> {
+        let told = self.told.get(&path).copied().filter(|told| told.inode == inode);
+        if !self.handles {
+            return if told.is_some() { None } else { Some(self.tell(path, Key { id: 0, inode }, None)) };
+        }
+        match self.finder.find(inode, told.map(|told| told.id)) {
+            Some((id, _)) if told.is_some_and(|told| told.id == id) => None,
+            Some((id, fd)) => Some(self.tell(path, Key { id, inode }, Some((NetCookie(id), fd.into())))),
+            None => self.look(path),
+        }
+    }
+
+    fn tell(&mut self, path: PathBuf, key: Key, identity: Option<(NetCookie, Pin)>) -> Observation {
+        self.told.insert(path.clone(), key);
+        Observation::Name(NamedNs { path, inode: key.inode, identity })
     }
 
     /// Looks at these names; they and no others count from now on.
@@ -76,18 +93,19 @@ impl Seen {
         let mut found = Vec::with_capacity(names.len());
         for path in names {
             if let Some(shown) = self.shown(&path) {
-                self.told.insert(path.clone(), shown.key());
-                found.push(NamedNs { path, identity: shown.identity() });
+                let key = shown.key();
+                self.told.insert(path.clone(), key);
+                found.push(NamedNs { path, inode: key.inode, identity: shown.identity() });
             }
         }
         Observation::Snapshot(found)
     }
 
     /// What is gone already shows nothing; that is no error.
-    fn shown(&self, path: &Path) -> Option<Shown> {
+    fn shown(&mut self, path: &Path) -> Option<Shown> {
         if self.handles {
             return match nsfs::handle(path) {
-                Ok(handle) => handle.map(Shown::ByHandle),
+                Ok(handle) => handle.inspect(|handle| self.finder.learn(handle.id())).map(Shown::ByHandle),
                 Err(error) => complain(path, &error),
             };
         }

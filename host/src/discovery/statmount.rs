@@ -10,11 +10,20 @@ use std::mem::size_of;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use super::mountinfo;
+
 const SYS_STATMOUNT: libc::c_long = 457;
 const SYS_LISTMOUNT: libc::c_long = 458;
 /// In place of an id: below the root of this process.
 const LSMT_ROOT: u64 = u64::MAX;
+const STATMOUNT_MNT_BASIC: u64 = 0x2;
+const STATMOUNT_MNT_ROOT: u64 = 0x8;
 const STATMOUNT_MNT_POINT: u64 = 0x10;
+const WANTED: u64 = STATMOUNT_MNT_BASIC | STATMOUNT_MNT_ROOT | STATMOUNT_MNT_POINT;
+/// Not in the crate yet: ask for the mount's never-reused id (6.8).
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 /// Room for a path of any length.
 const ROOM: usize = 8192;
 
@@ -54,6 +63,17 @@ struct Statmount {
     strings: [u8; ROOM],
 }
 
+/// One mount.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mount<'a> {
+    /// On which mount it lies.
+    pub parent: u64,
+    /// Where, as a real path below our root.
+    pub point: &'a Path,
+    /// The inode, if it is of a network namespace.
+    pub netns: Option<u64>,
+}
+
 /// Asks about one mount at a time, with one buffer.
 #[derive(Debug)]
 pub(super) struct MountTable {
@@ -67,17 +87,17 @@ impl MountTable {
         // SAFETY: `Statmount` is integers and arrays of them: all zero is a value of it.
         let mut table = MountTable { answer: Box::new(unsafe { std::mem::zeroed::<Statmount>() }) };
         if let Some(id) = list(LSMT_ROOT, 0, &mut [0; 1])?.first() {
-            table.point(*id)?;
+            table.mount(*id)?;
         }
         Ok(table)
     }
 
-    /// Where the mount is, as a real path below our root; `None` when it is gone, or outside.
+    /// What and where the mount is; `None` when it is gone, or outside our root.
     ///
     /// # Errors
     /// What the kernel says beyond that.
-    pub(super) fn point(&mut self, id: u64) -> io::Result<Option<&Path>> {
-        let request = request(id, STATMOUNT_MNT_POINT);
+    pub(super) fn mount(&mut self, id: u64) -> io::Result<Option<Mount<'_>>> {
+        let request = request(id, WANTED);
         // SAFETY: the request announces its size, which is the first version's; the kernel writes at most the size of
         // the answer, which is ours alone. Both outlive the call.
         let done = unsafe {
@@ -89,12 +109,17 @@ impl MountTable {
             let absent = matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EPERM));
             return if absent { Ok(None) } else { Err(error) };
         }
-        if self.answer.mask & STATMOUNT_MNT_POINT == 0 {
+        if self.answer.mask & WANTED != WANTED {
             return Ok(None);
         }
-        let from_point = self.answer.strings.get(self.answer.mnt_point as usize..).unwrap_or_default();
-        let point = from_point.split(|byte| *byte == 0).next().unwrap_or_default();
-        Ok(Some(Path::new(OsStr::from_bytes(point))))
+        let point = Path::new(OsStr::from_bytes(self.string(self.answer.mnt_point)));
+        let netns = mountinfo::netns(self.string(self.answer.mnt_root));
+        Ok(Some(Mount { parent: self.answer.mnt_parent_id, point, netns }))
+    }
+
+    fn string(&self, at: u32) -> &[u8] {
+        let tail = self.answer.strings.get(at as usize..).unwrap_or_default();
+        tail.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
     /// The ids of all mounts below our root.
@@ -113,6 +138,15 @@ impl MountTable {
             }
         }
     }
+}
+
+/// The mount that is on top at a path.
+///
+/// # Errors
+/// When there is nothing.
+pub(super) fn mount_at(path: &Path) -> io::Result<u64> {
+    let mask = StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE);
+    Ok(statx(CWD, path, AtFlags::NO_AUTOMOUNT, mask)?.stx_mnt_id)
 }
 
 fn request(mnt_id: u64, param: u64) -> MntIdReq {
@@ -148,8 +182,8 @@ mod tests {
     fn agrees_with_mountinfo() {
         let Ok(mut table) = MountTable::new() else { return };
         let ids = table.ids().expect("the calls work here");
-        let points: Vec<_> =
-            ids.iter().filter_map(|id| table.point(*id).expect("it works").map(Path::to_owned)).collect();
+        let point = |id: &u64| Some(table.mount(*id).expect("it works")?.point.to_owned());
+        let points: Vec<_> = ids.iter().filter_map(point).collect();
         let text = std::fs::read("/proc/self/mountinfo").expect("it can be read");
         for line in text.split(|b| *b == b'\n').filter_map(|line| std::str::from_utf8(line).ok()) {
             let Some(point) = line.split(' ').nth(4).filter(|point| !point.contains('\\') && *point != "/") else {

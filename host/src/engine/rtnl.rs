@@ -162,6 +162,13 @@ impl RtnlGuard<'_> {
     pub fn cookie(&self) -> NetCookie {
         self.rtnl.cookie
     }
+
+    /// `rtnl_unlock`, as dropping it is; says how many pieces of work ran.
+    pub fn unlock(self) -> usize {
+        let rtnl = self.rtnl;
+        std::mem::forget(self);
+        todo::run(rtnl.release())
+    }
 }
 
 impl Drop for RtnlGuard<'_> {

@@ -39,15 +39,14 @@ pub(super) fn may_defer() -> bool {
     DEPTH.get() < DEEPEST
 }
 
-/// Runs a todo list in order. The lock that guarded it is already free.
-pub(super) fn run(todo: Vec<Work>) {
-    if todo.is_empty() {
-        return;
+/// Runs a todo list in order, and gives its length. The lock that guarded it is already free.
+pub(super) fn run(todo: Vec<Work>) -> usize {
+    let pieces = todo.len();
+    if pieces > 0 {
+        let _depth = Deeper::enter();
+        todo.into_iter().for_each(|work| work());
     }
-    let _depth = Deeper::enter();
-    for work in todo {
-        work();
-    }
+    pieces
 }
 
 struct Deeper;

@@ -15,13 +15,16 @@ use super::pernet::{List, OpRef};
 pub(super) struct Walk<'a> {
     pub(super) list: &'a List,
     serials: &'a AtomicU64,
+    /// Where the thread was brought last.
     inside: Option<Arc<Net>>,
+    /// Nothing ran since that may have taken it elsewhere.
+    surely: bool,
     pub(super) errors: Vec<HookError>,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(list: &'a List, serials: &'a AtomicU64) -> Self {
-        Walk { list, serials, inside: None, errors: Vec::new() }
+        Walk { list, serials, inside: None, surely: false, errors: Vec::new() }
     }
 
     /// Comes home and gives what went wrong.
@@ -48,12 +51,15 @@ impl<'a> Walk<'a> {
     ///
     /// Where the thread cannot get inside, `f` does not run: a hook never acts in another namespace than its own.
     pub(super) fn section<R>(&mut self, net: &Arc<Net>, f: impl FnOnce() -> R) -> Result<R, Failure> {
-        if !self.inside.as_ref().is_some_and(|here| Arc::ptr_eq(here, net)) {
+        if !self.surely || !self.inside.as_ref().is_some_and(|here| Arc::ptr_eq(here, net)) {
             net.namespace().enter()?;
-            self.inside = Some(net.clone());
+            (self.inside, self.surely) = (Some(net.clone()), true);
         }
-        let _held = net.rtnl().lock()?;
-        Ok(f())
+        let held = net.rtnl().lock()?;
+        let answer = f();
+        // Work for two nets ends in the other one.
+        self.surely = held.unlock() == 0;
+        Ok(answer)
     }
 
     /// Notes an error of a plugin. A panic poisons it.

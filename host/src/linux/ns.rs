@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use pernet_plugin_api::NetCookie;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -36,7 +37,7 @@ impl AsFd for Pin {
 }
 
 impl From<OwnedFd> for Pin {
-    /// Takes a descriptor of a network namespace, as `pernetctl` hands it over. It must not come through a bind mount.
+    /// Takes a descriptor that is known to be of a network namespace and not to come through a bind mount.
     fn from(fd: OwnedFd) -> Self {
         Pin(fd)
     }
@@ -44,7 +45,7 @@ impl From<OwnedFd> for Pin {
 
 /// A worker thread's place: where it comes home to.
 struct Seat {
-    home: OwnedFd,
+    home: Arc<Pin>,
     away: bool,
     /// Coming home failed: the thread is in a foreign namespace and must end.
     lost: bool,
@@ -54,13 +55,17 @@ thread_local! {
     static SEAT: RefCell<Option<Seat>> = const { RefCell::new(None) };
 }
 
-/// Makes the calling thread one that may enter namespaces. Its current namespace is its home.
+/// Makes the calling thread, which must be there, one that may enter namespaces and comes home to this one.
+pub fn take_seat(home: Arc<Pin>) {
+    SEAT.with_borrow_mut(|seat| *seat = Some(Seat { home, away: false, lost: false }));
+}
+
+/// The same, with the namespace that the thread is in now as its home.
 ///
 /// # Errors
-/// When its namespace cannot be opened.
-pub fn take_seat() -> io::Result<()> {
-    let home = File::open(OWN)?.into();
-    SEAT.with_borrow_mut(|seat| *seat = Some(Seat { home, away: false, lost: false }));
+/// As [`current`].
+pub fn take_seat_here() -> io::Result<()> {
+    take_seat(Arc::new(current()?.1));
     Ok(())
 }
 
@@ -158,6 +163,18 @@ pub fn identify(path: &Path) -> io::Result<(NetCookie, Pin)> {
     identify_by_entering(path)
 }
 
+/// As `identify`, for a name of which it is known what inode its namespace has.
+///
+/// # Errors
+/// As `identify`, and `EAGAIN` when the name shows another namespace at this moment.
+pub fn identify_as(path: &Path, inode: u64) -> io::Result<(NetCookie, Pin)> {
+    expect(identify(path)?, inode)
+}
+
+fn expect(found: (NetCookie, Pin), inode: u64) -> io::Result<(NetCookie, Pin)> {
+    if rustix::fs::fstat(&found.1)?.st_ino == inode { Ok(found) } else { Err(io::ErrorKind::WouldBlock.into()) }
+}
+
 /// As `identify`, on a kernel without nsfs handles.
 ///
 /// # Errors
@@ -169,21 +186,17 @@ pub fn identify_by_entering(path: &Path) -> io::Result<(NetCookie, Pin)> {
     }
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW;
     let through_mount = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let entered = enter_fd(through_mount.as_fd());
-    // At once: as long as it is open, the operator's umount fails with EBUSY.
-    drop(through_mount);
-    entered?;
-    let found = current();
-    home()?;
-    found
+    adopt(through_mount.into())
 }
 
-/// Which namespace a descriptor of unknown origin is, with a pin of our own. On a worker thread, since it enters.
+/// Which namespace a descriptor is of, with a pin of our own; for a descriptor that somebody handed over. On a worker
+/// thread, since it enters.
 ///
 /// # Errors
-/// `EINVAL` when it is not a network namespace.
+/// `EINVAL` when it is of no network namespace, `EPERM` when we may not enter it.
 pub fn adopt(fd: OwnedFd) -> io::Result<(NetCookie, Pin)> {
     let entered = enter_fd(fd.as_fd());
+    // At once: if it came through a bind mount, the operator's umount fails with EBUSY as long as it is open.
     drop(fd);
     entered?;
     let found = current();

@@ -132,6 +132,61 @@ pub fn open(handle: &Handle) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Finds a namespace of which only the inode is known, without touching any mount of it.
+///
+/// Even asking a name for its handle holds its mount for a fraction of a microsecond, and a plain umount in that moment
+/// fails. So ids are tried first: the kernel gives them out in ascending order, from a batch per processor, and opens a
+/// handle only if id and inode belong together. A new namespace is mostly the next one of a batch that was seen lately.
+/// A wrong guess costs a system call and harms nothing; who finds nothing asks the name.
+#[derive(Debug, Default)]
+pub struct Finder {
+    /// The highest id seen of each batch, the latest batch first.
+    highest: Vec<u64>,
+}
+
+/// Ids that a processor takes at a time (`COOKIE_LOCAL_BATCH`), from 1 on.
+const BATCH: u64 = 4096;
+const BATCHES_AT_MOST: usize = 8;
+/// Tries, over all batches.
+const TRIES: u64 = 64;
+
+impl Finder {
+    /// This id was seen.
+    pub fn learn(&mut self, id: u64) {
+        let known = self.highest.iter().position(|known| batch(*known) == batch(id));
+        let highest = known.map_or(id, |at| self.highest.remove(at).max(id));
+        self.highest.insert(0, highest);
+        self.highest.truncate(BATCHES_AT_MOST);
+    }
+
+    /// The network namespace with this inode; `likely` is tried first.
+    pub fn find(&mut self, inode: u64, likely: Option<u64>) -> Option<(u64, OwnedFd)> {
+        let inode = u32::try_from(inode).ok()?;
+        let found = likely.into_iter().chain(self.next_ids()).find_map(|id| Some((id, open_id(id, inode).ok()?)))?;
+        self.learn(found.0);
+        Some(found)
+    }
+
+    /// The nearest first, over all batches, and over the next one where one is nearly used up.
+    fn next_ids(&self) -> impl Iterator<Item = u64> {
+        let each = TRIES / (self.highest.len() as u64).max(1);
+        let used_up = self.highest.iter().any(|highest| batch(highest + each) != batch(*highest));
+        let last = self.highest.iter().copied().max().filter(|_| used_up);
+        let next_batch = last.map(|last| (batch(last) + 1) * BATCH);
+        let starts: Vec<u64> = self.highest.iter().copied().chain(next_batch).collect();
+        (1..=each).flat_map(move |ahead| starts.clone().into_iter().map(move |start| start + ahead))
+    }
+}
+
+fn batch(id: u64) -> u64 {
+    id.saturating_sub(1) / BATCH
+}
+
+fn open_id(ns_id: u64, ns_inum: u32) -> io::Result<OwnedFd> {
+    let content = Content { ns_id, ns_type: net_type(), ns_inum };
+    open(&Handle { raw: RawHandle { bytes: CONTENT_BYTES, kind: FILEID_NSFS, content }, mount: 0 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +197,32 @@ mod tests {
         assert_eq!(size_of::<Content>(), CONTENT_BYTES as usize);
         assert_eq!(offset_of!(RawHandle, content), 8);
         assert_eq!((offset_of!(Content, ns_type), offset_of!(Content, ns_inum)), (8, 12));
+    }
+
+    #[test]
+    fn the_next_ids_are_tried_nearest_first() {
+        let mut finder = Finder::default();
+        assert_eq!(finder.next_ids().count(), 0);
+        [4100, 9000, 4101, 4099].into_iter().for_each(|id| finder.learn(id));
+        assert_eq!(finder.next_ids().take(4).collect::<Vec<_>>(), [4102, 9001, 4103, 9002]);
+        let mut finder = Finder::default();
+        [4100, 8190].into_iter().for_each(|id| finder.learn(id));
+        assert_eq!(finder.next_ids().take(4).collect::<Vec<_>>(), [8191, 8193, 8192, 8194]);
+        (0..100).for_each(|batch| finder.learn(batch * BATCH + 1));
+        assert_eq!((finder.highest.len(), finder.next_ids().count()), (8, 64));
+    }
+
+    #[test]
+    fn finds_our_own_namespace_by_inode() {
+        if available().is_err() {
+            return;
+        }
+        let own = handle_at(c"/proc/self/ns/net", libc::AT_SYMLINK_FOLLOW).ok().flatten().expect("our own");
+        let mut finder = Finder::default();
+        assert!(finder.find(own.inode(), None).is_none());
+        assert!(finder.find(own.inode() + 1, Some(own.id())).is_none());
+        finder.learn(own.id().saturating_sub(3).max(1));
+        assert_eq!(finder.find(own.inode(), None).map(|(id, _)| id), Some(own.id()));
     }
 
     #[test]

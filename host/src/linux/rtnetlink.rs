@@ -1,7 +1,8 @@
-//! Requests about links, in the network namespace that the calling thread is in. Mirrors what `ip link` asks of `net/core/rtnetlink.c`.
+//! Requests about links, in the network namespace that the calling thread is in. Mirrors what `ip link` asks of
+//! `net/core/rtnetlink.c`.
 //!
-//! Every call opens a socket and drops it before it returns: a socket that stayed would keep its namespace alive after the operator deleted it.
-//! Decides nothing, listens to nothing.
+//! Every call opens a socket and drops it before it returns: a socket that stayed would keep its namespace alive after
+//! the operator deleted it. Decides nothing, listens to nothing.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -14,7 +15,8 @@ use netlink_packet_route::link::{
 use crate::engine::Link;
 use crate::netlink::{Answer, NetlinkError, Requests, link};
 
-/// How often a dump is repeated that the kernel calls inconsistent, before we say so: the namespace would have to change during each of them.
+/// How often a dump is repeated that the kernel calls inconsistent, before we say so: the namespace would have to
+/// change during each of them.
 const DUMP_ATTEMPTS: usize = 100;
 
 /// Every device of the current namespace.
@@ -60,7 +62,8 @@ pub fn create(name: &str, kind: &str) -> Result<(), NetlinkError> {
     create_with(&|| format!("create the {kind} link {name}"), named(name), info)
 }
 
-/// Creates a pair of veth devices, `name` here and `peer` in the namespace `peer_netns`, or here too. The peer is announced first (K4.7).
+/// Creates a pair of veth devices, `name` here and `peer` in the namespace `peer_netns`, or here too. The peer is
+/// announced first (K4.7).
 pub fn create_veth(name: &str, peer: &str, peer_netns: Option<BorrowedFd<'_>>) -> Result<(), NetlinkError> {
     let mut far = named(peer);
     far.attributes.extend(peer_netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));

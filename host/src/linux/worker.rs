@@ -2,7 +2,7 @@
 //!
 //! Jobs of one key (a namespace) run one at a time and in order, jobs of different keys in parallel. A thread that is
 //! still inside a namespace after its job is brought home; one that cannot come home is ended and replaced. A panic in a
-//! job ends that job only. Knows nothing of what a job does, and takes no lock but its own queue's, for moments.
+//! job ends that job only. A job that never returns keeps its thread. Knows nothing of what a job does, and takes no lock but its own queue's, for moments.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 
 use pernet_plugin_api::NetCookie;
 
-use super::ns;
+use super::ns::{self, Pin};
+
+/// When the system has no thread for us.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a worker is asked to do.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -30,6 +33,9 @@ struct Shared {
     ready: Condvar,
     /// A job is done.
     done: Condvar,
+    /// A thread has ended.
+    ended: Condvar,
+    home: Arc<Pin>,
     size: usize,
 }
 
@@ -58,14 +64,16 @@ impl Workers {
             state: Mutex::default(),
             ready: Condvar::new(),
             done: Condvar::new(),
+            ended: Condvar::new(),
+            home: Arc::new(ns::current()?.1),
             size: size.max(1),
         });
         let workers = Workers { shared };
-        // Asked once here, so that a machine without /proc fails at start and not at the first job.
-        ns::current()?;
         for _ in 0..workers.shared.size {
             workers.shared.start_thread()?;
         }
+        let shared = Arc::clone(&workers.shared);
+        thread::Builder::new().name("worker-keeper".into()).spawn(move || shared.keep())?;
         Ok(workers)
     }
 
@@ -93,13 +101,10 @@ impl Workers {
             state.keys.insert(key, VecDeque::new());
         }
         state.ready.push_back((key, job));
-        let (idle, short_of_threads) = (state.idle > 0, state.threads < self.shared.size);
+        let idle = state.idle > 0;
         drop(state);
         if idle {
             self.shared.ready.notify_one();
-        }
-        if short_of_threads {
-            self.shared.replace_thread();
         }
         true
     }
@@ -136,16 +141,14 @@ impl Workers {
 
     /// Takes no more jobs and waits until those queued are done. `false` when the time is up first; the rest still runs.
     pub fn stop(&self, at_most: Duration) -> bool {
-        self.shared.lock().stopping = true;
-        self.shared.ready.notify_all();
+        self.shared.stop();
         self.drain(at_most)
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.shared.lock().stopping = true;
-        self.shared.ready.notify_all();
+        self.shared.stop();
     }
 }
 
@@ -165,31 +168,45 @@ impl Shared {
         started.map(drop)
     }
 
-    fn replace_thread(self: &Arc<Self>) {
-        if let Err(error) = self.start_thread() {
-            tracing::error!(%error, "cannot start a worker thread; tried again with the next job");
+    /// Replaces threads that have ended. A thread of its own does, since a thread begins where the one that starts it is,
+    /// and with its rights: a lost one cannot start its own replacement.
+    fn keep(self: Arc<Self>) {
+        let mut state = self.lock();
+        while !(state.stopping && state.ready.is_empty() && state.waiting == 0) {
+            if state.threads >= self.size {
+                state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            drop(state);
+            let started = self.start_thread();
+            state = self.lock();
+            if let Err(error) = started {
+                tracing::error!(%error, "cannot start a worker thread; tried again in {AGAIN:?}");
+                state = self.ended.wait_timeout(state, AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+            }
         }
+    }
+
+    fn stop(&self) {
+        self.lock().stopping = true;
+        self.ready.notify_all();
+        self.ended.notify_all();
     }
 
     /// A worker's life: until the pool stops, or the thread is lost.
     fn work(self: Arc<Self>) {
-        if let Err(error) = ns::take_seat() {
-            tracing::error!(%error, "a worker thread cannot open its own network namespace; it ends");
-            self.lock().threads -= 1;
-            return;
-        }
+        ns::take_seat(Arc::clone(&self.home));
         while let Some((key, job)) = self.next() {
             run(job);
             let came_home = ns::home();
             self.finish(key);
             if let Err(error) = came_home {
                 tracing::error!(%error, "a worker thread could not come home from a namespace; it is replaced");
-                self.lock().threads -= 1;
-                self.replace_thread();
-                return;
+                break;
             }
         }
         self.lock().threads -= 1;
+        self.ended.notify_all();
     }
 
     fn next(&self) -> Option<(Option<NetCookie>, Job)> {
@@ -241,4 +258,76 @@ fn run(job: Job) {
 fn text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn pool(size: usize) -> Workers {
+        Workers::new(size).expect("threads can be started")
+    }
+
+    #[test]
+    fn jobs_of_a_key_run_in_order_and_one_at_a_time() {
+        let pool = pool(4);
+        let (send, receive) = mpsc::channel();
+        for n in 0..1000u64 {
+            let send = send.clone();
+            assert!(pool.queue(NetCookie(n % 3), Box::new(move || send.send(n).expect("it is received"))));
+        }
+        assert!(pool.drain(SOON));
+        drop(send);
+        let ran: Vec<_> = receive.iter().collect();
+        assert_eq!(ran.len(), 1000);
+        for key in 0..3 {
+            let of_key: Vec<_> = ran.iter().filter(|n| *n % 3 == key).collect();
+            assert!(of_key.is_sorted(), "{of_key:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_busy_holds_up_no_other() {
+        let pool = pool(2);
+        let (release, held) = mpsc::channel::<()>();
+        let (send, receive) = mpsc::channel();
+        pool.queue(NetCookie(1), Box::new(move || assert!(held.recv().is_err())));
+        for key in [1, 1, 2, 3] {
+            let send = send.clone();
+            pool.queue(NetCookie(key), Box::new(move || send.send(key).expect("it is received")));
+        }
+        let first: Vec<_> = (0..2).map(|_| receive.recv_timeout(SOON)).collect();
+        assert_eq!(first, [Ok(2), Ok(3)]);
+        assert_eq!((pool.depth(), pool.running()), (2, 1));
+        assert!(!pool.drain(Duration::from_millis(1)));
+        drop(release);
+        assert!(pool.drain(SOON));
+        assert_eq!(receive.try_iter().collect::<Vec<_>>(), [1, 1]);
+    }
+
+    #[test]
+    fn a_panic_ends_its_job_only() {
+        let pool = pool(1);
+        let (send, receive) = mpsc::channel();
+        pool.queue(NetCookie(1), Box::new(|| panic!("on purpose")));
+        pool.queue(NetCookie(1), Box::new(move || send.send("next").expect("it is received")));
+        assert_eq!(receive.recv_timeout(SOON), Ok("next"));
+    }
+
+    #[test]
+    fn a_stopped_pool_does_what_it_has_and_takes_no_more() {
+        let pool = pool(2);
+        let (send, receive) = mpsc::channel();
+        for n in 0..100u64 {
+            let send = send.clone();
+            pool.queue(NetCookie(n / 50), Box::new(move || send.send(n).expect("it is received")));
+        }
+        assert!(pool.stop(SOON));
+        assert!(!pool.queue(NetCookie(1), Box::new(|| ())) && !pool.run_anywhere(Box::new(|| ())));
+        drop(send);
+        assert_eq!(receive.iter().count(), 100);
+    }
 }

@@ -1,7 +1,8 @@
-//! What one link message (`RTM_NEWLINK`, `RTM_DELLINK`) says of a device. Mirrors the reading half of `net/core/rtnetlink.c`.
+//! What one link message (`RTM_NEWLINK`, `RTM_DELLINK`) says of a device. Mirrors the reading half of
+//! `net/core/rtnetlink.c`.
 //!
-//! A zero-copy walk that takes the few attributes which the engine compares: a full decode into typed attributes costs several times more, and this
-//! runs once per event of the host.
+//! A zero-copy walk that takes the few attributes which the engine compares: a full decode into typed attributes costs
+//! several times more, and this runs once per event of the host.
 
 use netlink_packet_core::NlasIterator;
 
@@ -23,8 +24,8 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 
-/// The device that a message is about, or `None` if it is about something else: a message of another family is about a *port* (of a bridge, mostly)
-/// and its DELLINK is no deletion.
+/// The device that a message is about, or `None` if it is about something else: a message of another family is about a
+/// *port* (of a bridge, mostly) and its DELLINK is no deletion.
 #[must_use]
 pub fn ifindex(payload: &[u8]) -> Option<u32> {
     let index = i32::from_ne_bytes(*payload.get(4..)?.first_chunk()?);
@@ -32,8 +33,8 @@ pub fn ifindex(payload: &[u8]) -> Option<u32> {
     u32::try_from(index).ok()
 }
 
-/// The device as a `RTM_NEWLINK` describes it. `None` for a message that does not describe all of it: wireless extensions send such, and to take what they leave
-/// out for a change would be wrong.
+/// The device as a `RTM_NEWLINK` describes it. `None` for a message that does not describe all of it: wireless
+/// extensions send such, and to take what they leave out for a change would be wrong.
 #[must_use]
 pub fn parse(payload: &[u8]) -> Option<Link> {
     let mut link = Link { ifindex: ifindex(payload)?, flags: word(payload.get(8..)?)?, ..Link::default() };

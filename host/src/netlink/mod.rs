@@ -1,7 +1,8 @@
-//! The wire of `NETLINK_ROUTE`: a request, what the kernel answers, and its own sentence for a refusal (the extended ack).
+//! The wire of `NETLINK_ROUTE`: a request, what the kernel answers, and its own sentence for a refusal (the extended
+//! ack).
 //!
-//! Discovery (which listens) and linux (which asks) both speak it and must not know each other, so it stands beside them. It owns no
-//! policy: what to ask for is theirs. [`link`] says what one link message means.
+//! Discovery (which listens) and linux (which asks) both speak it and must not know each other, so it stands beside
+//! them. It owns no policy: what to ask for is theirs. [`link`] says what one link message means.
 
 pub mod link;
 
@@ -12,7 +13,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -21,7 +22,8 @@ const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSG_HEADER: usize = 16;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// The kernel fills a dump's parts up to what was offered to the last receive, at most 32 KiB. Most dumps are small: measured, more does not pay.
+/// The kernel fills a dump's parts up to what was offered to the last receive, at most 32 KiB. Most dumps are small:
+/// measured, more does not pay.
 const RECEIVE: usize = 16 * 1024;
 
 /// A netlink request that failed: what was tried, the errno, and what the kernel said about it.
@@ -97,7 +99,8 @@ impl Requests {
         Ok(Requests { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE) })
     }
 
-    /// Asks for one thing; `each` is given the messages that come before the acknowledgement. `doing` names it in an error.
+    /// Asks for one thing; `each` is given the messages that come before the acknowledgement. `doing` names it in an
+    /// error.
     pub fn ask(
         &mut self,
         doing: &dyn Fn() -> String,
@@ -116,6 +119,16 @@ impl Requests {
         mut each: impl FnMut(&[u8]),
     ) -> Result<Answer, NetlinkError> {
         self.exchange(doing, message, NLM_F_DUMP, &mut each)
+    }
+
+    /// Sends an empty message to another socket of this namespace, to end its wait. Does not wait itself: where it
+    /// finds that socket's queue full, there is no wait to end.
+    pub fn nudge(&self, port: u32) {
+        let mut message = NetlinkMessage::<RouteNetlinkMessage>::new(NetlinkHeader::default(), NetlinkPayload::Noop);
+        message.finalize();
+        let mut bytes = [0; NLMSG_HEADER];
+        message.serialize(&mut bytes);
+        let _ = self.socket.send_to(&bytes, &SocketAddr::new(port, 0), libc::MSG_DONTWAIT);
     }
 
     fn exchange(
@@ -154,8 +167,9 @@ impl Requests {
         self.socket.send(&self.buffer, 0).map(|_| ())
     }
 
-    /// Receives one datagram into the buffer. Never blocks: the kernel answers a request within the send, and makes the next part of a dump
-    /// within the receive, so a receive that would block is an answer that will not come (its EAGAIN is the error).
+    /// Receives one datagram into the buffer. Never blocks: the kernel answers a request within the send, and makes
+    /// the next part of a dump within the receive, so a receive that would block is an answer that will not come (its
+    /// EAGAIN is the error).
     fn receive(&mut self) -> io::Result<()> {
         loop {
             self.buffer.clear();
@@ -182,7 +196,8 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     })
 }
 
-/// The outcome that an acknowledgement or the end of a dump carries. A dump's error arrives in its DONE, not as an ERROR.
+/// The outcome that an acknowledgement or the end of a dump carries. A dump's error arrives in its DONE, not as an
+/// ERROR.
 fn verdict(doing: &dyn Fn() -> String, message: &NetlinkBuffer<&[u8]>) -> Result<(), NetlinkError> {
     let payload = message.payload();
     let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
@@ -206,8 +221,8 @@ fn extended_ack(tlvs: &[u8]) -> String {
         .unwrap_or_default()
 }
 
-/// A string attribute without its terminating NUL. The kernel takes device names that are not UTF-8: what is not is written `\xNN`, so that two
-/// such names stay two.
+/// A string attribute without its terminating NUL. The kernel takes device names that are not UTF-8: what is not is
+/// written `\xNN`, so that two such names stay two.
 fn c_string(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     let mut text = String::with_capacity(end);

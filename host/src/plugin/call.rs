@@ -5,7 +5,7 @@
 //!
 //! Not here: entering the namespace and holding its lock, which the caller has done.
 
-use super::instance::Inner;
+use super::inner::Inner;
 use super::running::Guard;
 use super::status::failure_of;
 use crate::engine::{Area, At, Failure, NetdevEvent, NotifierBlock, Operations};

@@ -14,45 +14,11 @@ use object::{Endianness, StringTable};
 pub(super) const ENTRY_SYMBOL: &str = "_1as_0lib_1header_0root_bmodule_bloader";
 
 /// Names that a plugin must not define: the dynamic loader could bind others to them.
-const FOREIGN: &[&str] = &[
-    "malloc",
-    "calloc",
-    "realloc",
-    "free",
-    "aligned_alloc",
-    "posix_memalign",
-    "memalign",
-    "malloc_usable_size",
-    "memcpy",
-    "memmove",
-    "memset",
-    "memcmp",
-    "strlen",
-    "open",
-    "open64",
-    "openat",
-    "read",
-    "write",
-    "close",
-    "socket",
-    "ioctl",
-    "mmap",
-    "munmap",
-    "fork",
-    "execve",
-    "exit",
-    "_exit",
-    "abort",
-    "setns",
-    "unshare",
-    "dlopen",
-    "dlsym",
-    "dlclose",
-    "pthread_create",
-    "pthread_mutex_lock",
-    "__cxa_thread_atexit_impl",
-    "_Unwind_RaiseException",
-];
+const FOREIGN: &str = "\
+    malloc calloc realloc free aligned_alloc posix_memalign memalign malloc_usable_size \
+    memcpy memmove memset memcmp strlen open open64 openat read write close socket ioctl mmap munmap \
+    fork execve exit _exit abort setns unshare dlopen dlsym dlclose \
+    pthread_create pthread_mutex_lock __cxa_thread_atexit_impl _Unwind_RaiseException";
 
 /// More than these are a damaged number, and would cost the reader memory.
 const MOST_NOTES: usize = 1000;
@@ -188,7 +154,7 @@ impl<'a> Shape<'a> {
         let mut entry = false;
         for name in self.exports()? {
             let name = String::from_utf8_lossy(name);
-            if FOREIGN.contains(&name.as_ref()) {
+            if FOREIGN.split(' ').any(|foreign| foreign == name) {
                 return Err(FormatError::Foreign(name.into_owned()));
             }
             entry |= name == ENTRY_SYMBOL;

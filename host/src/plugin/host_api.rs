@@ -5,7 +5,7 @@
 //!
 //! Not here: locks, queues and workers (engine, daemon).
 
-use super::instance::{Inner, InstanceRef};
+use super::inner::{Inner, InstanceRef};
 use super::running::{Held, current_hook, held_by_this_thread};
 use super::status::status_of;
 use crate::engine::Failure;

@@ -8,16 +8,16 @@
 
 use super::PluginError;
 use super::call::{Hook, NotifierCaller, PernetCaller, Place};
-use super::gate::Gate;
-use super::host_api::{self, HookRecord, HostServices};
+use super::host_api::{self, HostServices};
+use super::inner::{Inner, InstanceRef};
 use super::load::Code;
-use super::running::{Guard, Running, running};
+use super::running::{Guard, running};
 use super::status::failure_of;
-use crate::engine::{At, Class, Failure, Member, Owner, Registration};
-use pernet_plugin_api::abi::{self, InstanceHandle};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use crate::engine::{Class, Member, Owner, Registration};
+use pernet_plugin_api::abi::{self, CreateReturn, InstanceHandle};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// How long an instance's end waits for its last call. Its hooks are out by then; this is for deferred work.
 const LAST_CALL: Duration = Duration::from_secs(10);
@@ -53,37 +53,11 @@ pub enum RegisteredKind {
     Notifier(i32),
 }
 
-/// Work that init deferred: the namespaces and the work's number.
-type Early = Vec<(Vec<u64>, u64)>;
-
-pub(super) struct Inner {
-    pub(super) name: Arc<str>,
-    pub(super) generation: u64,
-    pub(super) token: u64,
-    pub(super) code: Arc<Code>,
-    pub(super) services: Arc<dyn HostServices>,
-    pub(super) gate: Gate,
-    handle: OnceLock<InstanceHandle>,
-    poisoned: AtomicBool,
-    /// What was deferred before there was an instance to call; none from then on.
-    early: Mutex<Option<Early>>,
-}
-
 /// A plugin instance. Dropping it ends it, if [`Instance::destroy`] has not.
 pub struct Instance {
     inner: Arc<Inner>,
     registered: Vec<Registered>,
     ended: Mutex<bool>,
-}
-
-/// A way to an instance that does not keep it: after its end, every call through it is refused.
-#[derive(Clone)]
-pub struct InstanceRef {
-    inner: Weak<Inner>,
-    /// The plugin's name.
-    pub plugin: Arc<str>,
-    /// Which instance of it.
-    pub generation: u64,
 }
 
 impl Instance {
@@ -104,25 +78,15 @@ impl Instance {
         let inner = Arc::new(Inner::new(code, generation, services));
         host_api::know(inner.token, &inner);
         code.instances.fetch_add(1, Ordering::Relaxed);
-        let guard = Guard::enter(inner.running(Hook::Init, &Place::home()));
-        let answer = code.module.create()(host_api::host_mod(), inner.token, config_json.into());
-        let duration = guard.since.elapsed();
-        drop(guard);
-        let failure = failure_of(&answer.status);
-        inner.report(Hook::Init, &Place::home(), failure.as_ref(), duration);
-        if let Some(failure) = failure {
-            inner.forget();
-            return Err(PluginError::Init { plugin: inner.name.to_string(), failure });
-        }
+        let answer = start(&inner, config_json).inspect_err(|_| inner.forget())?;
         let _ = inner.handle.set(answer.instance);
-        let registered = understand(answer.instance, answer.registrations.as_slice());
+        let understood = understand(answer.registrations.as_slice());
         let mut instance = Instance { inner, registered: Vec::new(), ended: Mutex::new(false) };
-        match registered {
+        match understood {
             Ok(registered) => instance.registered = registered,
             Err(what) => {
-                let plugin = instance.inner.name.to_string();
                 instance.destroy()?;
-                return Err(PluginError::Registrations { plugin, what });
+                return Err(PluginError::Registrations { plugin: instance.name().to_string(), what });
             }
         }
         instance.defer_early();
@@ -178,7 +142,7 @@ impl Instance {
     /// Whether it has panicked: only its exits are called.
     #[must_use]
     pub fn poisoned(&self) -> bool {
-        self.inner.poisoned.load(Ordering::Relaxed)
+        self.inner.is_poisoned()
     }
 
     /// A way to it that does not keep it.
@@ -257,125 +221,26 @@ impl Drop for Instance {
     }
 }
 
-impl InstanceRef {
-    pub(super) fn of(inner: &Arc<Inner>) -> Self {
-        let (plugin, generation) = (Arc::clone(&inner.name), inner.generation);
-        InstanceRef { inner: Arc::downgrade(inner), plugin, generation }
-    }
-
-    /// Runs work that the plugin handed to the host. The caller is inside the (first) namespace, as for a hook.
-    ///
-    /// # Errors
-    /// The work panicked, or the instance is gone or poisoned; in the latter cases it did not run.
-    pub fn run_work(&self, work: u64, nets: &[At<'_>]) -> Result<(), Failure> {
-        self.upgrade()?.run_work(work, nets)
-    }
-
-    /// Drops work that will never run.
-    ///
-    /// # Errors
-    /// Dropping it panicked, or the instance is gone, and its work with it.
-    pub fn drop_work(&self, work: u64) -> Result<(), Failure> {
-        self.upgrade()?.drop_work(work)
-    }
-
-    fn upgrade(&self) -> Result<Arc<Inner>, Failure> {
-        let gone =
-            || Failure::new(libc::ESTALE, format!("plugin `{}` (generation {}) is gone", self.plugin, self.generation));
-        self.inner.upgrade().ok_or_else(gone)
-    }
-}
-
-impl Inner {
-    fn new(code: &Arc<Code>, generation: u64, services: Arc<dyn HostServices>) -> Self {
-        Inner {
-            name: Arc::clone(&code.name),
-            generation,
-            token: host_api::new_token(),
-            code: Arc::clone(code),
-            services,
-            gate: Gate::default(),
-            handle: OnceLock::new(),
-            poisoned: AtomicBool::new(false),
-            early: Mutex::new(Some(Vec::new())),
+/// Runs the author's `init`.
+fn start(inner: &Inner, config_json: &str) -> Result<CreateReturn, PluginError> {
+    let guard = Guard::enter(inner.running(Hook::Init, &Place::home()));
+    let answer = inner.code.module.create()(host_api::host_mod(), inner.token, config_json.into());
+    let duration = guard.since.elapsed();
+    drop(guard);
+    let failure = failure_of(&answer.status);
+    inner.report(Hook::Init, &Place::home(), failure.as_ref(), duration);
+    let plugin = inner.name.to_string();
+    match failure {
+        Some(failure) => Err(PluginError::Init { plugin, failure }),
+        None if answer.instance.0 == 0 => {
+            Err(PluginError::Registrations { plugin, what: "it made no instance".into() })
         }
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.gate.is_closed()
-    }
-
-    pub(super) fn is_coming(&self) -> bool {
-        self.early().is_some()
-    }
-
-    pub(super) fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn handle(&self) -> Option<InstanceHandle> {
-        self.handle.get().copied()
-    }
-
-    /// Keeps work that is deferred before there is an instance to run it; false if there is one.
-    pub(super) fn keep_for_later(&self, cookies: &[u64], work: u64) -> bool {
-        match self.early().as_mut() {
-            Some(early) => {
-                early.push((cookies.to_vec(), work));
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn early(&self) -> MutexGuard<'_, Option<Early>> {
-        self.early.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Marks it as panicked; the daemon is told of the first time.
-    pub(super) fn poison(&self, failure: &Failure) {
-        if !self.poisoned.swap(true, Ordering::Relaxed) {
-            self.services.poisoned(&self.name, self.generation, failure);
-        }
-    }
-
-    pub(super) fn running(&self, hook: Hook, place: &Place<'_>) -> Running {
-        Running {
-            plugin: Arc::clone(&self.name),
-            generation: self.generation,
-            hook: hook.as_str(),
-            cookie: place.last,
-            netns: Arc::clone(&place.netns),
-            since: Instant::now(),
-            token: self.token,
-        }
-    }
-
-    pub(super) fn report(&self, hook: Hook, place: &Place<'_>, failure: Option<&Failure>, duration: Duration) {
-        self.services.hook_called(HookRecord {
-            plugin: Arc::clone(&self.name),
-            hook: hook.as_str(),
-            netns: Arc::clone(&place.netns),
-            device: place.device,
-            result: failure.map_or(Ok(()), Err),
-            duration,
-        });
-    }
-
-    /// The instance is no more, or never came to be: its token is nobody's, its code is used by one less.
-    fn forget(&self) {
-        self.gate.close(Duration::ZERO);
-        self.early().take();
-        host_api::forget(self.token);
-        self.code.instances.fetch_sub(1, Ordering::Relaxed);
+        None => Ok(answer),
     }
 }
 
 /// What an answer of `create` registers, if it makes sense: only a plugin that is not made with the macro can err.
-fn understand(handle: InstanceHandle, registrations: &[abi::Registration]) -> Result<Vec<Registered>, String> {
-    if handle.0 == 0 {
-        return Err("it made no instance".into());
-    }
+fn understand(registrations: &[abi::Registration]) -> Result<Vec<Registered>, String> {
     let (mut ops, mut notifiers) = (0, 0);
     let one = |r: &abi::Registration| {
         let (kind, counter) = match r.class {

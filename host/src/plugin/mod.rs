@@ -11,6 +11,7 @@
 mod error;
 mod elf;
 mod gate;
+mod inner;
 mod mapping;
 mod status;
 pub mod trust;
@@ -22,8 +23,11 @@ mod call;
 pub mod instance;
 pub mod host_api;
 
+pub use elf::FormatError;
 pub use error::PluginError;
 pub use host_api::{HookRecord, HostServices, LogLine};
-pub use instance::{Instance, InstanceRef, PluginState};
+pub use inner::InstanceRef;
+pub use instance::{Instance, PluginState, Registered, RegisteredKind};
 pub use load::{Code, ConfigRefusal};
+pub use mapping::MapError;
 pub use trust::Judge;

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::sandbox::{self, RUN_NETNS, Trial, tie, trial, wait_until};
 
-pub use calls::{Call, of, traces};
+pub use calls::{Call, traces};
 
 /// Everything of the machine's.
 pub const HOME: &str = "/pernet";
@@ -184,7 +184,8 @@ impl Machine {
         });
     }
 
-    fn pid(&self) -> Pid {
+    /// The daemon's process.
+    pub fn pid(&self) -> Pid {
         Pid::from_child(self.daemon.as_ref().unwrap())
     }
 
@@ -217,10 +218,20 @@ impl Machine {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// A command that asks the daemon.
+    /// How its daemon finds namespaces.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// A command that asks the daemon, and prints JSON.
     pub fn pernetctl<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        self.pernetctl_for_people(["--json"].into_iter().chain(arguments))
+    }
+
+    /// A command that asks the daemon, and prints tables.
+    pub fn pernetctl_for_people<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pernetctl"));
-        command.args(["--runtime-dir", "/pernet/run", "--json"]).args(arguments).stdin(Stdio::null());
+        command.args(["--runtime-dir", "/pernet/run"]).args(arguments).stdin(Stdio::null());
         tie(&mut command);
         command
     }
@@ -356,7 +367,7 @@ pub fn inside<T: Send>(name: &str, act: impl FnOnce() -> T + Send) -> T {
     let path = name_path(name);
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
-            ns::take_seat().unwrap();
+            ns::take_seat_here().unwrap();
             let (_, pin) = ns::identify(&path).unwrap();
             let _ = pin.as_fd();
             ns::enter(&pin).unwrap();

@@ -234,6 +234,7 @@ impl Model {
         for name in going.iter().rev() {
             let (member, errors) = unregister(&token, name, &nets, ExitReason::Removed);
             assert!(member.is_some() && errors.is_empty());
+            self.journal.read(self.world.take());
         }
         drop(token);
         for gone in self.dependents(p) {
@@ -430,7 +431,7 @@ fn specs() -> impl Strategy<Value = Vec<Spec>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_engine_does_what_the_model_says(specs in specs(), actions in prop::collection::vec(action(), 1..60)) {

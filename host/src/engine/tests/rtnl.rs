@@ -179,3 +179,12 @@ fn work_of_an_init_that_failed_finds_nothing() {
     set_up(&list, &net);
     assert_eq!(world.take(), ["a.init0@1", "work: None"]);
 }
+
+#[test]
+fn work_that_ends_in_another_namespace_does_not_take_the_next_hook_there() {
+    let (world, list) = (World::new(), PernetList::new());
+    add(&list, world.plugin("a", 0).subsys().subsys(), &[]);
+    world.at("a.init0@1", |net| net.rtnl().defer(Box::new(|| stray(77))).unwrap());
+    set_up(&list, &world.net(1, &["lo"]));
+    assert_eq!(world.take(), ["a.init0@1", "a.init1@1"]);
+}
