@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pernet_plugin_api::tracing;
@@ -23,6 +23,8 @@ const USUAL: &str = "/proc/sys";
 /// The way to the keys.
 #[derive(Debug)]
 pub(crate) struct Proc {
+    /// Where there is no instance.
+    usual: PathBuf,
     /// `None` once making one has failed: it would again.
     instance: Mutex<Option<Instance>>,
 }
@@ -38,7 +40,13 @@ impl Proc {
     pub(crate) fn new() -> Self {
         let read_only = statvfs(USUAL).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));
         let first = if read_only { None } else { Instance::new() };
-        Proc { instance: Mutex::new(first) }
+        Proc { usual: USUAL.into(), instance: Mutex::new(first) }
+    }
+
+    /// Ordinary files in a folder, for tests.
+    #[cfg(test)]
+    pub(crate) fn at(folder: &std::path::Path) -> Self {
+        Proc { usual: folder.into(), instance: Mutex::new(None) }
     }
 
     /// Opens a key, by its path below `/proc/sys`.
@@ -46,7 +54,7 @@ impl Proc {
         let flags = access | OFlags::CLOEXEC;
         let opened = match self.root() {
             Some(root) => openat(&*root, below_sys(path), flags, Mode::empty()),
-            None => openat(CWD, Path::new(USUAL).join(path), flags, Mode::empty()),
+            None => openat(CWD, self.usual.join(path), flags, Mode::empty()),
         };
         Ok(File::from(opened?))
     }
@@ -55,7 +63,7 @@ impl Proc {
     pub(crate) fn has(&self, path: &str) -> bool {
         let found = match self.root() {
             Some(root) => accessat(root.as_fd(), below_sys(path), Access::EXISTS, AtFlags::empty()),
-            None => accessat(CWD, Path::new(USUAL).join(path), Access::EXISTS, AtFlags::empty()),
+            None => accessat(CWD, self.usual.join(path), Access::EXISTS, AtFlags::empty()),
         };
         found.is_ok()
     }
