@@ -21,7 +21,8 @@ use serde_json::Value;
 
 use crate::sandbox::{self, RUN_NETNS, Trial, tie, trial, wait_until};
 
-pub use calls::{Call, traces};
+#[allow(unused_imports)] // each theme uses what it needs
+pub use calls::{Call, of, traces};
 
 /// Everything of the machine's.
 pub const HOME: &str = "/pernet";
