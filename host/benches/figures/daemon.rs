@@ -99,10 +99,10 @@ impl Daemon {
         reply["parameters"].clone()
     }
 
-    /// Namespaces that it knows, in any state.
-    pub(crate) fn known(&self) -> u64 {
-        let status = self.ask("Status", &Value::Null);
-        status["status"]["namespaces"].as_object().unwrap().values().filter_map(Value::as_u64).sum()
+    /// Whether it knows a namespace of this name, in any state.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        let reply = Connection::open("NetnsGet", &serde_json::json!({ "name": name }), false).next();
+        reply.get("error").is_none_or(|error| error != "io.pernetd.NotFound")
     }
 
     /// Waits until a namespace is set up.

@@ -3,7 +3,7 @@
 //! A [`Machine`] has a folder for everything (`/pernet`), plugin files in `/plugins`, and at most one `pernetd`. It is
 //! asked by the real `pernetctl --json`. What the probe plugins record is read back as [`Call`]s. A test binary has
 //! both `mod sandbox;` and `mod machine;`.
-#![allow(dead_code, unreachable_pub, unused_imports)] // Each test binary uses its own part of this.
+#![allow(dead_code, unreachable_pub)] // Each test binary uses its own part of this.
 #![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
 
 mod calls;
@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::sandbox::{self, RUN_NETNS, Trial, tie, trial, wait_until};
 
+#[allow(unused_imports)] // each theme uses what it needs
 pub use calls::{Call, of, traces};
 
 /// Everything of the machine's.

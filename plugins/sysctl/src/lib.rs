@@ -32,6 +32,7 @@
 mod key;
 mod select;
 mod config;
+mod proc;
 mod setting;
 mod written;
 mod pernet;

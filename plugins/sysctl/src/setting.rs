@@ -1,21 +1,22 @@
-//! Writing a setting, and undoing it: the one file that touches `/proc/sys`.
+//! Writing a setting, and undoing it. How a key's file is reached is `proc`.
 //!
 //! `/proc/sys/net` shows the namespace of the thread that opens a file there, and a hook's thread is inside. A value is
 //! compared word by word, since the kernel prints tabs where an operator wrote blanks.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
 use pernet_plugin_api::{Error, Result};
+use rustix::fs::OFlags;
 
 use crate::key::Key;
+use crate::proc::Proc;
 
 /// The tree of settings.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    root: PathBuf,
+    proc: Proc,
 }
 
 /// A value that we replaced.
@@ -30,13 +31,13 @@ pub(crate) struct Change {
 impl Tree {
     /// The kernel's.
     pub(crate) fn of_the_kernel() -> Self {
-        Tree { root: "/proc/sys".into() }
+        Tree { proc: Proc::new() }
     }
 
     /// One in a folder, for tests.
     #[cfg(test)]
-    pub(crate) fn at(root: &Path) -> Self {
-        Tree { root: root.into() }
+    pub(crate) fn at(root: &std::path::Path) -> Self {
+        Tree { proc: Proc::at(root) }
     }
 
     /// Gives a setting its value; `None` if it has it already.
@@ -45,10 +46,9 @@ impl Tree {
     }
 
     fn try_set(&self, key: &Key, value: &str) -> io::Result<Option<Change>> {
-        let path = self.root.join(key.path());
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+        let file = match self.proc.open(key.path(), OFlags::RDWR) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return write_only(&path, value).map(Some),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return self.write_only(key, value).map(Some),
             Err(e) => return Err(e),
         };
         let before = read(&file)?;
@@ -69,22 +69,22 @@ impl Tree {
     }
 
     fn try_undo(&self, key: &Key, before: &str, after: &str) -> io::Result<()> {
-        let file = OpenOptions::new().read(true).write(true).open(self.root.join(key.path()))?;
+        let file = self.proc.open(key.path(), OFlags::RDWR)?;
         if is_same(&read(&file)?, after) { write(&file, before) } else { Ok(()) }
     }
 
     /// Whether a device's key is missing because the device is: it went or was renamed since the event, or does not
     /// speak that protocol. Where already the folder of all devices is missing, the key is wrong.
     pub(crate) fn lacks_device(&self, key: &Key, device: &str) -> bool {
-        let Some(folder) = key.device_folder(device).map(|folder| self.root.join(folder)) else { return false };
-        !folder.exists() && folder.parent().is_some_and(Path::exists)
+        let Some(folder) = key.device_folder(device) else { return false };
+        !self.proc.has(&folder) && folder.rsplit_once('/').is_some_and(|(above, _)| self.proc.has(above))
     }
-}
 
-/// Some keys (`net.ipv4.route.flush`) are there to be written only: there is nothing to compare with or to put back.
-fn write_only(path: &Path, value: &str) -> io::Result<Change> {
-    write(&OpenOptions::new().write(true).open(path)?, value)?;
-    Ok(Change { before: None, after: value.to_owned() })
+    /// Some keys (`net.ipv4.route.flush`) are there to be written only: there is nothing to compare with or to put back.
+    fn write_only(&self, key: &Key, value: &str) -> io::Result<Change> {
+        write(&self.proc.open(key.path(), OFlags::WRONLY)?, value)?;
+        Ok(Change { before: None, after: value.to_owned() })
+    }
 }
 
 /// Most values are a few bytes; a list of ports may be long. The kernel gives a value in one read or cuts it.
