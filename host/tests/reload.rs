@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         one("a broken file changes nothing", broken_files),
         one("a wrong configuration changes nothing and names its place", wrong_configuration),
         one("a commit that fails in a namespace brings the old generation back", failing_commit),
+        one("a reload that failed fails again as a whole", fails_again),
         one("a commit that fails in the plugin's own init brings the old generation back", failing_plugin_init),
         one("an old generation that cannot come back is failed with both errors", cannot_come_back),
         one("what requires a changed plugin exits before it and inits after it", dependents),
@@ -291,6 +292,28 @@ fn failing_commit(mut m: Machine) {
     assert_eq!(m.plugin("b")["sha256"], old["sha256"]);
     add(&m, &["late"]);
     assert_eq!(of(&m.calls(), "late"), ["a init", "b init", "c init"]);
+    m.stop();
+}
+
+fn fails_again(mut m: Machine) {
+    m.probe(10, "a", "", "label = \"old\"");
+    m.start();
+    add(&m, &["blue"]);
+    let before = standing(&m);
+    m.probe(10, "a", "", "label = \"new\"");
+    m.probe(20, "b", "", "faults = [{ hook = \"pernet.init\", action = { fail = 5 } }]");
+    for round in 1..=3 {
+        let answer = m.reload();
+        assert_eq!((answer.code, &answer.json["ok"]), (1, &false.into()), "round {round}");
+        let (plugins, nets, generation) = standing(&m);
+        assert_eq!((&nets, &generation), (&before.1, &before.2), "round {round}");
+        assert_eq!(plugins.as_array().unwrap().len(), 1, "round {round}");
+        assert_eq!(m.calls().last().unwrap().label, "old", "round {round}");
+        assert_eq!(m.plugin("b")["state"], "failed", "round {round}");
+    }
+    m.no_probe(20, "b");
+    assert_eq!(m.reload().code, 0);
+    assert_eq!(m.plugin("b")["state"], "retired", "only its code is left");
     m.stop();
 }
 

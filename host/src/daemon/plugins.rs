@@ -78,6 +78,8 @@ pub(super) enum Entry {
     Live(Live),
     /// Its init failed or it panicked; retried by a reload.
     Failed(Prepared, Trouble),
+    /// It failed while a reload added it, and with it the reload: shown, but no part of the set in force.
+    NotAdded(Prepared, Trouble),
     /// Its file or configuration is not acceptable.
     Refused(Arc<PluginConfig>, Trouble),
 }
@@ -92,7 +94,7 @@ impl Entry {
     pub(super) fn config(&self) -> &Arc<PluginConfig> {
         match self {
             Entry::Live(live) => &live.prepared.config,
-            Entry::Failed(prepared, _) => &prepared.config,
+            Entry::Failed(prepared, _) | Entry::NotAdded(prepared, _) => &prepared.config,
             Entry::Refused(config, _) => config,
         }
     }
@@ -286,7 +288,7 @@ impl Entry {
         };
         match self {
             Entry::Live(live) => live.row(order, wire::PluginState::live),
-            Entry::Failed(prepared, trouble) => {
+            Entry::Failed(prepared, trouble) | Entry::NotAdded(prepared, trouble) => {
                 wire::Plugin { state: wire::PluginState::failed, error: error(trouble), ..prepared.row(order) }
             }
             Entry::Refused(config, trouble) => wire::Plugin { error: error(trouble), ..bare_row(config, order) },

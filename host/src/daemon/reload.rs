@@ -228,8 +228,9 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
     }
     let old: Vec<Prepared> = set.running.iter().map(|r| r.live.prepared.clone()).collect();
     let before: HashSet<u64> = set.running.iter().map(|r| r.live.generation).collect();
-    // A plugin that had failed already holds nobody up by failing again.
-    let may_fail: HashSet<&str> = idle.iter().map(Entry::name).collect();
+    // A plugin of the set in force that had failed already holds nobody up by failing again.
+    let in_force = idle.iter().filter(|e| !matches!(e, Entry::NotAdded(..)));
+    let may_fail: HashSet<&str> = in_force.map(Entry::name).collect();
 
     match set.arrange(&plan.new, ExitReason::Replaced, &|name| may_fail.contains(name)) {
         Ok(failures) => {
@@ -256,7 +257,7 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
             idle.retain(|e| e.name() != name);
             entries.append(&mut idle);
             if !entries.iter().any(|e| e.name() == name) {
-                entries.push(Entry::Failed(failed, trouble));
+                entries.push(Entry::NotAdded(failed, trouble));
             }
             shared.plugins().put(entries);
             report
@@ -270,7 +271,7 @@ fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before:
             Entry::Live(l) if before.contains(&l.generation) => ("kept", None),
             Entry::Live(l) if old_names.contains(&l.prepared.config.name) => ("replaced", None),
             Entry::Live(_) => ("added", None),
-            Entry::Failed(_, t) | Entry::Refused(_, t) => ("failed", Some(t.message.clone())),
+            Entry::Failed(_, t) | Entry::NotAdded(_, t) | Entry::Refused(_, t) => ("failed", Some(t.message.clone())),
         };
         Row { name: e.name().to_owned(), action, error }
     };
