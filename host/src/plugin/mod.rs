@@ -1,7 +1,7 @@
 //! From a file to a running subsystem: opened, trusted, understood, loaded, asked.
 //!
 //! Mirrors the kernel's module loader (`modinfo`, vermagic, Coming, Live, Going) for shared libraries. The steps, in
-//! order, each with its own error in [`PluginError`]: [`trust`] judges who could have changed the file, [`file`] reads
+//! order, each with its own error in [`PluginError`]: [`trust`] judges who could have changed the file, [`mod@file`] reads
 //! it once, [`note`] understands its metadata without running any of its code, [`load`] maps it by content and checks
 //! its ABI, [`instance`] makes a plugin out of code and configuration, [`call`] calls it, [`host_api`] is what it may
 //! call back. This is the only place with `dlopen` and foreign calls.
