@@ -7,11 +7,14 @@
 pub mod command;
 mod identify;
 mod leases;
+mod links;
 mod namespaces;
 mod operations;
+mod place;
 mod plugins;
 mod reload;
 mod requests;
+mod running_set;
 mod services;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};

@@ -6,40 +6,36 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use pernet_plugin_api::{ExitReason, NetCookie};
 
-use crate::discovery::links::{LinkEvent, LinkSource};
 use crate::discovery::{Batch, NamedNs, Observation};
-use crate::engine::{self, Failure, Link, LinkObservation, Namespace, Net, NetChange, NetState, ReadToken};
-use crate::linux::ns::{self, Pin};
-use crate::linux::rtnetlink;
+use crate::engine::{self, Net, NetChange, NetState, ReadToken};
+use crate::linux::ns::Pin;
 
+use super::place::{Handle, Place};
 use super::{Daemon, Event, Phase};
 
 /// A namespace that failed is tried again after this long, then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait between two tries.
 const LAST_RETRY: Duration = Duration::from_secs(60);
-/// At most one log line per overrun storm.
-const OVERRUN_LOG: Duration = Duration::from_secs(5);
 
 /// One managed namespace.
 pub(super) struct Managed {
     /// The engine's namespace.
-    pub net: Arc<Net>,
+    pub(super) net: Arc<Net>,
     /// Its descriptor.
-    pub place: Arc<Place>,
+    pub(super) place: Arc<Place>,
     /// How long to wait before the next try; `None` while nothing is wrong.
     backoff: Option<Duration>,
     /// One of those that were there at the start and are not set up yet.
     first: bool,
     /// A setup is queued or running.
-    pub setting_up: bool,
+    pub(super) setting_up: bool,
 }
 
 /// A namespace that was named again while its exits ran.
@@ -57,78 +53,6 @@ type HookJob = Box<dyn FnOnce(&ReadToken) + Send>;
 /// When to try a namespace again; the heap's top is the earliest.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Retry(Reverse<Instant>, NetCookie);
-
-/// How the engine acts in one namespace: the one descriptor that pins it, and its links.
-pub(super) struct Place {
-    cookie: NetCookie,
-    /// Taken out when the exits are done. Read by the job that has the namespace's turn, written by the loop after it.
-    pin: RwLock<Option<Pin>>,
-    links: Arc<LinkSource>,
-}
-
-/// The engine owns its handle; the loop keeps another to close the pin.
-struct Handle(Arc<Place>);
-
-impl Place {
-    pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>) -> Arc<Place> {
-        Arc::new(Place { cookie, pin: RwLock::new(Some(pin)), links: Arc::clone(links) })
-    }
-
-    fn with_pin<T>(&self, act: impl FnOnce(&Pin) -> std::io::Result<T>) -> std::io::Result<T> {
-        let pin = self.pin.read().unwrap_or_else(PoisonError::into_inner);
-        pin.as_ref().map_or_else(|| Err(std::io::Error::from_raw_os_error(libc::ESTALE)), act)
-    }
-
-    /// The devices there now, without subscribing to their events.
-    pub(super) fn dump(&self) -> std::io::Result<Vec<Link>> {
-        self.with_pin(ns::enter)?;
-        let links = rtnetlink::dump_links();
-        ns::home()?;
-        links.map_err(std::io::Error::other)
-    }
-
-    /// Acts inside, wherever the thread was, and goes back there.
-    pub(super) fn visit<T>(&self, act: impl FnOnce() -> T) -> Result<T, Failure> {
-        let visited = self.with_pin(|pin| ns::visit(pin, act));
-        visited.map_err(|e| failure("cannot enter the namespace", &e))
-    }
-
-    /// Stops listening once no plugin wants device events here: every listener costs the senders.
-    pub(super) fn unwatch_if_idle(&self, net: &Net) {
-        if !net.watched() {
-            self.links.unsubscribe(self.cookie);
-        }
-    }
-
-    /// Lets the namespace go: nothing else of ours keeps it.
-    fn release(&self) {
-        self.links.unsubscribe(self.cookie);
-        self.pin.write().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
-fn failure(what: &str, e: &std::io::Error) -> Failure {
-    Failure { errno: e.raw_os_error().unwrap_or(libc::EIO), message: format!("{what}: {e}"), panicked: false }
-}
-
-impl Namespace for Handle {
-    fn enter(&self) -> Result<(), Failure> {
-        self.0.with_pin(ns::enter).map_err(|e| failure("cannot enter the namespace", &e))
-    }
-
-    fn home(&self) -> Result<(), Failure> {
-        ns::home().map_err(|e| failure("cannot come home from the namespace", &e))
-    }
-
-    fn links(&self) -> Result<Vec<Link>, Failure> {
-        // Subscribe first: what changes between the two is in the stream and in the dump, never in neither.
-        self.0
-            .with_pin(|pin| self.0.links.subscribe(self.0.cookie, pin.as_fd()).map_err(std::io::Error::other))
-            .map_err(|e| failure("cannot subscribe to the namespace's link events", &e))?;
-        self.enter()?;
-        rtnetlink::dump_links().map_err(|e| Failure::new(e.errno, e.to_string()))
-    }
-}
 
 impl Daemon {
     /// The host's own namespace is managed from the start to the end, whatever names it.
@@ -362,84 +286,6 @@ impl Daemon {
             self.begin(cookie, generation, names, pin);
         }
         self.check_ready();
-    }
-
-    /// Link messages, grouped by namespace: one job each, in the order of the stream.
-    pub(super) fn observe_links(&mut self, events: Vec<LinkEvent>) {
-        let mut runs: Vec<(NetCookie, Vec<LinkObservation>)> = Vec::new();
-        for event in events {
-            let (cookie, number, observation) = match event {
-                LinkEvent::Seen { cookie, subscription, link } => (cookie, subscription, LinkObservation::Seen(link)),
-                LinkEvent::Gone { cookie, subscription, ifindex } => {
-                    (cookie, subscription, LinkObservation::Gone { ifindex })
-                }
-                LinkEvent::Overrun => {
-                    // What was read before the loss counts less than the dumps that follow.
-                    runs.clear();
-                    self.resync();
-                    continue;
-                }
-            };
-            // Older than the dump of a newer subscription.
-            if self.links.subscription(cookie).is_none_or(|s| s.number != number) {
-                continue;
-            }
-            match runs.iter_mut().rev().take(8).find(|(c, _)| *c == cookie) {
-                Some((_, run)) => run.push(observation),
-                None => runs.push((cookie, vec![observation])),
-            }
-        }
-        for (cookie, run) in runs {
-            self.links_seen(cookie, run);
-        }
-    }
-
-    fn links_seen(&mut self, cookie: NetCookie, run: Vec<LinkObservation>) {
-        let Some(managed) = self.nets.get(&cookie) else { return };
-        let net = Arc::clone(&managed.net);
-        self.submit(
-            cookie,
-            Box::new(move |token| {
-                for observation in run {
-                    engine::links_seen(token, &net, observation);
-                }
-            }),
-        );
-    }
-
-    /// Messages were lost: every watched namespace is dumped, and the differences are the events.
-    fn resync(&mut self) {
-        self.resyncs += 1;
-        if self.last_overrun.is_none_or(|t| t.elapsed() > OVERRUN_LOG) {
-            tracing::warn!(
-                "link events were lost; every watched namespace is listed again (netlink.receive_buffer sets the room)"
-            );
-            self.last_overrun = Some(Instant::now());
-        }
-        let watched: Vec<_> = self
-            .nets
-            .values()
-            .filter(|m| m.net.watched())
-            .map(|m| (Arc::clone(&m.net), Arc::clone(&m.place)))
-            .collect();
-        for (net, place) in watched {
-            self.submit(
-                net.cookie,
-                Box::new(move |token| match place.dump() {
-                    Ok(links) => {
-                        engine::links_seen(token, &net, LinkObservation::Dump(links));
-                    }
-                    Err(e) => tracing::warn!(netns = %net.name(), "cannot list its devices: {e}"),
-                }),
-            );
-        }
-    }
-
-    /// Namespaces in which no plugin wants device events any more are not listened to any more.
-    pub(super) fn unwatch_idle(&mut self) {
-        for managed in self.nets.values() {
-            managed.place.unwatch_if_idle(&managed.net);
-        }
     }
 
     /// Closes every pin; the exits have run.

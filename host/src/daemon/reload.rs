@@ -16,6 +16,7 @@ use crate::plugin::Judge;
 use pernet_plugin_api::ExitReason;
 
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
+use super::running_set::{Running, RunningSet};
 use super::services::Places;
 
 /// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
@@ -93,7 +94,7 @@ impl Shared {
 /// rest run; a contradiction in the order ends the start.
 pub(super) fn start(shared: &Shared, config: &Config) -> Result<(), String> {
     let (good, refused) = sort_out(plugins::prepare_all(&shared.judge, config));
-    let order = plugins::order(&good).map_err(|e| e.clone())?;
+    let order = plugins::order(&good)?;
     let write = shared.write().map_err(|t| t.message)?;
     let mut entries = Vec::new();
     for (place, index) in order.into_iter().enumerate() {
@@ -140,7 +141,12 @@ fn bring_up(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usi
 }
 
 /// Makes an instance and registers it in every live namespace, or leaves nothing of it.
-fn register_new(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usize) -> Result<Live, Trouble> {
+pub(super) fn register_new(
+    shared: &Shared,
+    write: &WriteToken,
+    prepared: &Prepared,
+    place: usize,
+) -> Result<Live, Trouble> {
     let live = shared.maker.create(prepared, place)?;
     match engine::register(write, live.member(), &shared.nets()) {
         Ok(()) => Ok(live),
@@ -151,18 +157,18 @@ fn register_new(shared: &Shared, write: &WriteToken, prepared: &Prepared, place:
     }
 }
 
-fn first_trouble(errors: &[HookError]) -> Trouble {
+pub(super) fn first_trouble(errors: &[HookError]) -> Trouble {
     errors.first().map_or_else(|| Trouble::new("pernet.init", "failed without saying why"), Trouble::from)
 }
 
-fn destroy(shared: &Shared, live: Live) {
+pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
     if let Err(e) = live.instance.destroy() {
         tracing::error!(plugin = live.prepared.config.name, "drop failed: {e}");
     }
 }
 
-fn report_teardown(errors: &[HookError]) {
+pub(super) fn report_teardown(errors: &[HookError]) {
     for e in errors {
         tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
     }
@@ -279,111 +285,6 @@ fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before:
     let gone = old_names.iter().filter(|n| !entries.iter().any(|e| e.name() == *n));
     rows.extend(gone.map(|n| Row { name: n.clone(), action: "removed", error: None }));
     Report { ok: true, plugins: rows, config: Some(config), ..Report::default() }
-}
-
-/// A plugin that could not be put up, and why.
-type Failed = (Prepared, Trouble);
-
-/// One instance while the set is rearranged.
-struct Running {
-    live: Live,
-    /// False while it steps aside for one that it requires.
-    registered: bool,
-}
-
-/// The instances that exist, in registration order, on their way from one set to another. The way back after an
-/// error is the same walk towards the old set, so there is no second undo to keep in step.
-struct RunningSet<'a> {
-    shared: &'a Shared,
-    write: &'a WriteToken,
-    running: Vec<Running>,
-}
-
-impl RunningSet<'_> {
-    /// Brings the set to `target`: what does not belong exits newest first, then what is missing is made and
-    /// registered in order. What may not fail and does ends the walk where it stands; what may is returned.
-    fn arrange(
-        &mut self,
-        target: &[Prepared],
-        reason: ExitReason,
-        may_fail: &dyn Fn(&str) -> bool,
-    ) -> Result<Vec<Failed>, Box<Failed>> {
-        self.take_down(target, reason);
-        let places: Vec<(Arc<str>, usize)> =
-            target.iter().enumerate().map(|(place, p)| (p.config.name.as_str().into(), place)).collect();
-        engine::renumber(self.write, &places);
-        let mut failures: Vec<Failed> = Vec::new();
-        for (place, prepared) in target.iter().enumerate() {
-            let missing = prepared.requires.iter().find(|r| failures.iter().any(|(f, _)| f.config.name == **r));
-            let result = match missing {
-                Some(m) => {
-                    Err(Trouble::new("requires", format!("requires {m}, which does not run; repair that one first")))
-                }
-                None => self.put_up(prepared, place),
-            };
-            match result {
-                Ok(()) => {}
-                Err(trouble) if missing.is_some() || may_fail(&prepared.config.name) => {
-                    failures.push((prepared.clone(), trouble));
-                }
-                Err(trouble) => return Err(Box::new((prepared.clone(), trouble))),
-            }
-        }
-        self.running.sort_by_key(|r| target.iter().position(|p| p.config.name == r.live.prepared.config.name));
-        Ok(failures)
-    }
-
-    /// Takes down what is not in `target` as it stands, newest first; what requires such a one only steps aside.
-    fn take_down(&mut self, target: &[Prepared], reason: ExitReason) {
-        let stays = |live: &Live| target.iter().any(|p| live.prepared.same_as(p));
-        let comes = |p: &&Prepared| !self.running.iter().any(|r| r.live.prepared.same_as(p));
-        let leaving = self.running.iter().filter(|r| !stays(&r.live)).map(|r| &r.live.prepared);
-        let changing: HashSet<String> =
-            leaving.chain(target.iter().filter(comes)).map(|p| p.config.name.clone()).collect();
-        let aside: HashSet<Arc<str>> = changing.iter().flat_map(|n| self.shared.list.dependents(n)).collect();
-        for mut it in std::mem::take(&mut self.running).into_iter().rev() {
-            let name = it.live.prepared.config.name.clone();
-            let stays = stays(&it.live);
-            if stays && !aside.contains(name.as_str()) {
-                self.running.push(it);
-                continue;
-            }
-            let follows = stays || target.iter().any(|p| p.config.name == name);
-            let reason = if reason == ExitReason::Replaced && !follows { ExitReason::Removed } else { reason };
-            if std::mem::take(&mut it.registered) {
-                let (_, errors) = engine::unregister(self.write, &name, &self.shared.nets(), reason);
-                report_teardown(&errors);
-            }
-            if stays { self.running.push(it) } else { destroy(self.shared, it.live) }
-        }
-        self.running.reverse();
-    }
-
-    /// Makes sure that one plugin of the target runs, at its place.
-    fn put_up(&mut self, prepared: &Prepared, place: usize) -> Result<(), Trouble> {
-        match self.running.iter_mut().find(|r| r.live.prepared.same_as(prepared)) {
-            Some(it) if it.registered => Ok(()),
-            Some(it) => {
-                let registered = engine::register(self.write, it.live.member(), &self.shared.nets());
-                registered.map_err(|errors| first_trouble(&errors))?;
-                it.registered = true;
-                Ok(())
-            }
-            None => {
-                let live = register_new(self.shared, self.write, prepared, place)?;
-                self.running.push(Running { live, registered: true });
-                Ok(())
-            }
-        }
-    }
-
-    /// The rows to show: what runs and what failed, in the order of `target`.
-    fn entries(self, target: &[Prepared], failures: Vec<Failed>) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = self.running.into_iter().map(|r| Entry::Live(r.live)).collect();
-        entries.extend(failures.into_iter().map(|(prepared, trouble)| Entry::Failed(prepared, trouble)));
-        entries.sort_by_key(|e| target.iter().position(|p| p.config.name == e.name()));
-        entries
-    }
 }
 
 /// Takes a plugin that panicked out of every namespace, with what requires it. Its exits are called once, guarded.

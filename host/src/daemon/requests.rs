@@ -12,7 +12,7 @@ use crate::control::{ControlError, Reply, Request};
 use crate::engine::{Link, Net, NetState};
 use crate::plugin;
 
-use super::namespaces::Place;
+use super::place::Place;
 use super::{Daemon, Phase};
 
 /// A request that is answered when something has happened.

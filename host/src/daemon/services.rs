@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use pernet_plugin_api::NetCookie;
 
-use super::namespaces::Place;
+use super::place::Place;
 use super::plugins::Trouble;
 use super::{Daemon, Event};
 use crate::control::monitor::{HookLine, Monitor};
