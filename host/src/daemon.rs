@@ -149,7 +149,10 @@ impl Daemon {
             Event::Leased(lease, identity) => self.leased(lease, identity),
             Event::Work(work) => self.work(work),
             Event::Poisoned(plugin, generation, trouble) => {
-                self.operate(operations::Kind::Fail(plugin, generation, trouble));
+                // Once stopping its exits come anyway.
+                if self.phase != Phase::Stopping {
+                    self.operate(operations::Kind::Fail(plugin, generation, trouble));
+                }
             }
             Event::Operation(done) => self.operation_done(done),
         }
@@ -175,6 +178,10 @@ impl Daemon {
         // What is dropped unrun may be plugins' closures, whose drop is plugins' code: not on this thread.
         let held = std::mem::take(&mut self.held);
         self.workers.run_anywhere(Box::new(move || drop(held)));
+        // Whoever waits for something that will not come any more learns it now, not when the last exit is done.
+        self.waiters.clear();
+        self.leases.clear();
+        self.operations.forget_queued();
         self.operate(operations::Kind::Stop);
     }
 
@@ -185,7 +192,6 @@ impl Daemon {
             }
             return;
         }
-        systemd::reloading();
         self.operate(operations::Kind::Reload(reply.into_iter().collect()));
     }
 

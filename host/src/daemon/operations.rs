@@ -3,6 +3,7 @@
 //! A reload that is asked for while one runs causes exactly one more, however often it is asked for. Stop goes last.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -35,10 +36,15 @@ pub(crate) enum Done {
     Stopped(Result<(), Trouble>),
 }
 
+/// What is told of an operation that could not be carried out.
+type Broken = fn(Trouble) -> Done;
+
 /// The queue, and what runs.
 #[derive(Default)]
 pub(super) struct Operations {
     running: bool,
+    /// What runs is a reload.
+    reloading: bool,
     queued: VecDeque<Kind>,
     /// Whom to tell of the reload that runs.
     askers: Vec<Reply<ReloadResult>>,
@@ -52,7 +58,7 @@ impl Operations {
     }
 
     pub(super) fn reloading(&self) -> bool {
-        self.running && !self.stopped
+        self.reloading
     }
 
     fn push(&mut self, kind: Kind) {
@@ -67,6 +73,11 @@ impl Operations {
             self.queued.push_back(kind);
         }
     }
+
+    /// What has not begun does not begin any more; who asked for it learns that from the dropped reply.
+    pub(super) fn forget_queued(&mut self) {
+        self.queued.clear();
+    }
 }
 
 impl Daemon {
@@ -80,36 +91,46 @@ impl Daemon {
             return;
         }
         let Some(kind) = self.operations.queued.pop_front() else { return };
+        self.operations.running = true;
         let shared = Arc::clone(&self.shared);
-        let work: Box<dyn FnOnce() -> Done + Send> = match kind {
+        let (work, broken): (Box<dyn FnOnce() -> Done + Send>, Broken) = match kind {
             Kind::Reload(askers) => {
+                // Now, and not when it was asked for: the READY of the reload before this one must not end it.
+                if self.phase == Phase::Running {
+                    systemd::reloading();
+                }
+                self.operations.reloading = true;
                 self.operations.askers = askers;
                 let command_line = self.command_line.clone();
-                Box::new(move || Done::Reload(reload::reload(&shared, &command_line)))
+                let work = move || Done::Reload(reload::reload(&shared, &command_line));
+                (Box::new(work), |trouble| Done::Reload(Report { error: Some(trouble.message), ..Report::default() }))
             }
             Kind::Fail(plugin, generation, trouble) => {
-                Box::new(move || Done::Failed(reload::fail(&shared, &plugin, generation, &trouble)))
+                let work = move || Done::Failed(reload::fail(&shared, &plugin, generation, &trouble));
+                (Box::new(work), |trouble| Done::Failed(Err(trouble)))
             }
-            Kind::Stop => Box::new(move || Done::Stopped(reload::stop(&shared))),
+            Kind::Stop => (Box::new(move || Done::Stopped(reload::stop(&shared))), |t| Done::Stopped(Err(t))),
         };
         let events = self.events.clone();
-        self.operations.running = true;
         let started = std::thread::Builder::new().name("operation".into()).spawn(move || {
             // It calls hooks, so it enters namespaces; where it cannot, every enter says so.
             if let Err(e) = ns::take_seat_here() {
                 tracing::error!("this thread cannot enter namespaces: {e}");
             }
-            let done = work();
-            let _ = events.send(Event::Operation(done));
+            // Without an answer nothing that was held back would ever go on, nor the daemon end.
+            let done = catch_unwind(AssertUnwindSafe(work));
+            let panicked = |_| broken(Trouble::new("pernetd", "pernetd itself panicked; see the lines above"));
+            let _ = events.send(Event::Operation(done.unwrap_or_else(panicked)));
         });
         if let Err(e) = started {
-            tracing::error!("cannot start a thread for the operation: {e}; raise the limit of threads");
-            self.operations.running = false;
+            let what = format!("cannot start a thread for it: {e}; raise the limit of threads");
+            let _ = self.events.send(Event::Operation(broken(Trouble::new("pernetd", what))));
         }
     }
 
     pub(super) fn operation_done(&mut self, done: Done) {
         self.operations.running = false;
+        self.operations.reloading = false;
         match done {
             Done::Reload(report) => self.reloaded(report),
             Done::Failed(Ok(())) => {}
@@ -120,6 +141,8 @@ impl Daemon {
                 if let Err(trouble) = result {
                     tracing::error!("the exits did not run: {}", trouble.message);
                     self.exit_code = 1;
+                    // Dropping the plugins would run their code on this thread, in the middle of the hook that hangs.
+                    std::mem::forget(Arc::clone(&self.shared));
                 }
                 self.operations.stopped = true;
                 self.release_all();

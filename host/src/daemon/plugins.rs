@@ -45,7 +45,7 @@ pub(super) struct Prepared {
     /// Level by its note.
     pub(super) level: Level,
     /// Content hash, lower-case hexadecimal.
-    pub sha256: String,
+    pub(super) sha256: String,
     /// What it comes after, by configuration and note together.
     pub(super) after: Vec<String>,
     /// What it needs, by configuration and note together.
@@ -232,6 +232,14 @@ impl Plugins {
         rows.extend(self.ended.iter().filter(|row| !in_use(row)).cloned());
         self.entries = entries;
         self.rows = Arc::new(rows);
+    }
+
+    /// Whether this generation of the plugin runs.
+    pub(super) fn lives(&self, name: &str, generation: u64) -> bool {
+        self.entries
+            .iter()
+            .filter_map(Entry::live)
+            .any(|l| l.prepared.config.name == name && l.generation == generation)
     }
 
     /// Remembers a generation that has ended.

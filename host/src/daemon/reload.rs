@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::config::{self, CommandLine, Config};
 use crate::control::wire;
 use crate::engine::{self, HookError, Net, PernetList, WriteToken};
-use crate::plugin::Judge;
+use crate::plugin::{self, Judge};
 use pernet_plugin_api::ExitReason;
 
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
@@ -82,12 +82,18 @@ impl Shared {
 
     fn write(&self) -> Result<WriteToken, Trouble> {
         self.list.write(DRAIN).map_err(|blocked| {
-            Trouble::new(
-                "reload",
-                format!("{} s passed while hooks were still running ({blocked}); nothing was changed", DRAIN.as_secs()),
-            )
+            let seconds = DRAIN.as_secs();
+            let what = format!("{seconds} s passed while hooks were still running ({blocked}){}", hanging());
+            Trouble::new("reload", format!("{what}; nothing was changed"))
         })
     }
+}
+
+/// The hooks that a writer waited for in vain, by name.
+fn hanging() -> String {
+    let hooks = plugin::running::running_for_longer_than(DRAIN / 2).into_iter();
+    let hooks: Vec<String> = hooks.map(|r| format!("{} of {} in {}", r.hook, r.plugin, r.netns)).collect();
+    if hooks.is_empty() { String::new() } else { format!(": {}", hooks.join(", ")) }
 }
 
 /// Brings up every plugin of the configuration before any namespace is known. A bad plugin file is refused and the
@@ -99,6 +105,11 @@ pub(super) fn start(shared: &Shared, config: &Config) -> Result<(), String> {
     let mut entries = Vec::new();
     for (place, index) in order.into_iter().enumerate() {
         entries.push(bring_up(shared, &write, &good[index], place, &entries));
+    }
+    for entry in &refused {
+        if let Entry::Refused(config, trouble) = entry {
+            tracing::error!(plugin = config.name, "plugin refused: {}", trouble.message);
+        }
     }
     entries.extend(refused);
     shared.plugins().put(entries);
@@ -249,17 +260,23 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
             let (failed, trouble) = *error;
             let name = failed.config.name.clone();
             let not_restored = set.arrange(&old, ExitReason::RolledBack, &|_| true).unwrap_or_default();
-            let mut report = refused(&[(name.clone(), trouble.clone())]);
             let mut text = format!("{name}: {}; the old set was put back", trouble.message);
             for (prepared, second) in &not_restored {
                 text += &format!(", but {} did not come back: {}", prepared.config.name, second.message);
             }
-            report.error = Some(text);
-            let not_restored = not_restored.into_iter().map(|(prepared, second)| {
-                let both = format!("{}; and putting it back: {}", trouble.message, second.message);
-                (prepared, Trouble { message: both, ..second })
-            });
-            let mut entries = set.entries(&old, not_restored.collect());
+            let not_restored: Vec<_> = not_restored
+                .into_iter()
+                .map(|(prepared, second)| {
+                    let both = format!("{}; and putting it back: {}", trouble.message, second.message);
+                    (prepared, Trouble { message: both, ..second })
+                })
+                .collect();
+            let mut bad: Vec<_> = not_restored.iter().map(|(p, t)| (p.config.name.clone(), t.clone())).collect();
+            if bad.iter().all(|(n, _)| *n != name) {
+                bad.insert(0, (name.clone(), trouble.clone()));
+            }
+            let report = Report { error: Some(text), ..refused(&bad) };
+            let mut entries = set.entries(&old, not_restored);
             idle.retain(|e| e.name() != name);
             entries.append(&mut idle);
             if !entries.iter().any(|e| e.name() == name) {
@@ -291,13 +308,13 @@ fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before:
 ///
 /// Only the generation that panicked: a reload may have put another in its place since.
 pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Trouble) -> Result<(), Trouble> {
-    let write = shared.write()?;
-    let mut entries = shared.plugins().take();
-    let panicked = |e: &Entry| e.name() == name && e.live().is_some_and(|l| l.generation == generation);
-    if !entries.iter().any(panicked) {
-        shared.plugins().put(entries);
+    // Before anybody is held up: only operations change who lives, and they take turns.
+    if !shared.plugins().lives(name, generation) {
         return Ok(());
     }
+    tracing::error!(plugin = name, "plugin failed: {}", trouble.message);
+    let write = shared.write()?;
+    let mut entries = shared.plugins().take();
     let dependents = shared.list.dependents(name);
     for entry in entries.iter_mut().rev() {
         let orphan = dependents.iter().any(|d| **d == *entry.name());

@@ -54,9 +54,7 @@ impl RunningSet<'_> {
             };
             match result {
                 Ok(()) => {}
-                Err(trouble) if missing.is_some() || may_fail(&prepared.config.name) => {
-                    failures.push((prepared.clone(), trouble));
-                }
+                Err(trouble) if may_fail(&prepared.config.name) => failures.push((prepared.clone(), trouble)),
                 Err(trouble) => return Err(Box::new((prepared.clone(), trouble))),
             }
         }
@@ -66,7 +64,8 @@ impl RunningSet<'_> {
 
     /// Takes down what is not in `target` as it stands, newest first; what requires such a one only steps aside.
     fn take_down(&mut self, target: &[Prepared], reason: ExitReason) {
-        let stays = |live: &Live| target.iter().any(|p| live.prepared.same_as(p));
+        // One that panicked is done for, wanted or not: a fresh instance takes its place.
+        let stays = |live: &Live| !live.instance.poisoned() && target.iter().any(|p| live.prepared.same_as(p));
         let comes = |p: &&Prepared| !self.running.iter().any(|r| r.live.prepared.same_as(p));
         let leaving = self.running.iter().filter(|r| !stays(&r.live)).map(|r| &r.live.prepared);
         let changing: HashSet<String> =
@@ -90,22 +89,23 @@ impl RunningSet<'_> {
         self.running.reverse();
     }
 
-    /// Makes sure that one plugin of the target runs, at its place.
+    /// Makes sure that one plugin of the target runs, at its place. One that stepped aside and cannot come back is ended:
+    /// nothing of it is registered, and whoever wants it again makes a fresh instance.
     fn put_up(&mut self, prepared: &Prepared, place: usize) -> Result<(), Trouble> {
-        match self.running.iter_mut().find(|r| r.live.prepared.same_as(prepared)) {
-            Some(it) if it.registered => Ok(()),
-            Some(it) => {
-                let registered = engine::register(self.write, it.live.member(), &self.shared.nets());
-                registered.map_err(|errors| first_trouble(&errors))?;
-                it.registered = true;
-                Ok(())
-            }
-            None => {
-                let live = register_new(self.shared, self.write, prepared, place)?;
-                self.running.push(Running { live, registered: true });
-                Ok(())
-            }
+        let Some(at) = self.running.iter().position(|r| r.live.prepared.same_as(prepared)) else {
+            let live = register_new(self.shared, self.write, prepared, place)?;
+            self.running.push(Running { live, registered: true });
+            return Ok(());
+        };
+        if self.running[at].registered {
+            return Ok(());
         }
+        if let Err(errors) = engine::register(self.write, self.running[at].live.member(), &self.shared.nets()) {
+            destroy(self.shared, self.running.remove(at).live);
+            return Err(first_trouble(&errors));
+        }
+        self.running[at].registered = true;
+        Ok(())
     }
 
     /// The rows to show: what runs and what failed, in the order of `target`.
