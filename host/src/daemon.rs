@@ -53,10 +53,14 @@ pub(crate) enum Event {
     Request(Request),
     /// A namespace's setup ended, well or not; its state tells.
     SetUp(NetCookie),
+    /// A namespace's plugins have been judged again by its new names.
+    Judged(NetCookie),
     /// A namespace's exits are done.
     CleanedUp(NetCookie),
     /// A client's descriptor has been identified.
-    Leased(LeaseId, Result<(NetCookie, Pin), String>),
+    Leased(LeaseId, Result<(NetCookie, Pin), ControlError>),
+    /// What the path of a lease shows whose client has gone.
+    LeaseLooked(LeaseId, Option<NetCookie>),
     /// A plugin handed over work for later.
     Work(Work),
     /// A plugin panicked: this generation of it.
@@ -81,6 +85,9 @@ struct Daemon {
     config: Arc<Config>,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
+    /// One thread more for looks into the kernel, where no hook runs: hooks that hang must not keep an operator from
+    /// asking what hangs.
+    looks: Workers,
     links: Arc<LinkSource>,
     server: control::Server,
     events: Sender<Event>,
@@ -145,8 +152,10 @@ impl Daemon {
             Event::Signal(signal) => self.signal(signal),
             Event::Request(request) => self.answer(request),
             Event::SetUp(cookie) => self.set_up(cookie),
+            Event::Judged(cookie) => self.judged(cookie),
             Event::CleanedUp(cookie) => self.cleaned_up(cookie),
             Event::Leased(lease, identity) => self.leased(lease, identity),
+            Event::LeaseLooked(lease, there) => self.lease_looked(lease, there),
             Event::Work(work) => self.work(work),
             Event::Poisoned(plugin, generation, trouble) => {
                 // Once stopping its exits come anyway.

@@ -112,6 +112,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         judge,
     });
     let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
+    let looks = Workers::new(1).map_err(|e| format!("cannot start a worker: {e}"))?;
     // Plugins before namespaces: then each namespace of the first scan gets one setup, not one registration per plugin.
     on_a_seat(|| reload::start(&shared, &config))?;
 
@@ -135,6 +136,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let mut daemon = Daemon {
         command_line,
         workers: Arc::new(workers),
+        looks,
         links,
         server,
         events: events.clone(),

@@ -7,13 +7,13 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pernet_plugin_api::{ExitReason, NetCookie};
 
 use crate::discovery::{Batch, NamedNs, Observation};
-use crate::engine::{self, Net, NetChange, NetState, ReadToken};
+use crate::engine::{self, HookError, Net, NetChange, NetState, ReadToken};
 use crate::linux::ns::Pin;
 
 use super::place::{Handle, Place};
@@ -30,8 +30,12 @@ pub(super) struct Managed {
     pub(super) net: Arc<Net>,
     /// Its descriptor.
     pub(super) place: Arc<Place>,
+    /// Its place in the order of creation.
+    birth: u64,
     /// How long to wait before the next try; `None` while nothing is wrong.
     backoff: Option<Duration>,
+    /// When that is: of all the entries of the heap only this one counts.
+    retry_at: Option<Instant>,
     /// One of those that were there at the start and are not set up yet.
     first: bool,
     /// A setup is queued or running.
@@ -76,9 +80,11 @@ impl Daemon {
                         seen.push(engine::Observation::Named(path, cookie));
                     }
                 }
+                // Late news of whoever had the name before: the lease counts until its mount has been seen.
+                Observation::NoName(path) if self.is_leased(&path) => {}
                 Observation::NoName(path) => seen.push(engine::Observation::Unnamed(path)),
                 Observation::Snapshot(all) => {
-                    let mut all: Vec<_> = all.into_iter().filter_map(|n| self.take_pin(n, &mut pins)).collect();
+                    let mut all: Vec<_> = all.into_iter().filter_map(|n| self.in_snapshot(n, &mut pins)).collect();
                     // A leased name has no mount yet, and is no less a name for that.
                     all.extend(self.leased_names());
                     seen.push(engine::Observation::Snapshot(all));
@@ -97,6 +103,13 @@ impl Daemon {
         self.lease_seen(&named.path, cookie);
         pins.insert(cookie, pin);
         Some((named.path, cookie))
+    }
+
+    /// One that could not be identified just now shows what it showed before, until more is known of it: nobody has
+    /// seen that go.
+    fn in_snapshot(&mut self, named: NamedNs, pins: &mut HashMap<NetCookie, Pin>) -> Option<(PathBuf, NetCookie)> {
+        let before = self.names.at(&named.path).map(|cookie| (named.path.clone(), cookie));
+        self.take_pin(named, pins).or(before)
     }
 
     /// Carries out what observations mean.
@@ -127,10 +140,12 @@ impl Daemon {
         let is_host = names.first().is_some_and(|n| **n == *engine::HOST);
         let net = Net::new(cookie, generation, Box::new(Handle(Arc::clone(&place))), is_host);
         net.set_names(names);
-        self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&net));
+        let birth = self.shared.add_net(&net);
         self.shared.places.insert(&net, &place);
-        let first = self.phase == Phase::Starting;
-        self.nets.insert(cookie, Managed { net, place, backoff: None, first, setting_up: false });
+        // Not those that come later: where namespaces come and go all the time, READY would wait for ever.
+        let first = self.phase == Phase::Starting && !self.scanned;
+        self.nets
+            .insert(cookie, Managed { net, place, birth, backoff: None, retry_at: None, first, setting_up: false });
         self.first_setups += usize::from(first);
         self.queue_setup(cookie);
     }
@@ -145,7 +160,7 @@ impl Daemon {
         self.submit(
             cookie,
             Box::new(move |token| {
-                engine::setup_net(token, &net);
+                complain(&engine::setup_net(token, &net).errors);
                 place.unwatch_if_idle(&net);
                 let _ = events.send(Event::SetUp(cookie));
             }),
@@ -185,21 +200,29 @@ impl Daemon {
         let Some(managed) = self.nets.get_mut(&cookie) else { return };
         managed.setting_up = false;
         self.first_setups -= usize::from(std::mem::take(&mut managed.first));
+        self.judged(cookie);
+        self.check_ready();
+    }
+
+    /// A setup is over, or a change of names has been judged: where something is wrong, a time for another try is set.
+    pub(super) fn judged(&mut self, cookie: NetCookie) {
+        let Some(managed) = self.nets.get_mut(&cookie) else { return };
+        if managed.setting_up {
+            return;
+        }
         match managed.net.state() {
-            NetState::Failed | NetState::Degraded => {
+            state @ (NetState::Failed | NetState::Degraded) => {
                 let wait = managed.backoff.map_or(FIRST_RETRY, |b| (b * 2).min(LAST_RETRY));
-                managed.backoff = Some(wait);
-                self.retries.push(Retry(Reverse(Instant::now() + wait), cookie));
-                if let Some(e) = managed.net.error() {
-                    let (netns, state) = (managed.net.name(), managed.net.state().as_str());
-                    tracing::warn!(%netns, plugin = %e.plugin, hook = e.hook, "{state}: {}; tried again in {wait:?}", e.failure.message);
-                }
+                let at = Instant::now() + wait;
+                (managed.backoff, managed.retry_at) = (Some(wait), Some(at));
+                self.retries.push(Retry(Reverse(at), cookie));
+                let netns = managed.net.name();
+                tracing::warn!(%netns, "{state}; tried again in {wait:?}");
             }
-            _ => managed.backoff = None,
+            _ => (managed.backoff, managed.retry_at) = (None, None),
         }
         self.lease_set_up(cookie);
         self.check_waiters();
-        self.check_ready();
     }
 
     /// When the loop has to look for namespaces to retry.
@@ -210,7 +233,9 @@ impl Daemon {
     pub(super) fn retry_due(&mut self) {
         let now = Instant::now();
         while self.retries.peek().is_some_and(|r| r.0.0 <= now) {
-            if let Some(Retry(_, cookie)) = self.retries.pop() {
+            let Some(Retry(Reverse(at), cookie)) = self.retries.pop() else { return };
+            // Else it was tried since, for another reason, and another time has been set.
+            if self.nets.get(&cookie).is_some_and(|m| m.retry_at == Some(at)) {
                 self.retry(cookie);
             }
         }
@@ -218,8 +243,9 @@ impl Daemon {
 
     /// Tries a namespace again if there is something to try.
     pub(super) fn retry(&mut self, cookie: NetCookie) {
-        let troubled = |m: &Managed| matches!(m.net.state(), NetState::Failed | NetState::Degraded);
-        if self.nets.get(&cookie).is_some_and(troubled) {
+        let Some(managed) = self.nets.get_mut(&cookie) else { return };
+        if matches!(managed.net.state(), NetState::Failed | NetState::Degraded) {
+            managed.retry_at = None;
             self.queue_setup(cookie);
         }
     }
@@ -243,14 +269,13 @@ impl Daemon {
         let Some(managed) = self.nets.get(&cookie) else { return };
         managed.net.set_names(names);
         // Which plugins act there is judged by its names.
-        let (net, place) = (Arc::clone(&managed.net), Arc::clone(&managed.place));
+        let (net, place, events) = (Arc::clone(&managed.net), Arc::clone(&managed.place), self.events.clone());
         self.submit(
             cookie,
             Box::new(move |token| {
-                for e in engine::rejudge_net(token, &net) {
-                    tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
-                }
+                complain(&engine::rejudge_net(token, &net));
                 place.unwatch_if_idle(&net);
+                let _ = events.send(Event::Judged(cookie));
             }),
         );
     }
@@ -267,9 +292,7 @@ impl Daemon {
         self.submit(
             cookie,
             Box::new(move |token| {
-                for e in engine::cleanup_net(token, &net, reason) {
-                    tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
-                }
+                complain(&engine::cleanup_net(token, &net, reason));
                 let _ = events.send(Event::CleanedUp(cookie));
             }),
         );
@@ -277,13 +300,15 @@ impl Daemon {
 
     pub(super) fn cleaned_up(&mut self, cookie: NetCookie) {
         let Some(managed) = self.nets.remove(&cookie) else { return };
-        self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).retain(|n| n.cookie != cookie);
+        self.shared.remove_net(managed.birth);
         self.shared.places.remove(cookie);
         managed.place.release();
         self.first_setups -= usize::from(managed.first);
         self.answer_gone(&managed.net);
         if let Some(Rebirth { generation, names, pin }) = self.reborn.remove(&cookie) {
             self.begin(cookie, generation, names, pin);
+        } else {
+            self.lease_died(cookie);
         }
         self.check_ready();
     }
@@ -293,5 +318,12 @@ impl Daemon {
         for (_, managed) in self.nets.drain() {
             managed.place.release();
         }
+    }
+}
+
+/// Logs what hooks complained about.
+pub(super) fn complain(errors: &[HookError]) {
+    for e in errors {
+        tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
     }
 }

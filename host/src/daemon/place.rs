@@ -15,8 +15,9 @@ use crate::linux::rtnetlink;
 /// How the engine acts in one namespace: the one descriptor that pins it, and its links.
 pub(super) struct Place {
     cookie: NetCookie,
-    /// Taken out when the exits are done. Read by the job that has the namespace's turn, written by the loop after it.
-    pin: RwLock<Option<Pin>>,
+    /// Taken out by the loop when the exits are done. The lock is held to reach it only: the loop must not wait for
+    /// what runs inside.
+    pin: RwLock<Option<Arc<Pin>>>,
     links: Arc<LinkSource>,
 }
 
@@ -25,12 +26,12 @@ pub(super) struct Handle(pub(super) Arc<Place>);
 
 impl Place {
     pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>) -> Arc<Place> {
-        Arc::new(Place { cookie, pin: RwLock::new(Some(pin)), links: Arc::clone(links) })
+        Arc::new(Place { cookie, pin: RwLock::new(Some(Arc::new(pin))), links: Arc::clone(links) })
     }
 
     fn with_pin<T>(&self, act: impl FnOnce(&Pin) -> std::io::Result<T>) -> std::io::Result<T> {
-        let pin = self.pin.read().unwrap_or_else(PoisonError::into_inner);
-        pin.as_ref().map_or_else(|| Err(std::io::Error::from_raw_os_error(libc::ESTALE)), act)
+        let pin = self.pin.read().unwrap_or_else(PoisonError::into_inner).clone();
+        pin.map_or_else(|| Err(std::io::Error::from_raw_os_error(libc::ESTALE)), |pin| act(&pin))
     }
 
     /// The devices there now, without subscribing to their events.

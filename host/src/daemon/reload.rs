@@ -5,7 +5,7 @@
 //! works under the write token: what leaves exits in reverse order, what comes inits in order, and an error walks the
 //! same steps back. These functions run on a thread of their own, never on the loop: hooks are called from here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::engine::{self, HookError, Net, PernetList, WriteToken};
 use crate::plugin::{self, Judge};
 use pernet_plugin_api::ExitReason;
 
+use super::namespaces::complain;
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
 use super::running_set::{Running, RunningSet};
 use super::services::Places;
@@ -26,8 +27,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub(super) struct Shared {
     /// The registration model.
     pub(super) list: Arc<PernetList>,
-    /// Managed namespaces in creation order. Lock protects the list only, never held across a hook.
-    pub(super) nets: RwLock<Vec<Arc<Net>>>,
+    /// Managed namespaces in creation order, by a number that counts. Held for moments, never across a hook.
+    pub(super) nets: RwLock<BTreeMap<u64, Arc<Net>>>,
     /// Managed namespaces by cookie.
     pub(super) places: Arc<Places>,
     /// The plugins. Held for moments by the loop, and by these works only to read and to publish, not across a hook.
@@ -77,7 +78,19 @@ impl Shared {
 
     /// Managed namespaces in creation order.
     pub(super) fn nets(&self) -> Vec<Arc<Net>> {
-        self.nets.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.nets.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Adds one as the youngest; its number.
+    pub(super) fn add_net(&self, net: &Arc<Net>) -> u64 {
+        let mut nets = self.nets.write().unwrap_or_else(PoisonError::into_inner);
+        let birth = nets.last_key_value().map_or(0, |(last, _)| last + 1);
+        nets.insert(birth, Arc::clone(net));
+        birth
+    }
+
+    pub(super) fn remove_net(&self, birth: u64) {
+        self.nets.write().unwrap_or_else(PoisonError::into_inner).remove(&birth);
     }
 
     fn write(&self) -> Result<WriteToken, Trouble> {
@@ -176,12 +189,6 @@ pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
     if let Err(e) = live.instance.destroy() {
         tracing::error!(plugin = live.prepared.config.name, "drop failed: {e}");
-    }
-}
-
-pub(super) fn report_teardown(errors: &[HookError]) {
-    for e in errors {
-        tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
     }
 }
 
@@ -327,7 +334,7 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
             trouble.clone()
         };
         let (_, errors) = engine::unregister(&write, entry.name(), &shared.nets(), ExitReason::Removed);
-        report_teardown(&errors);
+        complain(&errors);
         let prepared = entry.live().map(|l| l.prepared.clone());
         let Some(prepared) = prepared else { continue };
         if let Entry::Live(live) = std::mem::replace(entry, Entry::Failed(prepared, why)) {
@@ -342,7 +349,7 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
 pub(super) fn stop(shared: &Shared) -> Result<(), Trouble> {
     let write = shared.write()?;
     let nets = shared.nets();
-    report_teardown(&engine::cleanup_all(&write, &nets, ExitReason::Stopped));
+    complain(&engine::cleanup_all(&write, &nets, ExitReason::Stopped));
     let entries = shared.plugins().take();
     for entry in entries.into_iter().rev() {
         if let Entry::Live(live) = entry {

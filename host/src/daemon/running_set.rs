@@ -9,8 +9,9 @@ use pernet_plugin_api::ExitReason;
 
 use crate::engine::{self, WriteToken};
 
+use super::namespaces::complain;
 use super::plugins::{Entry, Live, Prepared, Trouble};
-use super::reload::{Shared, destroy, first_trouble, register_new, report_teardown};
+use super::reload::{Shared, destroy, first_trouble, register_new};
 
 /// A plugin that could not be put up, and why.
 pub(super) type Failed = (Prepared, Trouble);
@@ -82,7 +83,7 @@ impl RunningSet<'_> {
             let reason = if reason == ExitReason::Replaced && !follows { ExitReason::Removed } else { reason };
             if std::mem::take(&mut it.registered) {
                 let (_, errors) = engine::unregister(self.write, &name, &self.shared.nets(), reason);
-                report_teardown(&errors);
+                complain(&errors);
             }
             if stays { self.running.push(it) } else { destroy(self.shared, it.live) }
         }
