@@ -16,6 +16,7 @@ use crate::discovery::{Batch, NamedNs, Observation};
 use crate::engine::{self, HookError, Net, NetChange, NetState, ReadToken};
 use crate::linux::ns::Pin;
 
+use super::links::Backlog;
 use super::place::{Handle, Place};
 use super::{Daemon, Event, Phase};
 
@@ -30,6 +31,8 @@ pub(super) struct Managed {
     pub(super) net: Arc<Net>,
     /// Its descriptor.
     pub(super) place: Arc<Place>,
+    /// Its link messages on their way to a worker.
+    pub(super) backlog: Arc<Backlog>,
     /// Its place in the order of creation.
     birth: u64,
     /// How long to wait before the next try; `None` while nothing is wrong.
@@ -144,8 +147,19 @@ impl Daemon {
         self.shared.places.insert(&net, &place);
         // Not those that come later: where namespaces come and go all the time, READY would wait for ever.
         let first = self.phase == Phase::Starting && !self.scanned;
-        self.nets
-            .insert(cookie, Managed { net, place, birth, backoff: None, retry_at: None, first, setting_up: false });
+        self.nets.insert(
+            cookie,
+            Managed {
+                net,
+                place,
+                backlog: Arc::default(),
+                birth,
+                backoff: None,
+                retry_at: None,
+                first,
+                setting_up: false,
+            },
+        );
         self.first_setups += usize::from(first);
         self.queue_setup(cookie);
     }
