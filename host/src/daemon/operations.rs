@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::config::Config;
 use crate::control::wire::{self, ReloadAction, ReloadResult, ReloadedPlugin};
 use crate::control::{ControlError, ErrorKind, Reply};
 use crate::linux::ns;
@@ -154,9 +155,24 @@ impl Daemon {
         self.next_operation();
     }
 
+    /// The new configuration, but for what only a start can change, which stays and is said to.
+    fn in_force(&self, new: &Config) -> Config {
+        let (mut config, old) = (new.clone(), &self.config.main);
+        let main = &mut config.main;
+        let keys = [
+            ("workers", std::mem::replace(&mut main.workers, old.workers) != old.workers),
+            ("discovery.*", std::mem::replace(&mut main.discovery, old.discovery.clone()) != old.discovery),
+            ("netlink.receive_buffer", std::mem::replace(&mut main.netlink, old.netlink.clone()) != old.netlink),
+        ];
+        for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
+            tracing::warn!("{key} has changed in the configuration; it stays as it was until pernetd is started again");
+        }
+        config
+    }
+
     fn reloaded(&mut self, report: Report) {
         if let Some(config) = &report.config {
-            self.config = Arc::clone(config);
+            self.config = Arc::new(self.in_force(config));
             if let Err(e) = self.server.set_read(&config.main.control.read) {
                 tracing::warn!("control.read stays as it was: {e}");
             }
