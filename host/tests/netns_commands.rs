@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         both("del: prints the last state after the exits", del),
         one("wait: for a name that comes, fails, or never comes", wait),
         one("retry: now, not later", retry),
+        one("retry: of one that ends meanwhile", retry_outlived),
+        one("status answers while every worker is in a hook that hangs", hooks_hang),
         one("dev list: what the kernel has, watched or not", dev_list),
         one("monitor: a line per call, as the contract writes it", monitor),
         one("status, netns list and plugin list have the contract's fields", shapes),
@@ -263,6 +265,49 @@ fn retry(mut m: Machine) {
     assert_eq!(m.ctl(["netns", "retry", "blue"])["state"], "live", "nothing to do");
     assert_eq!(m.trace(), [""; 0]);
     assert_eq!(m.ask(["netns", "retry", "nobody"]).code, 1);
+    m.stop();
+}
+
+fn retry_outlived(mut m: Machine) {
+    m.main("workers = 3");
+    let hang = "{ hook = \"pernet.init\", nth = 2, action = { until = \"/pernet/go\" } }";
+    let fail = "{ hook = \"pernet.init\", nth = 1, action = { fail = 5 } }";
+    m.probe(10, "a", "", &format!("faults = [{fail}, {hang}]"));
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "failed");
+    let client = m.pernetctl(["netns", "retry", "blue"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    wait_until("it is tried again", SOON, || of(&m.calls(), "blue").iter().filter(|t| *t == "a init").count() == 2);
+    // It may have been tried again for its own sake; the client waits all the same.
+    wait_until("the client waits", SOON, || sleeps(&client));
+    m.status();
+    netns_del("blue");
+    m.wait_state("blue", "dying");
+    File::create(m.path("go")).unwrap();
+    let output = client.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("blue"), "{said}");
+    m.stop();
+}
+
+/// Whether the client waits for an answer: by then it waits for nothing else.
+fn sleeps(client: &Child) -> bool {
+    let call = fs::read_to_string(format!("/proc/{}/syscall", client.id())).unwrap_or_default();
+    ["47 ", "45 ", "0 "].iter().any(|number| call.starts_with(number))
+}
+
+fn hooks_hang(mut m: Machine) {
+    m.main("workers = 1");
+    m.probe(10, "a", "", HANG);
+    m.start();
+    netns_add("blue");
+    m.wait_call("a init blue");
+    assert_eq!(m.netns("blue")["state"], "setup");
+    wait_until("it is shown as pinned", SOON, || m.status()["pinned"][0]["netns"] == "blue");
+    assert_eq!(m.status()["pinned"][0]["plugin"], "probe-a");
+    assert!(!m.ctl(["dev", "list", "--netns", "blue"]).as_array().unwrap().is_empty());
+    File::create(m.path("go")).unwrap();
+    m.wait_state("blue", "live");
     m.stop();
 }
 
