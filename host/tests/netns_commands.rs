@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         both("add: a degraded namespace is there", add_degraded),
         both("add: a client that is killed in the middle is undone", add_killed),
         both("add: a client that is interrupted gives the name back", add_interrupted),
+        both("add: a name that was deleted at that moment is free", add_again),
         both("add: a name that is taken stays whose it is", add_taken),
         one("add: names that cannot be", add_bad_names),
         both("del: prints the last state after the exits", del),
@@ -148,6 +149,30 @@ fn add_interrupted(mut m: Machine) {
     m.wait_state("blue", "dying");
     File::create(m.path("go")).unwrap();
     m.wait_gone("blue");
+    m.stop();
+}
+
+fn add_again(mut m: Machine) {
+    m.probe(10, "a", "", "");
+    m.start();
+    let mut cookies = Vec::new();
+    for _ in 0..10 {
+        let added = m.ctl(["netns", "add", "blue"]);
+        assert_eq!(added["state"], "live");
+        cookies.push(added["cookie"].clone());
+        // The news of it is still on its way when the next one is asked for.
+        netns_del("blue");
+    }
+    let last = m.ctl(["netns", "add", "blue"]);
+    assert_eq!(last["state"], "live");
+    wait_until("those before are gone", SOON, || m.ctl(["netns", "list"]).as_array().unwrap().len() == 2);
+    let blue = m.netns("blue");
+    assert_eq!((&blue["cookie"], &blue["state"]), (&last["cookie"], &"live".into()), "late news ends nobody else");
+    for cookie in cookies {
+        let calls: Vec<_> = m.calls().into_iter().filter(|c| c.cookie == cookie.as_u64()).map(|c| c.hook).collect();
+        assert_eq!(calls.iter().filter(|h| *h == "pernet.init").count(), 1);
+        assert_eq!(calls.iter().filter(|h| *h == "pernet.exit").count(), 1);
+    }
     m.stop();
 }
 

@@ -93,8 +93,28 @@ impl Daemon {
         }
         let Some(kind) = self.operations.queued.pop_front() else { return };
         self.operations.running = true;
+        let (work, broken) = self.prepare(kind);
+        let events = self.events.clone();
+        let started = std::thread::Builder::new().name("operation".into()).spawn(move || {
+            // It calls hooks, so it enters namespaces; where it cannot, every enter says so.
+            if let Err(e) = ns::take_seat_here() {
+                tracing::error!("this thread cannot enter namespaces: {e}");
+            }
+            // Without an answer nothing that was held back would ever go on, nor the daemon end.
+            let done = catch_unwind(AssertUnwindSafe(work));
+            let panicked = |_| broken(Trouble::new("pernetd", "pernetd itself panicked; see the lines above"));
+            let _ = events.send(Event::Operation(done.unwrap_or_else(panicked)));
+        });
+        if let Err(e) = started {
+            let what = format!("cannot start a thread for it: {e}; raise the limit of threads");
+            let _ = self.events.send(Event::Operation(broken(Trouble::new("pernetd", what))));
+        }
+    }
+
+    /// What the operation's thread does, and what is told where it cannot.
+    fn prepare(&mut self, kind: Kind) -> (Box<dyn FnOnce() -> Done + Send>, Broken) {
         let shared = Arc::clone(&self.shared);
-        let (work, broken): (Box<dyn FnOnce() -> Done + Send>, Broken) = match kind {
+        match kind {
             Kind::Reload(askers) => {
                 // Now, and not when it was asked for: the READY of the reload before this one must not end it.
                 if self.phase == Phase::Running {
@@ -111,21 +131,6 @@ impl Daemon {
                 (Box::new(work), |trouble| Done::Failed(Err(trouble)))
             }
             Kind::Stop => (Box::new(move || Done::Stopped(reload::stop(&shared))), |t| Done::Stopped(Err(t))),
-        };
-        let events = self.events.clone();
-        let started = std::thread::Builder::new().name("operation".into()).spawn(move || {
-            // It calls hooks, so it enters namespaces; where it cannot, every enter says so.
-            if let Err(e) = ns::take_seat_here() {
-                tracing::error!("this thread cannot enter namespaces: {e}");
-            }
-            // Without an answer nothing that was held back would ever go on, nor the daemon end.
-            let done = catch_unwind(AssertUnwindSafe(work));
-            let panicked = |_| broken(Trouble::new("pernetd", "pernetd itself panicked; see the lines above"));
-            let _ = events.send(Event::Operation(done.unwrap_or_else(panicked)));
-        });
-        if let Err(e) = started {
-            let what = format!("cannot start a thread for it: {e}; raise the limit of threads");
-            let _ = self.events.send(Event::Operation(broken(Trouble::new("pernetd", what))));
         }
     }
 

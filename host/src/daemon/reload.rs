@@ -17,7 +17,7 @@ use pernet_plugin_api::ExitReason;
 
 use super::namespaces::complain;
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
-use super::running_set::{Running, RunningSet};
+use super::running_set::{Failed, Running, RunningSet};
 use super::services::Places;
 
 /// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
@@ -264,35 +264,38 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
             report
         }
         Err(error) => {
-            let (failed, trouble) = *error;
-            let name = failed.config.name.clone();
-            let not_restored = set.arrange(&old, ExitReason::RolledBack, &|_| true).unwrap_or_default();
-            let mut text = format!("{name}: {}; the old set was put back", trouble.message);
-            for (prepared, second) in &not_restored {
-                text += &format!(", but {} did not come back: {}", prepared.config.name, second.message);
-            }
-            let not_restored: Vec<_> = not_restored
-                .into_iter()
-                .map(|(prepared, second)| {
-                    let both = format!("{}; and putting it back: {}", trouble.message, second.message);
-                    (prepared, Trouble { message: both, ..second })
-                })
-                .collect();
-            let mut bad: Vec<_> = not_restored.iter().map(|(p, t)| (p.config.name.clone(), t.clone())).collect();
-            if bad.iter().all(|(n, _)| *n != name) {
-                bad.insert(0, (name.clone(), trouble.clone()));
-            }
-            let report = Report { error: Some(text), ..refused(&bad) };
-            let mut entries = set.entries(&old, not_restored);
-            idle.retain(|e| e.name() != name);
-            entries.append(&mut idle);
-            if !entries.iter().any(|e| e.name() == name) {
-                entries.push(Entry::NotAdded(failed, trouble));
-            }
+            let (entries, report) = put_back(set, &old, idle, *error);
             shared.plugins().put(entries);
             report
         }
     }
+}
+
+/// After a failure on the way: the same walk towards the old set, and what is told of it.
+fn put_back(
+    mut set: RunningSet<'_>,
+    old: &[Prepared],
+    mut idle: Vec<Entry>,
+    (failed, trouble): Failed,
+) -> (Vec<Entry>, Report) {
+    let name = failed.config.name.clone();
+    let mut not_restored = set.arrange(old, ExitReason::RolledBack, &|_| true).unwrap_or_default();
+    let mut text = format!("{name}: {}; the old set was put back", trouble.message);
+    for (prepared, second) in &mut not_restored {
+        text += &format!(", but {} did not come back: {}", prepared.config.name, second.message);
+        second.message = format!("{}; and putting it back: {}", trouble.message, second.message);
+    }
+    let mut bad: Vec<_> = not_restored.iter().map(|(p, t)| (p.config.name.clone(), t.clone())).collect();
+    if bad.iter().all(|(n, _)| *n != name) {
+        bad.insert(0, (name.clone(), trouble.clone()));
+    }
+    let mut entries = set.entries(old, not_restored);
+    idle.retain(|e| e.name() != name);
+    entries.append(&mut idle);
+    if !entries.iter().any(|e| e.name() == name) {
+        entries.push(Entry::NotAdded(failed, trouble));
+    }
+    (entries, Report { error: Some(text), ..refused(&bad) })
 }
 
 fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before: &HashSet<u64>) -> Report {
