@@ -144,8 +144,13 @@ impl Daemon {
         let Some(net) = self.by_name(name).cloned() else {
             return reply.send(Err(ControlError::no_such_netns(name)));
         };
-        let row = self.wire_netns(&net, None);
-        let Some(place) = self.nets.get(&net.cookie).map(|m| Arc::clone(&m.place)) else { return };
+        self.send_counted(self.wire_netns(&net, None), reply);
+    }
+
+    /// Answers with a namespace, its devices counted where no mirror has them.
+    pub(super) fn send_counted(&self, row: Netns, reply: Reply<Netns>) {
+        let Some(managed) = self.nets.get(&NetCookie(row.cookie)) else { return reply.send(Ok(row)) };
+        let (net, place) = (Arc::clone(&managed.net), Arc::clone(&managed.place));
         self.workers.run_anywhere(Box::new(move || {
             reply.send(Ok(Netns { devices: count(devices(&net, &place).len()), ..row }));
         }));
@@ -178,7 +183,7 @@ impl Daemon {
             match waiter {
                 Waiter::SetUp { ref reply, .. } | Waiter::Gone { ref reply, .. } if reply.abandoned() => {}
                 Waiter::SetUp { name, reply } => match self.settled(&name) {
-                    Some(row) => reply.send(Ok(row)),
+                    Some(row) => self.send_counted(row, reply),
                     None => self.waiters.push(Waiter::SetUp { name, reply }),
                 },
                 Waiter::Gone { name, cookie, reply } => match self.goes_on_without(&name, cookie) {
