@@ -134,18 +134,11 @@ impl Services {
 impl HostServices for Services {
     fn log(&self, line: LogLine<'_>) {
         let (plugin, generation, netns) = (&*line.plugin, line.generation, line.netns.as_deref().unwrap_or("-"));
+        let fields = (!line.fields.is_empty()).then(|| tracing::field::display(line.fields));
         // `tracing` wants its level at compile time.
         macro_rules! at {
             ($level:ident) => {
-                tracing::event!(
-                    tracing::Level::$level,
-                    plugin,
-                    generation,
-                    netns,
-                    fields = line.fields,
-                    "{}",
-                    line.message
-                )
+                tracing::event!(tracing::Level::$level, plugin, generation, netns, fields, "{}", line.message)
             };
         }
         match line.level {
