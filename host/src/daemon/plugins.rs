@@ -29,6 +29,15 @@ impl Trouble {
     }
 }
 
+impl Trouble {
+    /// With the hook and the namespace, for where these are not shown beside it.
+    pub(super) fn told(&self) -> String {
+        self.namespace
+            .as_ref()
+            .map_or_else(|| self.message.clone(), |netns| format!("{} in {netns}: {}", self.hook, self.message))
+    }
+}
+
 impl From<&HookError> for Trouble {
     fn from(e: &HookError) -> Self {
         Trouble { namespace: Some(e.netns.to_string()), hook: e.hook.to_owned(), message: e.failure.message.clone() }
