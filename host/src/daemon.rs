@@ -4,7 +4,7 @@
 //! list for itself (start, reload, stop, the removal of a plugin that panicked) runs as an [`operations`] on a thread
 //! of its own. The loop never waits for any of them, so it always answers.
 
-pub mod command;
+pub(crate) mod start;
 mod identify;
 mod leases;
 mod links;

@@ -17,7 +17,7 @@ use crate::config::CommandLine;
 use crate::control::monitor::Subscription;
 use crate::control::wire::{Hook, HookResult, NetnsState};
 use crate::control::{Reply, Request};
-use crate::daemon::command::{self, Inbox};
+use crate::daemon::start::{self, Inbox};
 use crate::linux::{netns, ns, rtnetlink, userns};
 use crate::plugin::trust::Judge;
 
@@ -78,7 +78,7 @@ pub(crate) fn run(mut command_line: CommandLine, seconds: Option<u64>) -> Result
         until: seconds.map(|s| started + Duration::from_secs(s)),
     };
     let teller = std::thread::spawn(move || story.tell(started));
-    let code = command::run(command_line, judge, Some(inbox))?;
+    let code = start::run(command_line, judge, Some(inbox))?;
     over.store(true, Ordering::Release);
     let told = teller.join().unwrap_or_default();
     let seen = watcher.join().unwrap_or_default();

@@ -144,7 +144,7 @@ fn add_interrupted(mut m: Machine) {
     m.wait_call("a init blue");
     kill_process(Pid::from_child(&client), Signal::INT).unwrap();
     let output = client.wait_with_output().unwrap();
-    assert!(!output.status.success());
+    assert_eq!(output.status.code(), Some(1), "it is not that the daemon cannot be reached");
     assert!(!name_path("blue").exists());
     m.wait_state("blue", "dying");
     File::create(m.path("go")).unwrap();
@@ -262,6 +262,7 @@ fn wait(mut m: Machine) {
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&answer["name"], &answer["state"]), (&"blue".into(), &"live".into()));
     assert_eq!(m.ctl(["netns", "wait", "blue", "--timeout", "5"])["state"], "live", "one that is there");
+    assert_eq!(answer["devices"], 1, "also where no plugin wants device events");
     assert_eq!(m.ctl(["netns", "wait", "@host"])["name"], "@host");
 
     let begun = Instant::now();

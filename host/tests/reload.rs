@@ -483,10 +483,12 @@ fn refused_at_start(mut m: Machine) {
 
 fn bad_start(mut m: Machine) {
     m.probe(10, "a", "", "");
+    m.probe(20, "late", "", "");
     let mistakes = [
         ("plugins.d/10-probe-a.toml", "colour = \"red\"\n", ":1:1"),
         ("pernetd.toml", "\n[log]\nlevle = \"info\"\n", ":3:1"),
         ("plugins.d/10-probe-a.toml", "requires = [\"nobody\"]\n[config]\nrecord = \"/pernet/calls\"\n", ":1:1"),
+        ("plugins.d/10-probe-a.toml", "\n\n after = [\"probe-late\"]\n[config]\nrecord = \"/pernet/calls\"\n", ":3:2"),
     ];
     for (file, text, place) in mistakes {
         let right = fs::read_to_string(m.path(file)).unwrap();

@@ -96,7 +96,7 @@ impl Daemon {
         let found = self.leases.iter().find(|(_, l)| l.path == path && l.cookie == Some(cookie)).map(|(id, _)| *id);
         let Some(mut lease) = found.and_then(|id| self.leases.remove(&id)) else { return };
         if let (Some(seen), Some(managed)) = (lease.seen.take(), self.nets.get(&cookie)) {
-            seen.send(Ok(self.wire_netns(&managed.net, None)));
+            self.send_counted(self.wire_netns(&managed.net, None), seen);
         }
     }
 

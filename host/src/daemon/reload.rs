@@ -216,8 +216,8 @@ pub(super) fn reload(shared: &Shared, command_line: &CommandLine) -> Report {
 
 fn refused(troubles: &[(String, Trouble)]) -> Report {
     let rows = troubles.iter().filter(|(name, _)| !name.is_empty());
-    let rows = rows.map(|(name, t)| Row { name: name.clone(), action: "failed", error: Some(t.message.clone()) });
-    let text: Vec<&str> = troubles.iter().map(|(_, t)| t.message.as_str()).collect();
+    let rows = rows.map(|(name, t)| Row { name: name.clone(), action: "failed", error: Some(t.told()) });
+    let text: Vec<String> = troubles.iter().map(|(_, t)| t.told()).collect();
     Report { plugins: rows.collect(), error: Some(text.join("\n")), ..Report::default() }
 }
 
@@ -280,9 +280,9 @@ fn put_back(
 ) -> (Vec<Entry>, Report) {
     let name = failed.config.name.clone();
     let mut not_restored = set.arrange(old, ExitReason::RolledBack, &|_| true).unwrap_or_default();
-    let mut text = format!("{name}: {}; the old set was put back", trouble.message);
+    let mut text = format!("{name}: {}; the old set was put back", trouble.told());
     for (prepared, second) in &mut not_restored {
-        text += &format!(", but {} did not come back: {}", prepared.config.name, second.message);
+        text += &format!(", but {} did not come back: {}", prepared.config.name, second.told());
         second.message = format!("{}; and putting it back: {}", trouble.message, second.message);
     }
     let mut bad: Vec<_> = not_restored.iter().map(|(p, t)| (p.config.name.clone(), t.clone())).collect();
@@ -304,7 +304,7 @@ fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before:
             Entry::Live(l) if before.contains(&l.generation) => ("kept", None),
             Entry::Live(l) if old_names.contains(&l.prepared.config.name) => ("replaced", None),
             Entry::Live(_) => ("added", None),
-            Entry::Failed(_, t) | Entry::NotAdded(_, t) | Entry::Refused(_, t) => ("failed", Some(t.message.clone())),
+            Entry::Failed(_, t) | Entry::NotAdded(_, t) | Entry::Refused(_, t) => ("failed", Some(t.told())),
         };
         Row { name: e.name().to_owned(), action, error }
     };

@@ -154,8 +154,13 @@ impl Daemon {
         let Some(net) = self.by_name(name).cloned() else {
             return reply.send(Err(ControlError::no_such_netns(name)));
         };
-        let row = self.wire_netns(&net, None);
-        let Some(place) = self.nets.get(&net.cookie).map(|m| Arc::clone(&m.place)) else { return };
+        self.send_counted(self.wire_netns(&net, None), reply);
+    }
+
+    /// Answers with a namespace, its devices counted where no mirror has them.
+    pub(super) fn send_counted(&self, row: Netns, reply: Reply<Netns>) {
+        let Some(managed) = self.nets.get(&NetCookie(row.cookie)) else { return reply.send(Ok(row)) };
+        let (net, place) = (Arc::clone(&managed.net), Arc::clone(&managed.place));
         self.looks.run_anywhere(Box::new(move || {
             reply.send(Ok(Netns { devices: count(devices(&net, &place).len()), ..row }));
         }));
@@ -195,11 +200,11 @@ impl Daemon {
                 | Waiter::Gone { ref reply, .. }
                     if reply.abandoned() => {}
                 Waiter::SetUp { name, reply } => match self.names.find(&name).and_then(|c| self.settled(c)) {
-                    Some(row) => reply.send(Ok(row)),
+                    Some(row) => self.send_counted(row, reply),
                     None => self.waiters.push(Waiter::SetUp { name, reply }),
                 },
                 Waiter::Retried { name, cookie, reply } => match self.settled(cookie) {
-                    Some(row) => reply.send(Ok(row)),
+                    Some(row) => self.send_counted(row, reply),
                     None => self.waiters.push(Waiter::Retried { name, cookie, reply }),
                 },
                 Waiter::Gone { name, cookie, reply } => match self.goes_on_without(&name, cookie) {
