@@ -4,14 +4,17 @@
 //! list for itself (start, reload, stop, the removal of a plugin that panicked) runs as an [`operations`] on a thread
 //! of its own. The loop never waits for any of them, so it always answers.
 
-pub mod command;
+pub(crate) mod start;
 mod identify;
 mod leases;
+mod links;
 mod namespaces;
 mod operations;
+mod place;
 mod plugins;
 mod reload;
 mod requests;
+mod running_set;
 mod services;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -50,10 +53,14 @@ pub(crate) enum Event {
     Request(Request),
     /// A namespace's setup ended, well or not; its state tells.
     SetUp(NetCookie),
+    /// A namespace's plugins have been judged again by its new names.
+    Judged(NetCookie),
     /// A namespace's exits are done.
     CleanedUp(NetCookie),
     /// A client's descriptor has been identified.
-    Leased(LeaseId, Result<(NetCookie, Pin), String>),
+    Leased(LeaseId, Result<(NetCookie, Pin), ControlError>),
+    /// What the path of a lease shows whose client has gone.
+    LeaseLooked(LeaseId, Option<NetCookie>),
     /// A plugin handed over work for later.
     Work(Work),
     /// A plugin panicked: this generation of it.
@@ -78,6 +85,9 @@ struct Daemon {
     config: Arc<Config>,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
+    /// One thread more for looks into the kernel, where no hook runs: hooks that hang must not keep an operator from
+    /// asking what hangs.
+    looks: Workers,
     links: Arc<LinkSource>,
     server: control::Server,
     events: Sender<Event>,
@@ -142,11 +152,16 @@ impl Daemon {
             Event::Signal(signal) => self.signal(signal),
             Event::Request(request) => self.answer(request),
             Event::SetUp(cookie) => self.set_up(cookie),
+            Event::Judged(cookie) => self.judged(cookie),
             Event::CleanedUp(cookie) => self.cleaned_up(cookie),
             Event::Leased(lease, identity) => self.leased(lease, identity),
+            Event::LeaseLooked(lease, there) => self.lease_looked(lease, there),
             Event::Work(work) => self.work(work),
             Event::Poisoned(plugin, generation, trouble) => {
-                self.operate(operations::Kind::Fail(plugin, generation, trouble));
+                // Once stopping its exits come anyway.
+                if self.phase != Phase::Stopping {
+                    self.operate(operations::Kind::Fail(plugin, generation, trouble));
+                }
             }
             Event::Operation(done) => self.operation_done(done),
         }
@@ -172,6 +187,10 @@ impl Daemon {
         // What is dropped unrun may be plugins' closures, whose drop is plugins' code: not on this thread.
         let held = std::mem::take(&mut self.held);
         self.workers.run_anywhere(Box::new(move || drop(held)));
+        // Whoever waits for something that will not come any more learns it now, not when the last exit is done.
+        self.waiters.clear();
+        self.leases.clear();
+        self.operations.forget_queued();
         self.operate(operations::Kind::Stop);
     }
 
@@ -182,7 +201,6 @@ impl Daemon {
             }
             return;
         }
-        systemd::reloading();
         self.operate(operations::Kind::Reload(reply.into_iter().collect()));
     }
 

@@ -17,7 +17,7 @@ use crate::config::CommandLine;
 use crate::control::monitor::Subscription;
 use crate::control::wire::{Hook, HookResult, NetnsState};
 use crate::control::{Reply, Request};
-use crate::daemon::command::{self, Inbox};
+use crate::daemon::start::{self, Inbox};
 use crate::linux::{netns, ns, rtnetlink, userns};
 use crate::plugin::trust::Judge;
 
@@ -78,7 +78,7 @@ pub(crate) fn run(mut command_line: CommandLine, seconds: Option<u64>) -> Result
         until: seconds.map(|s| started + Duration::from_secs(s)),
     };
     let teller = std::thread::spawn(move || story.tell(started));
-    let code = command::run(command_line, judge, Some(inbox))?;
+    let code = start::run(command_line, judge, Some(inbox))?;
     over.store(true, Ordering::Release);
     let told = teller.join().unwrap_or_default();
     let seen = watcher.join().unwrap_or_default();
@@ -86,7 +86,7 @@ pub(crate) fn run(mut command_line: CommandLine, seconds: Option<u64>) -> Result
         "summary: {} namespaces and {} veth pairs came and went, {} hooks were called, {} failed and were rolled back, {} reloads; nothing is left",
         told.namespaces, told.pairs, seen.hooks, seen.errors, told.reloads
     );
-    Ok(code)
+    Ok(if told.broke_off { 1 } else { code })
 }
 
 fn own_folder() -> Result<PathBuf, String> {
@@ -141,6 +141,8 @@ struct Told {
     namespaces: u64,
     pairs: u64,
     reloads: u64,
+    /// Something that has to work did not.
+    broke_off: bool,
 }
 
 /// Makes things happen, until told to stop.
@@ -161,11 +163,15 @@ impl Story {
         let _ = self.ask(|reply| Request::Status { reply });
         while !self.ended() {
             if let Err(e) = self.round(&mut told, &say) {
+                told.broke_off = !self.over.load(Ordering::Acquire);
                 say(&format!("the story broke off: {e}"));
                 break;
             }
         }
-        let _ = kill_process(getpid(), Signal::TERM);
+        // Interrupted, it is stopping already, and a second signal would end it without its exits.
+        if !self.over.load(Ordering::Acquire) {
+            let _ = kill_process(getpid(), Signal::TERM);
+        }
         told
     }
 

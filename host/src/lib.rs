@@ -9,5 +9,6 @@ pub mod linux;
 pub mod control;
 pub mod systemd;
 pub mod logging;
-pub mod daemon;
-pub mod demo;
+mod daemon;
+mod demo;
+pub mod cli;

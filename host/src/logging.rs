@@ -66,3 +66,25 @@ fn number(level: tracing::Level) -> u8 {
         tracing::Level::TRACE => 5,
     }
 }
+
+/// The fields of a plugin's line, which come as a JSON object, as the rest of the line shows its own: ` key=value`.
+pub(crate) fn readable(fields: &str) -> String {
+    if fields.is_empty() {
+        return String::new();
+    }
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(fields) {
+        Ok(object) => object.iter().map(|(key, value)| format!(" {key}={value}")).collect(),
+        // Only a plugin that is not made with the macro sends anything else.
+        Err(_) => format!(" {fields}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn fields_are_shown_as_those_of_other_lines() {
+        assert_eq!(super::readable(r#"{"key":"net.ipv4","n":3}"#), r#" key="net.ipv4" n=3"#);
+        assert_eq!(super::readable(""), "");
+        assert_eq!(super::readable("what is this"), " what is this");
+    }
+}

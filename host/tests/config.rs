@@ -251,6 +251,10 @@ fn the_first_folder_wins_an_empty_file_masks_and_the_order_is_by_name() -> Outco
     let plugins = etc.load().map_err(|e| format!("{e:?}"))?.plugins;
     let seen: Vec<_> = plugins.iter().map(|p| (p.name.as_str(), p.enabled)).collect();
     assert_eq!(seen, [("early", true), ("both", true), ("late", true)]);
+    std::os::unix::fs::symlink("nowhere", etc.dir.path().join("first/plugins.d/40-lost.toml"))?;
+    let errors = etc.load().expect_err("a link that leads nowhere masks nothing by accident");
+    let said = errors.first().ok_or("an error")?.to_string();
+    assert!(said.contains("40-lost.toml: it is a link to a file that is not there; "), "{said}");
     Ok(())
 }
 

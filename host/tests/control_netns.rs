@@ -95,7 +95,8 @@ fn a_taken_name_is_refused_before_any_work() {
         answer(daemon.next());
         let (code, line) = result(&child.wait_with_output().unwrap());
         assert_eq!(code, Some(1));
-        assert!(line.starts_with(&format!("pernetctl: /run/netns/{name}: the name is taken; ")), "{line}");
+        let what = if name == "there" { "the name is taken; " } else { "the name is taken, and is no namespace; " };
+        assert!(line.starts_with(&format!("pernetctl: /run/netns/{name}: {what}")), "{line}");
         assert!(daemon.requests.is_empty(), "nothing was asked of the daemon");
     }
     assert_eq!(namespace_at(&path("there")), there);

@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use machine::{HOME, Machine, SOON, both, inside, name_path, of, one, second_name};
 use pernetd::linux::{netns, rtnetlink};
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         one("SIGTERM runs the exits in reverse and ends with 0", |m| stopped_by(m, Signal::TERM)),
         one("SIGINT runs the exits in reverse and ends with 0", |m| stopped_by(m, Signal::INT)),
         one("a second signal ends at once while a hook hangs", second_signal),
+        one("a stop gives up on a hook that hangs, and names it", stop_while_hanging),
         both("an umount without unlink is an end", umount_without_unlink),
         both("a name taken again at once is another namespace", taken_again),
         both("odd names", odd_names),
@@ -371,6 +373,23 @@ fn second_signal(mut m: Machine) {
     assert!(m.alive(), "the hook hangs");
     m.signal(Signal::TERM);
     assert_eq!(m.end().code(), Some(1));
+}
+
+fn stop_while_hanging(mut m: Machine) {
+    m.main("workers = 2");
+    let hang = "faults = [{ hook = \"pernet.init\", netns = \"blue\", action = { until = \"/pernet/never\" } }]";
+    m.probe(10, "a", "", hang);
+    m.start();
+    netns_add("green");
+    m.wait_state("green", "live");
+    netns_add("blue");
+    m.wait_call("a init blue");
+    m.forget();
+    m.signal(Signal::TERM);
+    wait_until("the daemon gives up", Duration::from_secs(40), || !m.alive());
+    assert_eq!(m.end().code(), Some(1));
+    assert!(m.log().contains("pernet.init of probe-a in blue"), "what hangs is named: {}", m.log());
+    assert_eq!(m.trace(), [""; 0], "no plugin is dropped with its hook still running");
 }
 
 fn umount_without_unlink(mut m: Machine) {

@@ -26,11 +26,14 @@ fn main() -> ExitCode {
         both("add: a degraded namespace is there", add_degraded),
         both("add: a client that is killed in the middle is undone", add_killed),
         both("add: a client that is interrupted gives the name back", add_interrupted),
+        both("add: a name that was deleted at that moment is free", add_again),
         both("add: a name that is taken stays whose it is", add_taken),
         one("add: names that cannot be", add_bad_names),
         both("del: prints the last state after the exits", del),
         one("wait: for a name that comes, fails, or never comes", wait),
         one("retry: now, not later", retry),
+        one("retry: of one that ends meanwhile", retry_outlived),
+        one("status answers while every worker is in a hook that hangs", hooks_hang),
         one("dev list: what the kernel has, watched or not", dev_list),
         one("monitor: a line per call, as the contract writes it", monitor),
         one("status, netns list and plugin list have the contract's fields", shapes),
@@ -141,11 +144,35 @@ fn add_interrupted(mut m: Machine) {
     m.wait_call("a init blue");
     kill_process(Pid::from_child(&client), Signal::INT).unwrap();
     let output = client.wait_with_output().unwrap();
-    assert!(!output.status.success());
+    assert_eq!(output.status.code(), Some(1), "it is not that the daemon cannot be reached");
     assert!(!name_path("blue").exists());
     m.wait_state("blue", "dying");
     File::create(m.path("go")).unwrap();
     m.wait_gone("blue");
+    m.stop();
+}
+
+fn add_again(mut m: Machine) {
+    m.probe(10, "a", "", "");
+    m.start();
+    let mut cookies = Vec::new();
+    for _ in 0..10 {
+        let added = m.ctl(["netns", "add", "blue"]);
+        assert_eq!(added["state"], "live");
+        cookies.push(added["cookie"].clone());
+        // The news of it is still on its way when the next one is asked for.
+        netns_del("blue");
+    }
+    let last = m.ctl(["netns", "add", "blue"]);
+    assert_eq!(last["state"], "live");
+    wait_until("those before are gone", SOON, || m.ctl(["netns", "list"]).as_array().unwrap().len() == 2);
+    let blue = m.netns("blue");
+    assert_eq!((&blue["cookie"], &blue["state"]), (&last["cookie"], &"live".into()), "late news ends nobody else");
+    for cookie in cookies {
+        let calls: Vec<_> = m.calls().into_iter().filter(|c| c.cookie == cookie.as_u64()).map(|c| c.hook).collect();
+        assert_eq!(calls.iter().filter(|h| *h == "pernet.init").count(), 1);
+        assert_eq!(calls.iter().filter(|h| *h == "pernet.exit").count(), 1);
+    }
     m.stop();
 }
 
@@ -235,6 +262,7 @@ fn wait(mut m: Machine) {
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&answer["name"], &answer["state"]), (&"blue".into(), &"live".into()));
     assert_eq!(m.ctl(["netns", "wait", "blue", "--timeout", "5"])["state"], "live", "one that is there");
+    assert_eq!(answer["devices"], 1, "also where no plugin wants device events");
     assert_eq!(m.ctl(["netns", "wait", "@host"])["name"], "@host");
 
     let begun = Instant::now();
@@ -263,6 +291,49 @@ fn retry(mut m: Machine) {
     assert_eq!(m.ctl(["netns", "retry", "blue"])["state"], "live", "nothing to do");
     assert_eq!(m.trace(), [""; 0]);
     assert_eq!(m.ask(["netns", "retry", "nobody"]).code, 1);
+    m.stop();
+}
+
+fn retry_outlived(mut m: Machine) {
+    m.main("workers = 3");
+    let hang = "{ hook = \"pernet.init\", nth = 2, action = { until = \"/pernet/go\" } }";
+    let fail = "{ hook = \"pernet.init\", nth = 1, action = { fail = 5 } }";
+    m.probe(10, "a", "", &format!("faults = [{fail}, {hang}]"));
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "failed");
+    let client = m.pernetctl(["netns", "retry", "blue"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    wait_until("it is tried again", SOON, || of(&m.calls(), "blue").iter().filter(|t| *t == "a init").count() == 2);
+    // It may have been tried again for its own sake; the client waits all the same.
+    wait_until("the client waits", SOON, || sleeps(&client));
+    m.status();
+    netns_del("blue");
+    m.wait_state("blue", "dying");
+    File::create(m.path("go")).unwrap();
+    let output = client.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("blue"), "{said}");
+    m.stop();
+}
+
+/// Whether the client waits for an answer: by then it waits for nothing else.
+fn sleeps(client: &Child) -> bool {
+    let call = fs::read_to_string(format!("/proc/{}/syscall", client.id())).unwrap_or_default();
+    ["47 ", "45 ", "0 "].iter().any(|number| call.starts_with(number))
+}
+
+fn hooks_hang(mut m: Machine) {
+    m.main("workers = 1");
+    m.probe(10, "a", "", HANG);
+    m.start();
+    netns_add("blue");
+    m.wait_call("a init blue");
+    assert_eq!(m.netns("blue")["state"], "setup");
+    wait_until("it is shown as pinned", SOON, || m.status()["pinned"][0]["netns"] == "blue");
+    assert_eq!(m.status()["pinned"][0]["plugin"], "probe-a");
+    assert!(!m.ctl(["dev", "list", "--netns", "blue"]).as_array().unwrap().is_empty());
+    File::create(m.path("go")).unwrap();
+    m.wait_state("blue", "live");
     m.stop();
 }
 

@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         one("a plugin that panics in a namespace exits once everywhere", panic_in_init),
         one("a plugin that panics in its exit ends like any other", panic_in_exit),
         one("SIGHUPs during a reload cause exactly one more", one_more),
+        one("what stepped aside and cannot come back is failed, once", cannot_step_back),
+        one("what only a start can change stays, and is said to", start_only),
         both("a namespace added during a slow reload is set up after it", added_meanwhile),
         both("a namespace deleted during a slow reload exits after it", deleted_meanwhile),
     ];
@@ -391,6 +393,46 @@ fn dependents(mut m: Machine) {
     m.stop();
 }
 
+fn cannot_step_back(mut m: Machine) {
+    let broken = "faults = [{ hook = \"pernet.init\", when = \"/pernet/broken\", action = { fail = 5 } }]";
+    m.probe(10, "a", "", "label = \"old\"");
+    m.probe(20, "b", "", "");
+    m.probe(30, "c", "requires = [\"probe-a\"]", broken);
+    m.start();
+    add(&m, &["blue"]);
+    m.forget();
+    File::create(m.path("broken")).unwrap();
+    m.probe(10, "a", "", "label = \"new\"");
+    let answer = m.reload();
+    assert_eq!((answer.code, &answer.json["ok"]), (1, &false.into()), "{}", answer.stderr);
+    let all = m.ctl(["plugin", "list"]);
+    let rows = all.as_array().unwrap().iter().filter(|p| p["state"] != "retired");
+    let states: Vec<_> = rows.map(|p| json!([p["name"], p["state"]])).collect();
+    let expected = [["probe-a", "live"], ["probe-b", "live"], ["probe-c", "failed"]];
+    assert_eq!(states, expected.map(|row| json!(row)), "each once");
+    assert_eq!(m.netns("blue")["subsystems"], json!(["probe-a", "probe-b"]));
+    let drops = m.trace().into_iter().filter(|t| t == "c plugin.drop").count();
+    assert_eq!(drops, 2, "the one that stepped aside, and the fresh one that came in its place");
+    fs::remove_file(m.path("broken")).unwrap();
+    assert_eq!(m.reload().code, 0);
+    assert_eq!(m.netns("blue")["subsystems"], json!(["probe-a", "probe-b", "probe-c"]));
+    m.stop();
+}
+
+fn start_only(mut m: Machine) {
+    m.start();
+    let folders = m.status()["folders"].clone();
+    let main = fs::read_to_string(m.path("pernetd.toml")).unwrap();
+    let more = "\nworkers = 7\nnetlink.receive_buffer = 8192\n";
+    m.write("pernetd.toml", &(main.replace("discovery.folders = [", "discovery.folders = [\"/run/other\", ") + more));
+    assert_eq!(m.reload().code, 0);
+    for key in ["workers", "discovery.*", "netlink.receive_buffer"] {
+        assert!(m.log().contains(&format!("{key} has changed")), "{}", m.log());
+    }
+    assert_eq!(m.status()["folders"], folders, "those that are looked at");
+    m.stop();
+}
+
 fn impossible_order(mut m: Machine) {
     m.probe(10, "a", "", "");
     m.probe(20, "b", "requires = [\"probe-a\"]", "");
@@ -441,10 +483,12 @@ fn refused_at_start(mut m: Machine) {
 
 fn bad_start(mut m: Machine) {
     m.probe(10, "a", "", "");
+    m.probe(20, "late", "", "");
     let mistakes = [
         ("plugins.d/10-probe-a.toml", "colour = \"red\"\n", ":1:1"),
         ("pernetd.toml", "\n[log]\nlevle = \"info\"\n", ":3:1"),
         ("plugins.d/10-probe-a.toml", "requires = [\"nobody\"]\n[config]\nrecord = \"/pernet/calls\"\n", ":1:1"),
+        ("plugins.d/10-probe-a.toml", "\n\n after = [\"probe-late\"]\n[config]\nrecord = \"/pernet/calls\"\n", ":3:2"),
     ];
     for (file, text, place) in mistakes {
         let right = fs::read_to_string(m.path(file)).unwrap();

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         one("while a plugin is added, it is undone everywhere", additions),
         one("while a plugin is added with skip, it is absent where it failed", skipped_additions),
         one("a failed namespace is tried again by itself", retried),
+        one("a namespace that a new name left degraded is tried again", degraded_by_name),
         one("a failed pernet device undoes the subsystems and the devices", device_fails),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
@@ -240,6 +241,23 @@ fn retried(mut m: Machine) {
     let calls = of(&m.calls(), "n0");
     assert_eq!(calls[calls.len() - 2..], ["a init", "b init"]);
     assert_eq!(m.netns("n0")["error"], serde_json::Value::Null);
+    m.stop();
+}
+
+/// A change of names has a plugin join that fails: that is tried again as a setup is.
+fn degraded_by_name(mut m: Machine) {
+    m.probe(0, "a", "", "");
+    let fault = "faults = [{ hook = \"pernet.init\", when = \"/pernet/broken\", action = { fail = 5 } }]";
+    m.probe(1, "b", "namespaces = { include = [\"other\"] }", fault);
+    m.start();
+    File::create(m.path("broken")).unwrap();
+    netns_add("n0");
+    m.wait_state("n0", "live");
+    machine::second_name("n0", "other");
+    m.wait_state("n0", "degraded");
+    fs::remove_file(m.path("broken")).unwrap();
+    m.wait_state("n0", "live");
+    assert_eq!(m.netns("n0")["subsystems"], serde_json::json!(["probe-a", "probe-b"]));
     m.stop();
 }
 

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         one("run_in: EDEADLK for what the hook holds or comes earlier, at once", run_in_from_a_hook),
         one("a thread of the plugin's own may run_in anywhere", own_thread),
         one("work for a namespace that goes first is dropped", too_late),
+        one("an end that waits for a thread that waits for work is not held up", waiting_at_the_end),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
 }
@@ -133,5 +134,20 @@ fn too_late(mut m: Machine) {
     assert_eq!(asked.len(), 1);
     assert_ne!(asked[0].errno, Some(0), "blue is gone");
     assert!(find(&m, "work.defer").is_empty());
+    m.stop();
+}
+
+fn waiting_at_the_end(mut m: Machine) {
+    let work = "{ hook = \"pernet.exit\", netns = \"blue\", ask = \"run_in\", to = \"green\", own_thread = true }";
+    start(&mut m, &works(&[work]), &["blue", "green"]);
+    // Its exit asks for work, which the reload holds back; its end waits for who asked.
+    m.probe(10, "a", "", "label = \"new\"");
+    assert_eq!(m.ctl(["reload"])["ok"], true);
+    let pause = m.status()["last_reload"]["pause_us"].as_u64().unwrap();
+    assert!(pause < 5_000_000, "{pause} us");
+    let asked = find(&m, "run_in");
+    assert_eq!(asked.len(), 1);
+    assert_ne!(asked[0].errno, Some(0));
+    assert!(find(&m, "work.run_in").is_empty(), "no code of a plugin runs after its end");
     m.stop();
 }

@@ -1,5 +1,5 @@
-//! The daemon: thin. The command line is `pernetd::daemon::command`.
+//! The daemon: thin. The command line is `pernetd::cli`.
 
 fn main() {
-    std::process::exit(pernetd::daemon::command::main());
+    std::process::exit(pernetd::cli::main());
 }

@@ -73,6 +73,10 @@ fn load_one(file_name: &str, path: &Path, plugin_dir: &Path) -> Result<Option<Pl
     // A file that went after the folder was listed is as good as none.
     match Source::read(path).map_err(|e| vec![e])? {
         Some(source) if !source.text().is_empty() => PluginConfig::parse(name, Arc::new(source), plugin_dir).map(Some),
+        None if path.is_symlink() => {
+            let hint = "correct the link; to mask a plugin, link to /dev/null";
+            Err(vec![ConfigError::whole(path, "it is a link to a file that is not there", hint)])
+        }
         _ => Ok(None),
     }
 }

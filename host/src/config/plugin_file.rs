@@ -98,10 +98,11 @@ impl PluginConfig {
     /// An error of a field of `[config]` that the plugin refused.
     #[must_use]
     pub fn refusal(&self, field: &str, message: &str) -> ConfigError {
+        let field_and_message = if field.is_empty() { message.to_owned() } else { format!("{field}: {message}") };
         ConfigError {
             file: self.path().to_owned(),
             position: Some(self.field_position(field)),
-            message: format!("plugin {} refuses its configuration: {field}: {message}", self.name),
+            message: format!("plugin {} refuses its configuration: {field_and_message}", self.name),
             hint: "correct the value".to_owned(),
         }
     }

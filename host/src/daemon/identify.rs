@@ -134,7 +134,10 @@ impl Thread {
                     let _ = self.events.send(Event::Names(Batch(vec![Observation::Name(named)])));
                     self.forget(&path);
                 }
-                Err(_) if now >= unknown.until => self.forget(&path),
+                Err(_) if now >= unknown.until => {
+                    let _ = self.events.send(Event::Names(Batch(vec![Observation::NoName(path.clone())])));
+                    self.forget(&path);
+                }
                 Err(_) => {
                     unknown.wait *= 2;
                     unknown.next = now + unknown.wait;

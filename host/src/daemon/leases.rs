@@ -31,55 +31,48 @@ impl Daemon {
         if self.phase == Phase::Stopping {
             return add.inits.send(Err(ControlError::stopping()));
         }
-        let place = || format!("namespace {}", add.name);
-        if self.leases.values().any(|l| l.path == add.path) || self.names.shows(&add.path) {
-            let error = ControlError::new(
-                ErrorKind::Failed,
-                place(),
-                "the name is taken",
-                "choose another, or delete that one first",
-            );
-            return add.inits.send(Err(error));
+        if self.leases.values().any(|l| l.path == add.path) {
+            return add.inits.send(Err(taken(&add.path)));
         }
         let NetnsAdd { path, ns, lease, inits, seen, .. } = add;
-        self.leases.insert(lease, Lease { path, cookie: None, inits: Some(inits), seen: Some(seen) });
+        self.leases.insert(lease, Lease { path: path.clone(), cookie: None, inits: Some(inits), seen: Some(seen) });
         let events = self.events.clone();
-        self.workers.run_anywhere(Box::new(move || {
-            let identity = ns::adopt(ns).map_err(|e| format!("the descriptor is not a network namespace: {e}"));
+        self.looks.run_anywhere(Box::new(move || {
+            // By the world, not by our view of it: news of a name that was just deleted may still be on its way.
+            let identity = match ns::identify(&path) {
+                Ok(_) => Err(taken(&path)),
+                Err(_) => ns::adopt(ns).map_err(|e| no_namespace(&path, &e)),
+            };
             let _ = events.send(Event::Leased(lease, identity));
         }));
     }
 
     /// The descriptor has been identified: from here on the intended name counts.
-    pub(super) fn leased(&mut self, id: LeaseId, identity: Result<(NetCookie, Pin), String>) {
+    pub(super) fn leased(&mut self, id: LeaseId, identity: Result<(NetCookie, Pin), ControlError>) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         match identity {
             Ok((cookie, pin)) => {
                 lease.cookie = Some(cookie);
                 let path = lease.path.clone();
-                let known = self.nets.contains_key(&cookie);
                 let changes = self.names.observe([Observation::Named(path, cookie)]);
                 self.carry_out(changes, &mut HashMap::from([(cookie, pin)]));
-                if known {
-                    self.lease_set_up(cookie);
-                }
             }
-            Err(what) => {
-                let place = lease.path.display().to_string();
-                let error =
-                    ControlError::new(ErrorKind::Invalid, place, what, "send a descriptor of a network namespace");
-                if let Some(inits) = lease.inits.take() {
-                    inits.send(Err(error));
-                }
-                self.leases.remove(&id);
-            }
+            Err(error) => self.refuse_lease(id, error),
         }
     }
 
-    /// A setup has ended: tells the clients whose namespace it is. A failed one ends its lease, and is undone.
+    fn refuse_lease(&mut self, id: LeaseId, error: ControlError) {
+        if let Some(inits) = self.leases.remove(&id).and_then(|lease| lease.inits) {
+            inits.send(Err(error));
+        }
+    }
+
+    /// A setup has ended, or the new name has been judged: tells the clients whose namespace it is. A failed one ends
+    /// its lease, and is undone.
     pub(super) fn lease_set_up(&mut self, cookie: NetCookie) {
         let Some(managed) = self.nets.get(&cookie) else { return };
-        if managed.setting_up {
+        // One that is dying may have a next life, which is the client's.
+        if managed.setting_up || managed.net.dying() {
             return;
         }
         let failed = managed.net.state() == NetState::Failed;
@@ -103,18 +96,43 @@ impl Daemon {
         let found = self.leases.iter().find(|(_, l)| l.path == path && l.cookie == Some(cookie)).map(|(id, _)| *id);
         let Some(mut lease) = found.and_then(|id| self.leases.remove(&id)) else { return };
         if let (Some(seen), Some(managed)) = (lease.seen.take(), self.nets.get(&cookie)) {
-            seen.send(Ok(self.wire_netns(&managed.net, None)));
+            self.send_counted(self.wire_netns(&managed.net, None), seen);
         }
     }
 
-    /// The client has gone: the mount may be there all the same.
+    /// The client has gone: the mount may be there all the same, and the news of it on its way. One more look tells.
     pub(super) fn lease_ended(&mut self, id: LeaseId) {
         let Some(lease) = self.leases.get(&id) else { return };
-        let (path, cookie) = (lease.path.clone(), lease.cookie);
-        match ns::identify_without_entering(&path) {
-            Some(Ok((there, _))) if Some(there) == cookie => self.lease_seen(&path, there),
-            _ => self.give_up(id),
+        let (path, events) = (lease.path.clone(), self.events.clone());
+        self.looks.run_anywhere(Box::new(move || {
+            let there = ns::identify(&path).map(|(cookie, _)| cookie);
+            let _ = events.send(Event::LeaseLooked(id, there.ok()));
+        }));
+    }
+
+    /// What the lease's path shows after its client has gone.
+    pub(super) fn lease_looked(&mut self, id: LeaseId, there: Option<NetCookie>) {
+        let Some(lease) = self.leases.get(&id) else { return };
+        if there.is_some() && there == lease.cookie {
+            self.leases.remove(&id);
+        } else {
+            self.give_up(id);
         }
+    }
+
+    /// A life is over and none follows: so is what was promised of it.
+    pub(super) fn lease_died(&mut self, cookie: NetCookie) {
+        let over: Vec<LeaseId> =
+            self.leases.iter().filter(|(_, l)| l.cookie == Some(cookie)).map(|(id, _)| *id).collect();
+        for id in over {
+            let Some(path) = self.leases.get(&id).map(|l| l.path.clone()) else { continue };
+            self.refuse_lease(id, taken(&path));
+        }
+    }
+
+    /// Whether a client is about to name a namespace there.
+    pub(super) fn is_leased(&self, path: &Path) -> bool {
+        self.leases.values().any(|l| l.path == path && l.cookie.is_some())
     }
 
     fn give_up(&mut self, id: LeaseId) {
@@ -133,4 +151,14 @@ impl Daemon {
     pub(super) fn leased_names(&self) -> Vec<(PathBuf, NetCookie)> {
         self.leases.values().filter_map(|l| l.cookie.map(|c| (l.path.clone(), c))).collect()
     }
+}
+
+fn taken(path: &Path) -> ControlError {
+    let place = format!("namespace {}", path.display());
+    ControlError::new(ErrorKind::Failed, place, "the name is taken", "choose another, or delete that one first")
+}
+
+fn no_namespace(path: &Path, e: &std::io::Error) -> ControlError {
+    let what = format!("the descriptor is not a network namespace: {e}");
+    ControlError::new(ErrorKind::Invalid, path.display().to_string(), what, "send a descriptor of a network namespace")
 }

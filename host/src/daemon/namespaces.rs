@@ -6,40 +6,43 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pernet_plugin_api::{ExitReason, NetCookie};
 
-use crate::discovery::links::{LinkEvent, LinkSource};
 use crate::discovery::{Batch, NamedNs, Observation};
-use crate::engine::{self, Failure, Link, LinkObservation, Namespace, Net, NetChange, NetState, ReadToken};
-use crate::linux::ns::{self, Pin};
-use crate::linux::rtnetlink;
+use crate::engine::{self, HookError, Net, NetChange, NetState, ReadToken};
+use crate::linux::ns::Pin;
 
+use super::links::Backlog;
+use super::place::{Handle, Place};
 use super::{Daemon, Event, Phase};
 
 /// A namespace that failed is tried again after this long, then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait between two tries.
 const LAST_RETRY: Duration = Duration::from_secs(60);
-/// At most one log line per overrun storm.
-const OVERRUN_LOG: Duration = Duration::from_secs(5);
 
 /// One managed namespace.
 pub(super) struct Managed {
     /// The engine's namespace.
-    pub net: Arc<Net>,
+    pub(super) net: Arc<Net>,
     /// Its descriptor.
-    pub place: Arc<Place>,
+    pub(super) place: Arc<Place>,
+    /// Its link messages on their way to a worker.
+    pub(super) backlog: Arc<Backlog>,
+    /// Its place in the order of creation.
+    birth: u64,
     /// How long to wait before the next try; `None` while nothing is wrong.
     backoff: Option<Duration>,
+    /// When that is: of all the entries of the heap only this one counts.
+    retry_at: Option<Instant>,
     /// One of those that were there at the start and are not set up yet.
     first: bool,
     /// A setup is queued or running.
-    pub setting_up: bool,
+    pub(super) setting_up: bool,
 }
 
 /// A namespace that was named again while its exits ran.
@@ -57,78 +60,6 @@ type HookJob = Box<dyn FnOnce(&ReadToken) + Send>;
 /// When to try a namespace again; the heap's top is the earliest.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Retry(Reverse<Instant>, NetCookie);
-
-/// How the engine acts in one namespace: the one descriptor that pins it, and its links.
-pub(super) struct Place {
-    cookie: NetCookie,
-    /// Taken out when the exits are done. Read by the job that has the namespace's turn, written by the loop after it.
-    pin: RwLock<Option<Pin>>,
-    links: Arc<LinkSource>,
-}
-
-/// The engine owns its handle; the loop keeps another to close the pin.
-struct Handle(Arc<Place>);
-
-impl Place {
-    pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>) -> Arc<Place> {
-        Arc::new(Place { cookie, pin: RwLock::new(Some(pin)), links: Arc::clone(links) })
-    }
-
-    fn with_pin<T>(&self, act: impl FnOnce(&Pin) -> std::io::Result<T>) -> std::io::Result<T> {
-        let pin = self.pin.read().unwrap_or_else(PoisonError::into_inner);
-        pin.as_ref().map_or_else(|| Err(std::io::Error::from_raw_os_error(libc::ESTALE)), act)
-    }
-
-    /// The devices there now, without subscribing to their events.
-    pub(super) fn dump(&self) -> std::io::Result<Vec<Link>> {
-        self.with_pin(ns::enter)?;
-        let links = rtnetlink::dump_links();
-        ns::home()?;
-        links.map_err(std::io::Error::other)
-    }
-
-    /// Acts inside, wherever the thread was, and goes back there.
-    pub(super) fn visit<T>(&self, act: impl FnOnce() -> T) -> Result<T, Failure> {
-        let visited = self.with_pin(|pin| ns::visit(pin, act));
-        visited.map_err(|e| failure("cannot enter the namespace", &e))
-    }
-
-    /// Stops listening once no plugin wants device events here: every listener costs the senders.
-    pub(super) fn unwatch_if_idle(&self, net: &Net) {
-        if !net.watched() {
-            self.links.unsubscribe(self.cookie);
-        }
-    }
-
-    /// Lets the namespace go: nothing else of ours keeps it.
-    fn release(&self) {
-        self.links.unsubscribe(self.cookie);
-        self.pin.write().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
-fn failure(what: &str, e: &std::io::Error) -> Failure {
-    Failure { errno: e.raw_os_error().unwrap_or(libc::EIO), message: format!("{what}: {e}"), panicked: false }
-}
-
-impl Namespace for Handle {
-    fn enter(&self) -> Result<(), Failure> {
-        self.0.with_pin(ns::enter).map_err(|e| failure("cannot enter the namespace", &e))
-    }
-
-    fn home(&self) -> Result<(), Failure> {
-        ns::home().map_err(|e| failure("cannot come home from the namespace", &e))
-    }
-
-    fn links(&self) -> Result<Vec<Link>, Failure> {
-        // Subscribe first: what changes between the two is in the stream and in the dump, never in neither.
-        self.0
-            .with_pin(|pin| self.0.links.subscribe(self.0.cookie, pin.as_fd()).map_err(std::io::Error::other))
-            .map_err(|e| failure("cannot subscribe to the namespace's link events", &e))?;
-        self.enter()?;
-        rtnetlink::dump_links().map_err(|e| Failure::new(e.errno, e.to_string()))
-    }
-}
 
 impl Daemon {
     /// The host's own namespace is managed from the start to the end, whatever names it.
@@ -152,9 +83,11 @@ impl Daemon {
                         seen.push(engine::Observation::Named(path, cookie));
                     }
                 }
+                // Late news of whoever had the name before: the lease counts until its mount has been seen.
+                Observation::NoName(path) if self.is_leased(&path) => {}
                 Observation::NoName(path) => seen.push(engine::Observation::Unnamed(path)),
                 Observation::Snapshot(all) => {
-                    let mut all: Vec<_> = all.into_iter().filter_map(|n| self.take_pin(n, &mut pins)).collect();
+                    let mut all: Vec<_> = all.into_iter().filter_map(|n| self.in_snapshot(n, &mut pins)).collect();
                     // A leased name has no mount yet, and is no less a name for that.
                     all.extend(self.leased_names());
                     seen.push(engine::Observation::Snapshot(all));
@@ -173,6 +106,13 @@ impl Daemon {
         self.lease_seen(&named.path, cookie);
         pins.insert(cookie, pin);
         Some((named.path, cookie))
+    }
+
+    /// One that could not be identified just now shows what it showed before, until more is known of it: nobody has
+    /// seen that go.
+    fn in_snapshot(&mut self, named: NamedNs, pins: &mut HashMap<NetCookie, Pin>) -> Option<(PathBuf, NetCookie)> {
+        let before = self.names.at(&named.path).map(|cookie| (named.path.clone(), cookie));
+        self.take_pin(named, pins).or(before)
     }
 
     /// Carries out what observations mean.
@@ -203,10 +143,23 @@ impl Daemon {
         let is_host = names.first().is_some_and(|n| **n == *engine::HOST);
         let net = Net::new(cookie, generation, Box::new(Handle(Arc::clone(&place))), is_host);
         net.set_names(names);
-        self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&net));
+        let birth = self.shared.add_net(&net);
         self.shared.places.insert(&net, &place);
-        let first = self.phase == Phase::Starting;
-        self.nets.insert(cookie, Managed { net, place, backoff: None, first, setting_up: false });
+        // Not those that come later: where namespaces come and go all the time, READY would wait for ever.
+        let first = self.phase == Phase::Starting && !self.scanned;
+        self.nets.insert(
+            cookie,
+            Managed {
+                net,
+                place,
+                backlog: Arc::default(),
+                birth,
+                backoff: None,
+                retry_at: None,
+                first,
+                setting_up: false,
+            },
+        );
         self.first_setups += usize::from(first);
         self.queue_setup(cookie);
     }
@@ -221,7 +174,7 @@ impl Daemon {
         self.submit(
             cookie,
             Box::new(move |token| {
-                engine::setup_net(token, &net);
+                complain(&engine::setup_net(token, &net).errors);
                 place.unwatch_if_idle(&net);
                 let _ = events.send(Event::SetUp(cookie));
             }),
@@ -261,21 +214,29 @@ impl Daemon {
         let Some(managed) = self.nets.get_mut(&cookie) else { return };
         managed.setting_up = false;
         self.first_setups -= usize::from(std::mem::take(&mut managed.first));
+        self.judged(cookie);
+        self.check_ready();
+    }
+
+    /// A setup is over, or a change of names has been judged: where something is wrong, a time for another try is set.
+    pub(super) fn judged(&mut self, cookie: NetCookie) {
+        let Some(managed) = self.nets.get_mut(&cookie) else { return };
+        if managed.setting_up {
+            return;
+        }
         match managed.net.state() {
-            NetState::Failed | NetState::Degraded => {
+            state @ (NetState::Failed | NetState::Degraded) => {
                 let wait = managed.backoff.map_or(FIRST_RETRY, |b| (b * 2).min(LAST_RETRY));
-                managed.backoff = Some(wait);
-                self.retries.push(Retry(Reverse(Instant::now() + wait), cookie));
-                if let Some(e) = managed.net.error() {
-                    let (netns, state) = (managed.net.name(), managed.net.state().as_str());
-                    tracing::warn!(%netns, plugin = %e.plugin, hook = e.hook, "{state}: {}; tried again in {wait:?}", e.failure.message);
-                }
+                let at = Instant::now() + wait;
+                (managed.backoff, managed.retry_at) = (Some(wait), Some(at));
+                self.retries.push(Retry(Reverse(at), cookie));
+                let netns = managed.net.name();
+                tracing::warn!(%netns, "{state}; tried again in {wait:?}");
             }
-            _ => managed.backoff = None,
+            _ => (managed.backoff, managed.retry_at) = (None, None),
         }
         self.lease_set_up(cookie);
         self.check_waiters();
-        self.check_ready();
     }
 
     /// When the loop has to look for namespaces to retry.
@@ -286,7 +247,9 @@ impl Daemon {
     pub(super) fn retry_due(&mut self) {
         let now = Instant::now();
         while self.retries.peek().is_some_and(|r| r.0.0 <= now) {
-            if let Some(Retry(_, cookie)) = self.retries.pop() {
+            let Some(Retry(Reverse(at), cookie)) = self.retries.pop() else { return };
+            // Else it was tried since, for another reason, and another time has been set.
+            if self.nets.get(&cookie).is_some_and(|m| m.retry_at == Some(at)) {
                 self.retry(cookie);
             }
         }
@@ -294,8 +257,9 @@ impl Daemon {
 
     /// Tries a namespace again if there is something to try.
     pub(super) fn retry(&mut self, cookie: NetCookie) {
-        let troubled = |m: &Managed| matches!(m.net.state(), NetState::Failed | NetState::Degraded);
-        if self.nets.get(&cookie).is_some_and(troubled) {
+        let Some(managed) = self.nets.get_mut(&cookie) else { return };
+        if matches!(managed.net.state(), NetState::Failed | NetState::Degraded) {
+            managed.retry_at = None;
             self.queue_setup(cookie);
         }
     }
@@ -319,14 +283,13 @@ impl Daemon {
         let Some(managed) = self.nets.get(&cookie) else { return };
         managed.net.set_names(names);
         // Which plugins act there is judged by its names.
-        let (net, place) = (Arc::clone(&managed.net), Arc::clone(&managed.place));
+        let (net, place, events) = (Arc::clone(&managed.net), Arc::clone(&managed.place), self.events.clone());
         self.submit(
             cookie,
             Box::new(move |token| {
-                for e in engine::rejudge_net(token, &net) {
-                    tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
-                }
+                complain(&engine::rejudge_net(token, &net));
                 place.unwatch_if_idle(&net);
+                let _ = events.send(Event::Judged(cookie));
             }),
         );
     }
@@ -343,9 +306,7 @@ impl Daemon {
         self.submit(
             cookie,
             Box::new(move |token| {
-                for e in engine::cleanup_net(token, &net, reason) {
-                    tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
-                }
+                complain(&engine::cleanup_net(token, &net, reason));
                 let _ = events.send(Event::CleanedUp(cookie));
             }),
         );
@@ -353,93 +314,17 @@ impl Daemon {
 
     pub(super) fn cleaned_up(&mut self, cookie: NetCookie) {
         let Some(managed) = self.nets.remove(&cookie) else { return };
-        self.shared.nets.write().unwrap_or_else(PoisonError::into_inner).retain(|n| n.cookie != cookie);
+        self.shared.remove_net(managed.birth);
         self.shared.places.remove(cookie);
         managed.place.release();
         self.first_setups -= usize::from(managed.first);
         self.answer_gone(&managed.net);
         if let Some(Rebirth { generation, names, pin }) = self.reborn.remove(&cookie) {
             self.begin(cookie, generation, names, pin);
+        } else {
+            self.lease_died(cookie);
         }
         self.check_ready();
-    }
-
-    /// Link messages, grouped by namespace: one job each, in the order of the stream.
-    pub(super) fn observe_links(&mut self, events: Vec<LinkEvent>) {
-        let mut runs: Vec<(NetCookie, Vec<LinkObservation>)> = Vec::new();
-        for event in events {
-            let (cookie, number, observation) = match event {
-                LinkEvent::Seen { cookie, subscription, link } => (cookie, subscription, LinkObservation::Seen(link)),
-                LinkEvent::Gone { cookie, subscription, ifindex } => {
-                    (cookie, subscription, LinkObservation::Gone { ifindex })
-                }
-                LinkEvent::Overrun => {
-                    // What was read before the loss counts less than the dumps that follow.
-                    runs.clear();
-                    self.resync();
-                    continue;
-                }
-            };
-            // Older than the dump of a newer subscription.
-            if self.links.subscription(cookie).is_none_or(|s| s.number != number) {
-                continue;
-            }
-            match runs.iter_mut().rev().take(8).find(|(c, _)| *c == cookie) {
-                Some((_, run)) => run.push(observation),
-                None => runs.push((cookie, vec![observation])),
-            }
-        }
-        for (cookie, run) in runs {
-            self.links_seen(cookie, run);
-        }
-    }
-
-    fn links_seen(&mut self, cookie: NetCookie, run: Vec<LinkObservation>) {
-        let Some(managed) = self.nets.get(&cookie) else { return };
-        let net = Arc::clone(&managed.net);
-        self.submit(
-            cookie,
-            Box::new(move |token| {
-                for observation in run {
-                    engine::links_seen(token, &net, observation);
-                }
-            }),
-        );
-    }
-
-    /// Messages were lost: every watched namespace is dumped, and the differences are the events.
-    fn resync(&mut self) {
-        self.resyncs += 1;
-        if self.last_overrun.is_none_or(|t| t.elapsed() > OVERRUN_LOG) {
-            tracing::warn!(
-                "link events were lost; every watched namespace is listed again (netlink.receive_buffer sets the room)"
-            );
-            self.last_overrun = Some(Instant::now());
-        }
-        let watched: Vec<_> = self
-            .nets
-            .values()
-            .filter(|m| m.net.watched())
-            .map(|m| (Arc::clone(&m.net), Arc::clone(&m.place)))
-            .collect();
-        for (net, place) in watched {
-            self.submit(
-                net.cookie,
-                Box::new(move |token| match place.dump() {
-                    Ok(links) => {
-                        engine::links_seen(token, &net, LinkObservation::Dump(links));
-                    }
-                    Err(e) => tracing::warn!(netns = %net.name(), "cannot list its devices: {e}"),
-                }),
-            );
-        }
-    }
-
-    /// Namespaces in which no plugin wants device events any more are not listened to any more.
-    pub(super) fn unwatch_idle(&mut self) {
-        for managed in self.nets.values() {
-            managed.place.unwatch_if_idle(&managed.net);
-        }
     }
 
     /// Closes every pin; the exits have run.
@@ -447,5 +332,12 @@ impl Daemon {
         for (_, managed) in self.nets.drain() {
             managed.place.release();
         }
+    }
+}
+
+/// Logs what hooks complained about.
+pub(super) fn complain(errors: &[HookError]) {
+    for e in errors {
+        tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
     }
 }

@@ -3,9 +3,11 @@
 //! A reload that is asked for while one runs causes exactly one more, however often it is asked for. Stop goes last.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::config::Config;
 use crate::control::wire::{self, ReloadAction, ReloadResult, ReloadedPlugin};
 use crate::control::{ControlError, ErrorKind, Reply};
 use crate::linux::ns;
@@ -35,10 +37,15 @@ pub(crate) enum Done {
     Stopped(Result<(), Trouble>),
 }
 
+/// What is told of an operation that could not be carried out.
+type Broken = fn(Trouble) -> Done;
+
 /// The queue, and what runs.
 #[derive(Default)]
 pub(super) struct Operations {
     running: bool,
+    /// What runs is a reload.
+    reloading: bool,
     queued: VecDeque<Kind>,
     /// Whom to tell of the reload that runs.
     askers: Vec<Reply<ReloadResult>>,
@@ -52,7 +59,7 @@ impl Operations {
     }
 
     pub(super) fn reloading(&self) -> bool {
-        self.running && !self.stopped
+        self.reloading
     }
 
     fn push(&mut self, kind: Kind) {
@@ -67,6 +74,11 @@ impl Operations {
             self.queued.push_back(kind);
         }
     }
+
+    /// What has not begun does not begin any more; who asked for it learns that from the dropped reply.
+    pub(super) fn forget_queued(&mut self) {
+        self.queued.clear();
+    }
 }
 
 impl Daemon {
@@ -80,36 +92,51 @@ impl Daemon {
             return;
         }
         let Some(kind) = self.operations.queued.pop_front() else { return };
-        let shared = Arc::clone(&self.shared);
-        let work: Box<dyn FnOnce() -> Done + Send> = match kind {
-            Kind::Reload(askers) => {
-                self.operations.askers = askers;
-                let command_line = self.command_line.clone();
-                Box::new(move || Done::Reload(reload::reload(&shared, &command_line)))
-            }
-            Kind::Fail(plugin, generation, trouble) => {
-                Box::new(move || Done::Failed(reload::fail(&shared, &plugin, generation, &trouble)))
-            }
-            Kind::Stop => Box::new(move || Done::Stopped(reload::stop(&shared))),
-        };
-        let events = self.events.clone();
         self.operations.running = true;
+        let (work, broken) = self.prepare(kind);
+        let events = self.events.clone();
         let started = std::thread::Builder::new().name("operation".into()).spawn(move || {
             // It calls hooks, so it enters namespaces; where it cannot, every enter says so.
             if let Err(e) = ns::take_seat_here() {
                 tracing::error!("this thread cannot enter namespaces: {e}");
             }
-            let done = work();
-            let _ = events.send(Event::Operation(done));
+            // Without an answer nothing that was held back would ever go on, nor the daemon end.
+            let done = catch_unwind(AssertUnwindSafe(work));
+            let panicked = |_| broken(Trouble::new("pernetd", "pernetd itself panicked; see the lines above"));
+            let _ = events.send(Event::Operation(done.unwrap_or_else(panicked)));
         });
         if let Err(e) = started {
-            tracing::error!("cannot start a thread for the operation: {e}; raise the limit of threads");
-            self.operations.running = false;
+            let what = format!("cannot start a thread for it: {e}; raise the limit of threads");
+            let _ = self.events.send(Event::Operation(broken(Trouble::new("pernetd", what))));
+        }
+    }
+
+    /// What the operation's thread does, and what is told where it cannot.
+    fn prepare(&mut self, kind: Kind) -> (Box<dyn FnOnce() -> Done + Send>, Broken) {
+        let shared = Arc::clone(&self.shared);
+        match kind {
+            Kind::Reload(askers) => {
+                // Now, and not when it was asked for: the READY of the reload before this one must not end it.
+                if self.phase == Phase::Running {
+                    systemd::reloading();
+                }
+                self.operations.reloading = true;
+                self.operations.askers = askers;
+                let command_line = self.command_line.clone();
+                let work = move || Done::Reload(reload::reload(&shared, &command_line));
+                (Box::new(work), |trouble| Done::Reload(Report { error: Some(trouble.message), ..Report::default() }))
+            }
+            Kind::Fail(plugin, generation, trouble) => {
+                let work = move || Done::Failed(reload::fail(&shared, &plugin, generation, &trouble));
+                (Box::new(work), |trouble| Done::Failed(Err(trouble)))
+            }
+            Kind::Stop => (Box::new(move || Done::Stopped(reload::stop(&shared))), |t| Done::Stopped(Err(t))),
         }
     }
 
     pub(super) fn operation_done(&mut self, done: Done) {
         self.operations.running = false;
+        self.operations.reloading = false;
         match done {
             Done::Reload(report) => self.reloaded(report),
             Done::Failed(Ok(())) => {}
@@ -120,6 +147,8 @@ impl Daemon {
                 if let Err(trouble) = result {
                     tracing::error!("the exits did not run: {}", trouble.message);
                     self.exit_code = 1;
+                    // Dropping the plugins would run their code on this thread, in the middle of the hook that hangs.
+                    std::mem::forget(Arc::clone(&self.shared));
                 }
                 self.operations.stopped = true;
                 self.release_all();
@@ -131,9 +160,24 @@ impl Daemon {
         self.next_operation();
     }
 
+    /// The new configuration, but for what only a start can change, which stays and is said to.
+    fn in_force(&self, new: &Config) -> Config {
+        let (mut config, old) = (new.clone(), &self.config.main);
+        let main = &mut config.main;
+        let keys = [
+            ("workers", std::mem::replace(&mut main.workers, old.workers) != old.workers),
+            ("discovery.*", std::mem::replace(&mut main.discovery, old.discovery.clone()) != old.discovery),
+            ("netlink.receive_buffer", std::mem::replace(&mut main.netlink, old.netlink.clone()) != old.netlink),
+        ];
+        for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
+            tracing::warn!("{key} has changed in the configuration; it stays as it was until pernetd is started again");
+        }
+        config
+    }
+
     fn reloaded(&mut self, report: Report) {
         if let Some(config) = &report.config {
-            self.config = Arc::clone(config);
+            self.config = Arc::new(self.in_force(config));
             if let Err(e) = self.server.set_read(&config.main.control.read) {
                 tracing::warn!("control.read stays as it was: {e}");
             }

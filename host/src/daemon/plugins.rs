@@ -29,6 +29,15 @@ impl Trouble {
     }
 }
 
+impl Trouble {
+    /// With the hook and the namespace, for where these are not shown beside it.
+    pub(super) fn told(&self) -> String {
+        self.namespace
+            .as_ref()
+            .map_or_else(|| self.message.clone(), |netns| format!("{} in {netns}: {}", self.hook, self.message))
+    }
+}
+
 impl From<&HookError> for Trouble {
     fn from(e: &HookError) -> Self {
         Trouble { namespace: Some(e.netns.to_string()), hook: e.hook.to_owned(), message: e.failure.message.clone() }
@@ -45,7 +54,7 @@ pub(super) struct Prepared {
     /// Level by its note.
     pub(super) level: Level,
     /// Content hash, lower-case hexadecimal.
-    pub sha256: String,
+    pub(super) sha256: String,
     /// What it comes after, by configuration and note together.
     pub(super) after: Vec<String>,
     /// What it needs, by configuration and note together.
@@ -154,11 +163,24 @@ pub(super) fn order(prepared: &[Prepared]) -> Result<Vec<usize>, String> {
         })
         .collect();
     engine::order(&items).map_err(|error| {
-        let key = if matches!(error, engine::OrderError::Duplicate { .. }) { "name" } else { "requires" };
-        let hint = "correct `after` and `requires` of the plugins that it names";
         let plugin = prepared.iter().find(|p| p.config.name == error.plugin());
-        plugin.map_or_else(|| error.to_string(), |p| p.config.key_error(key, error.to_string(), hint).to_string())
+        plugin.map_or_else(|| error.to_string(), |p| misplaced(p, &error).to_string())
     })
+}
+
+/// An error of the order, at the key that names the other plugin; the file's own note may name it too.
+fn misplaced(plugin: &Prepared, error: &engine::OrderError) -> config::ConfigError {
+    const OWN: &str = "the plugin's own file asks for that; configure the other plugin to suit, or disable this one";
+    let config = &plugin.config;
+    let names = |list: &[String]| error.other().is_some_and(|other| list.iter().any(|name| name == other));
+    let key = if names(&config.requires) {
+        "requires"
+    } else if names(&config.after) {
+        "after"
+    } else {
+        return config.key_error("", error.to_string(), OWN);
+    };
+    config.key_error(key, error.to_string(), error.hint())
 }
 
 /// Makes instances, each with a generation of its own.
@@ -232,6 +254,14 @@ impl Plugins {
         rows.extend(self.ended.iter().filter(|row| !in_use(row)).cloned());
         self.entries = entries;
         self.rows = Arc::new(rows);
+    }
+
+    /// Whether this generation of the plugin runs.
+    pub(super) fn lives(&self, name: &str, generation: u64) -> bool {
+        self.entries
+            .iter()
+            .filter_map(Entry::live)
+            .any(|l| l.prepared.config.name == name && l.generation == generation)
     }
 
     /// Remembers a generation that has ended.

@@ -5,17 +5,19 @@
 //! works under the write token: what leaves exits in reverse order, what comes inits in order, and an error walks the
 //! same steps back. These functions run on a thread of their own, never on the loop: hooks are called from here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, CommandLine, Config};
 use crate::control::wire;
 use crate::engine::{self, HookError, Net, PernetList, WriteToken};
-use crate::plugin::Judge;
+use crate::plugin::{self, Judge};
 use pernet_plugin_api::ExitReason;
 
+use super::namespaces::complain;
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
+use super::running_set::{Failed, Running, RunningSet};
 use super::services::Places;
 
 /// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
@@ -25,8 +27,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub(super) struct Shared {
     /// The registration model.
     pub(super) list: Arc<PernetList>,
-    /// Managed namespaces in creation order. Lock protects the list only, never held across a hook.
-    pub(super) nets: RwLock<Vec<Arc<Net>>>,
+    /// Managed namespaces in creation order, by a number that counts. Held for moments, never across a hook.
+    pub(super) nets: RwLock<BTreeMap<u64, Arc<Net>>>,
     /// Managed namespaces by cookie.
     pub(super) places: Arc<Places>,
     /// The plugins. Held for moments by the loop, and by these works only to read and to publish, not across a hook.
@@ -76,28 +78,51 @@ impl Shared {
 
     /// Managed namespaces in creation order.
     pub(super) fn nets(&self) -> Vec<Arc<Net>> {
-        self.nets.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.nets.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Adds one as the youngest; its number.
+    pub(super) fn add_net(&self, net: &Arc<Net>) -> u64 {
+        let mut nets = self.nets.write().unwrap_or_else(PoisonError::into_inner);
+        let birth = nets.last_key_value().map_or(0, |(last, _)| last + 1);
+        nets.insert(birth, Arc::clone(net));
+        birth
+    }
+
+    pub(super) fn remove_net(&self, birth: u64) {
+        self.nets.write().unwrap_or_else(PoisonError::into_inner).remove(&birth);
     }
 
     fn write(&self) -> Result<WriteToken, Trouble> {
         self.list.write(DRAIN).map_err(|blocked| {
-            Trouble::new(
-                "reload",
-                format!("{} s passed while hooks were still running ({blocked}); nothing was changed", DRAIN.as_secs()),
-            )
+            let seconds = DRAIN.as_secs();
+            let what = format!("{seconds} s passed while hooks were still running ({blocked}){}", hanging());
+            Trouble::new("reload", format!("{what}; nothing was changed"))
         })
     }
+}
+
+/// The hooks that a writer waited for in vain, by name.
+fn hanging() -> String {
+    let hooks = plugin::running::running_for_longer_than(DRAIN / 2).into_iter();
+    let hooks: Vec<String> = hooks.map(|r| format!("{} of {} in {}", r.hook, r.plugin, r.netns)).collect();
+    if hooks.is_empty() { String::new() } else { format!(": {}", hooks.join(", ")) }
 }
 
 /// Brings up every plugin of the configuration before any namespace is known. A bad plugin file is refused and the
 /// rest run; a contradiction in the order ends the start.
 pub(super) fn start(shared: &Shared, config: &Config) -> Result<(), String> {
     let (good, refused) = sort_out(plugins::prepare_all(&shared.judge, config));
-    let order = plugins::order(&good).map_err(|e| e.clone())?;
+    let order = plugins::order(&good)?;
     let write = shared.write().map_err(|t| t.message)?;
     let mut entries = Vec::new();
     for (place, index) in order.into_iter().enumerate() {
         entries.push(bring_up(shared, &write, &good[index], place, &entries));
+    }
+    for entry in &refused {
+        if let Entry::Refused(config, trouble) = entry {
+            tracing::error!(plugin = config.name, "plugin refused: {}", trouble.message);
+        }
     }
     entries.extend(refused);
     shared.plugins().put(entries);
@@ -140,7 +165,12 @@ fn bring_up(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usi
 }
 
 /// Makes an instance and registers it in every live namespace, or leaves nothing of it.
-fn register_new(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usize) -> Result<Live, Trouble> {
+pub(super) fn register_new(
+    shared: &Shared,
+    write: &WriteToken,
+    prepared: &Prepared,
+    place: usize,
+) -> Result<Live, Trouble> {
     let live = shared.maker.create(prepared, place)?;
     match engine::register(write, live.member(), &shared.nets()) {
         Ok(()) => Ok(live),
@@ -151,20 +181,14 @@ fn register_new(shared: &Shared, write: &WriteToken, prepared: &Prepared, place:
     }
 }
 
-fn first_trouble(errors: &[HookError]) -> Trouble {
+pub(super) fn first_trouble(errors: &[HookError]) -> Trouble {
     errors.first().map_or_else(|| Trouble::new("pernet.init", "failed without saying why"), Trouble::from)
 }
 
-fn destroy(shared: &Shared, live: Live) {
+pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
     if let Err(e) = live.instance.destroy() {
         tracing::error!(plugin = live.prepared.config.name, "drop failed: {e}");
-    }
-}
-
-fn report_teardown(errors: &[HookError]) {
-    for e in errors {
-        tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
     }
 }
 
@@ -192,8 +216,8 @@ pub(super) fn reload(shared: &Shared, command_line: &CommandLine) -> Report {
 
 fn refused(troubles: &[(String, Trouble)]) -> Report {
     let rows = troubles.iter().filter(|(name, _)| !name.is_empty());
-    let rows = rows.map(|(name, t)| Row { name: name.clone(), action: "failed", error: Some(t.message.clone()) });
-    let text: Vec<&str> = troubles.iter().map(|(_, t)| t.message.as_str()).collect();
+    let rows = rows.map(|(name, t)| Row { name: name.clone(), action: "failed", error: Some(t.told()) });
+    let text: Vec<String> = troubles.iter().map(|(_, t)| t.told()).collect();
     Report { plugins: rows.collect(), error: Some(text.join("\n")), ..Report::default() }
 }
 
@@ -240,29 +264,38 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
             report
         }
         Err(error) => {
-            let (failed, trouble) = *error;
-            let name = failed.config.name.clone();
-            let not_restored = set.arrange(&old, ExitReason::RolledBack, &|_| true).unwrap_or_default();
-            let mut report = refused(&[(name.clone(), trouble.clone())]);
-            let mut text = format!("{name}: {}; the old set was put back", trouble.message);
-            for (prepared, second) in &not_restored {
-                text += &format!(", but {} did not come back: {}", prepared.config.name, second.message);
-            }
-            report.error = Some(text);
-            let not_restored = not_restored.into_iter().map(|(prepared, second)| {
-                let both = format!("{}; and putting it back: {}", trouble.message, second.message);
-                (prepared, Trouble { message: both, ..second })
-            });
-            let mut entries = set.entries(&old, not_restored.collect());
-            idle.retain(|e| e.name() != name);
-            entries.append(&mut idle);
-            if !entries.iter().any(|e| e.name() == name) {
-                entries.push(Entry::NotAdded(failed, trouble));
-            }
+            let (entries, report) = put_back(set, &old, idle, *error);
             shared.plugins().put(entries);
             report
         }
     }
+}
+
+/// After a failure on the way: the same walk towards the old set, and what is told of it.
+fn put_back(
+    mut set: RunningSet<'_>,
+    old: &[Prepared],
+    mut idle: Vec<Entry>,
+    (failed, trouble): Failed,
+) -> (Vec<Entry>, Report) {
+    let name = failed.config.name.clone();
+    let mut not_restored = set.arrange(old, ExitReason::RolledBack, &|_| true).unwrap_or_default();
+    let mut text = format!("{name}: {}; the old set was put back", trouble.told());
+    for (prepared, second) in &mut not_restored {
+        text += &format!(", but {} did not come back: {}", prepared.config.name, second.told());
+        second.message = format!("{}; and putting it back: {}", trouble.message, second.message);
+    }
+    let mut bad: Vec<_> = not_restored.iter().map(|(p, t)| (p.config.name.clone(), t.clone())).collect();
+    if bad.iter().all(|(n, _)| *n != name) {
+        bad.insert(0, (name.clone(), trouble.clone()));
+    }
+    let mut entries = set.entries(old, not_restored);
+    idle.retain(|e| e.name() != name);
+    entries.append(&mut idle);
+    if !entries.iter().any(|e| e.name() == name) {
+        entries.push(Entry::NotAdded(failed, trouble));
+    }
+    (entries, Report { error: Some(text), ..refused(&bad) })
 }
 
 fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before: &HashSet<u64>) -> Report {
@@ -271,7 +304,7 @@ fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before:
             Entry::Live(l) if before.contains(&l.generation) => ("kept", None),
             Entry::Live(l) if old_names.contains(&l.prepared.config.name) => ("replaced", None),
             Entry::Live(_) => ("added", None),
-            Entry::Failed(_, t) | Entry::NotAdded(_, t) | Entry::Refused(_, t) => ("failed", Some(t.message.clone())),
+            Entry::Failed(_, t) | Entry::NotAdded(_, t) | Entry::Refused(_, t) => ("failed", Some(t.told())),
         };
         Row { name: e.name().to_owned(), action, error }
     };
@@ -281,122 +314,17 @@ fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before:
     Report { ok: true, plugins: rows, config: Some(config), ..Report::default() }
 }
 
-/// A plugin that could not be put up, and why.
-type Failed = (Prepared, Trouble);
-
-/// One instance while the set is rearranged.
-struct Running {
-    live: Live,
-    /// False while it steps aside for one that it requires.
-    registered: bool,
-}
-
-/// The instances that exist, in registration order, on their way from one set to another. The way back after an
-/// error is the same walk towards the old set, so there is no second undo to keep in step.
-struct RunningSet<'a> {
-    shared: &'a Shared,
-    write: &'a WriteToken,
-    running: Vec<Running>,
-}
-
-impl RunningSet<'_> {
-    /// Brings the set to `target`: what does not belong exits newest first, then what is missing is made and
-    /// registered in order. What may not fail and does ends the walk where it stands; what may is returned.
-    fn arrange(
-        &mut self,
-        target: &[Prepared],
-        reason: ExitReason,
-        may_fail: &dyn Fn(&str) -> bool,
-    ) -> Result<Vec<Failed>, Box<Failed>> {
-        self.take_down(target, reason);
-        let places: Vec<(Arc<str>, usize)> =
-            target.iter().enumerate().map(|(place, p)| (p.config.name.as_str().into(), place)).collect();
-        engine::renumber(self.write, &places);
-        let mut failures: Vec<Failed> = Vec::new();
-        for (place, prepared) in target.iter().enumerate() {
-            let missing = prepared.requires.iter().find(|r| failures.iter().any(|(f, _)| f.config.name == **r));
-            let result = match missing {
-                Some(m) => {
-                    Err(Trouble::new("requires", format!("requires {m}, which does not run; repair that one first")))
-                }
-                None => self.put_up(prepared, place),
-            };
-            match result {
-                Ok(()) => {}
-                Err(trouble) if missing.is_some() || may_fail(&prepared.config.name) => {
-                    failures.push((prepared.clone(), trouble));
-                }
-                Err(trouble) => return Err(Box::new((prepared.clone(), trouble))),
-            }
-        }
-        self.running.sort_by_key(|r| target.iter().position(|p| p.config.name == r.live.prepared.config.name));
-        Ok(failures)
-    }
-
-    /// Takes down what is not in `target` as it stands, newest first; what requires such a one only steps aside.
-    fn take_down(&mut self, target: &[Prepared], reason: ExitReason) {
-        let stays = |live: &Live| target.iter().any(|p| live.prepared.same_as(p));
-        let comes = |p: &&Prepared| !self.running.iter().any(|r| r.live.prepared.same_as(p));
-        let leaving = self.running.iter().filter(|r| !stays(&r.live)).map(|r| &r.live.prepared);
-        let changing: HashSet<String> =
-            leaving.chain(target.iter().filter(comes)).map(|p| p.config.name.clone()).collect();
-        let aside: HashSet<Arc<str>> = changing.iter().flat_map(|n| self.shared.list.dependents(n)).collect();
-        for mut it in std::mem::take(&mut self.running).into_iter().rev() {
-            let name = it.live.prepared.config.name.clone();
-            let stays = stays(&it.live);
-            if stays && !aside.contains(name.as_str()) {
-                self.running.push(it);
-                continue;
-            }
-            let follows = stays || target.iter().any(|p| p.config.name == name);
-            let reason = if reason == ExitReason::Replaced && !follows { ExitReason::Removed } else { reason };
-            if std::mem::take(&mut it.registered) {
-                let (_, errors) = engine::unregister(self.write, &name, &self.shared.nets(), reason);
-                report_teardown(&errors);
-            }
-            if stays { self.running.push(it) } else { destroy(self.shared, it.live) }
-        }
-        self.running.reverse();
-    }
-
-    /// Makes sure that one plugin of the target runs, at its place.
-    fn put_up(&mut self, prepared: &Prepared, place: usize) -> Result<(), Trouble> {
-        match self.running.iter_mut().find(|r| r.live.prepared.same_as(prepared)) {
-            Some(it) if it.registered => Ok(()),
-            Some(it) => {
-                let registered = engine::register(self.write, it.live.member(), &self.shared.nets());
-                registered.map_err(|errors| first_trouble(&errors))?;
-                it.registered = true;
-                Ok(())
-            }
-            None => {
-                let live = register_new(self.shared, self.write, prepared, place)?;
-                self.running.push(Running { live, registered: true });
-                Ok(())
-            }
-        }
-    }
-
-    /// The rows to show: what runs and what failed, in the order of `target`.
-    fn entries(self, target: &[Prepared], failures: Vec<Failed>) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = self.running.into_iter().map(|r| Entry::Live(r.live)).collect();
-        entries.extend(failures.into_iter().map(|(prepared, trouble)| Entry::Failed(prepared, trouble)));
-        entries.sort_by_key(|e| target.iter().position(|p| p.config.name == e.name()));
-        entries
-    }
-}
-
 /// Takes a plugin that panicked out of every namespace, with what requires it. Its exits are called once, guarded.
 ///
 /// Only the generation that panicked: a reload may have put another in its place since.
 pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Trouble) -> Result<(), Trouble> {
-    let write = shared.write()?;
-    let mut entries = shared.plugins().take();
-    let panicked = |e: &Entry| e.name() == name && e.live().is_some_and(|l| l.generation == generation);
-    if !entries.iter().any(panicked) {
-        shared.plugins().put(entries);
+    // Before anybody is held up: only operations change who lives, and they take turns.
+    if !shared.plugins().lives(name, generation) {
         return Ok(());
     }
+    tracing::error!(plugin = name, "plugin failed: {}", trouble.message);
+    let write = shared.write()?;
+    let mut entries = shared.plugins().take();
     let dependents = shared.list.dependents(name);
     for entry in entries.iter_mut().rev() {
         let orphan = dependents.iter().any(|d| **d == *entry.name());
@@ -409,7 +337,7 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
             trouble.clone()
         };
         let (_, errors) = engine::unregister(&write, entry.name(), &shared.nets(), ExitReason::Removed);
-        report_teardown(&errors);
+        complain(&errors);
         let prepared = entry.live().map(|l| l.prepared.clone());
         let Some(prepared) = prepared else { continue };
         if let Entry::Live(live) = std::mem::replace(entry, Entry::Failed(prepared, why)) {
@@ -424,7 +352,7 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
 pub(super) fn stop(shared: &Shared) -> Result<(), Trouble> {
     let write = shared.write()?;
     let nets = shared.nets();
-    report_teardown(&engine::cleanup_all(&write, &nets, ExitReason::Stopped));
+    complain(&engine::cleanup_all(&write, &nets, ExitReason::Stopped));
     let entries = shared.plugins().take();
     for entry in entries.into_iter().rev() {
         if let Entry::Live(live) = entry {

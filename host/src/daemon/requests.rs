@@ -1,8 +1,9 @@
 //! Answers to clients, made from the loop's state.
 //!
-//! What needs a look into the kernel (the devices of namespaces that no plugin watches) is made on a worker, so that
+//! What needs a look into the kernel (the devices of namespaces that no plugin watches) is made on a thread for looks, so that
 //! no answer, and no client, holds up the loop. A request that waits for something is kept as a [`Waiter`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use pernet_plugin_api::NetCookie;
@@ -12,7 +13,7 @@ use crate::control::{ControlError, Reply, Request};
 use crate::engine::{Link, Net, NetState};
 use crate::plugin;
 
-use super::namespaces::Place;
+use super::place::Place;
 use super::{Daemon, Phase};
 
 /// A request that is answered when something has happened.
@@ -21,6 +22,15 @@ pub(super) enum Waiter {
     SetUp {
         /// Any of its names.
         name: String,
+        /// For the answer.
+        reply: Reply<Netns>,
+    },
+    /// Until the setup of this namespace, asked for once more, is over.
+    Retried {
+        /// The name that it was asked for by.
+        name: String,
+        /// The namespace: it may lose its name, or its life, meanwhile.
+        cookie: NetCookie,
         /// For the answer.
         reply: Reply<Netns>,
     },
@@ -106,7 +116,7 @@ impl Daemon {
             }
         }
         let nets = self.in_order();
-        self.workers.run_anywhere(Box::new(move || {
+        self.looks.run_anywhere(Box::new(move || {
             status.devices = nets.iter().map(|(net, place)| count(devices(net, place).len())).sum();
             reply.send(Ok(status));
         }));
@@ -131,7 +141,7 @@ impl Daemon {
     fn netns_list(&self, reply: Reply<Vec<Netns>>) {
         let rows: Vec<_> =
             self.in_order().into_iter().map(|(net, place)| (self.wire_netns(&net, None), net, place)).collect();
-        self.workers.run_anywhere(Box::new(move || {
+        self.looks.run_anywhere(Box::new(move || {
             let fill = |(mut row, net, place): (Netns, Arc<Net>, Arc<Place>)| {
                 row.devices = count(devices(&net, &place).len());
                 row
@@ -144,9 +154,14 @@ impl Daemon {
         let Some(net) = self.by_name(name).cloned() else {
             return reply.send(Err(ControlError::no_such_netns(name)));
         };
-        let row = self.wire_netns(&net, None);
-        let Some(place) = self.nets.get(&net.cookie).map(|m| Arc::clone(&m.place)) else { return };
-        self.workers.run_anywhere(Box::new(move || {
+        self.send_counted(self.wire_netns(&net, None), reply);
+    }
+
+    /// Answers with a namespace, its devices counted where no mirror has them.
+    pub(super) fn send_counted(&self, row: Netns, reply: Reply<Netns>) {
+        let Some(managed) = self.nets.get(&NetCookie(row.cookie)) else { return reply.send(Ok(row)) };
+        let (net, place) = (Arc::clone(&managed.net), Arc::clone(&managed.place));
+        self.looks.run_anywhere(Box::new(move || {
             reply.send(Ok(Netns { devices: count(devices(&net, &place).len()), ..row }));
         }));
     }
@@ -156,7 +171,7 @@ impl Daemon {
             return reply.send(Err(ControlError::no_such_netns(&name)));
         };
         self.retry(cookie);
-        self.wait(Waiter::SetUp { name, reply });
+        self.wait(Waiter::Retried { name, cookie, reply });
     }
 
     fn netns_wait_gone(&mut self, name: String, cookie: NetCookie, reply: Reply<Netns>) {
@@ -168,6 +183,10 @@ impl Daemon {
     }
 
     fn wait(&mut self, waiter: Waiter) {
+        if self.phase == Phase::Stopping {
+            // Dropped unanswered, which tells the client that the daemon is stopping.
+            return;
+        }
         self.waiters.push(waiter);
         self.check_waiters();
     }
@@ -176,10 +195,17 @@ impl Daemon {
     pub(super) fn check_waiters(&mut self) {
         for waiter in std::mem::take(&mut self.waiters) {
             match waiter {
-                Waiter::SetUp { ref reply, .. } | Waiter::Gone { ref reply, .. } if reply.abandoned() => {}
-                Waiter::SetUp { name, reply } => match self.settled(&name) {
-                    Some(row) => reply.send(Ok(row)),
+                Waiter::SetUp { ref reply, .. }
+                | Waiter::Retried { ref reply, .. }
+                | Waiter::Gone { ref reply, .. }
+                    if reply.abandoned() => {}
+                Waiter::SetUp { name, reply } => match self.names.find(&name).and_then(|c| self.settled(c)) {
+                    Some(row) => self.send_counted(row, reply),
                     None => self.waiters.push(Waiter::SetUp { name, reply }),
+                },
+                Waiter::Retried { name, cookie, reply } => match self.settled(cookie) {
+                    Some(row) => self.send_counted(row, reply),
+                    None => self.waiters.push(Waiter::Retried { name, cookie, reply }),
                 },
                 Waiter::Gone { name, cookie, reply } => match self.goes_on_without(&name, cookie) {
                     Some(row) => reply.send(Ok(row)),
@@ -189,10 +215,10 @@ impl Daemon {
         }
     }
 
-    fn settled(&self, name: &str) -> Option<Netns> {
-        let managed = self.nets.get(&self.names.find(name)?)?;
+    fn settled(&self, cookie: NetCookie) -> Option<Netns> {
+        let managed = self.nets.get(&cookie)?;
         let over = matches!(managed.net.state(), NetState::Live | NetState::Degraded | NetState::Failed);
-        (over && !managed.setting_up).then(|| self.wire_netns(&managed.net, None))
+        (over && !managed.setting_up && !managed.net.dying()).then(|| self.wire_netns(&managed.net, None))
     }
 
     fn goes_on_without(&self, name: &str, cookie: NetCookie) -> Option<Netns> {
@@ -208,6 +234,9 @@ impl Daemon {
         for waiter in std::mem::take(&mut self.waiters) {
             match waiter {
                 Waiter::Gone { cookie, reply, .. } if cookie == net.cookie => reply.send(Ok(row.clone())),
+                Waiter::Retried { name, cookie, reply } if cookie == net.cookie => {
+                    reply.send(Err(ControlError::no_such_netns(&name)));
+                }
                 other => self.waiters.push(other),
             }
         }
@@ -235,9 +264,12 @@ impl Daemon {
 
     fn plugin_rows(&self) -> Vec<wire::Plugin> {
         let mut rows: Vec<wire::Plugin> = self.shared.shown().as_ref().clone();
+        let mut counts: HashMap<Arc<str>, u64> = HashMap::new();
+        for plugin in self.nets.values().flat_map(|m| m.net.subsystems()) {
+            *counts.entry(plugin).or_default() += 1;
+        }
         for row in rows.iter_mut().filter(|r| r.state == wire::PluginState::live) {
-            let here = |net: &Arc<Net>| net.subsystems().iter().any(|s| **s == *row.name);
-            row.namespaces = count(self.nets.values().filter(|m| here(&m.net)).count());
+            row.namespaces = counts.get(row.name.as_str()).copied().unwrap_or_default();
         }
         rows
     }
@@ -250,7 +282,7 @@ impl Daemon {
             };
             nets.retain(|(net, _)| net.cookie == cookie);
         }
-        self.workers.run_anywhere(Box::new(move || {
+        self.looks.run_anywhere(Box::new(move || {
             reply.send(Ok(nets.iter().flat_map(|(net, place)| devices(net, place)).collect()));
         }));
     }

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use pernet_plugin_api::NetCookie;
 
-use super::namespaces::Place;
+use super::place::Place;
 use super::plugins::Trouble;
 use super::{Daemon, Event};
 use crate::control::monitor::{HookLine, Monitor};
@@ -20,6 +20,9 @@ use crate::plugin::{HookRecord, HostServices, InstanceRef, LogLine};
 
 /// How long `run_in` waits: longer than a namespace's queue should ever be.
 const RUN_IN: Duration = Duration::from_secs(30);
+
+/// How often it looks whether there is still somebody to wait for.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A namespace, and the way into it.
 type Inhabited = (Arc<Net>, Arc<Place>);
@@ -131,21 +134,31 @@ impl Services {
     }
 }
 
+/// Waits for work in another namespace, but not beyond the instance's end: that end may be waiting for this very thread,
+/// in a reload that holds the work back.
+fn wait_for(answer: &Receiver<Result<(), Failure>>, instance: &InstanceRef) -> Result<(), Failure> {
+    let until = Instant::now() + RUN_IN;
+    loop {
+        match answer.recv_timeout(LOOK) {
+            Ok(result) => return result,
+            Err(e) if e.is_disconnected() || instance.is_gone() => return Err(gone()),
+            Err(_) if Instant::now() >= until => {
+                let what = format!("the namespace was busy for {} s", RUN_IN.as_secs());
+                return Err(Failure::new(libc::ETIMEDOUT, what));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
 impl HostServices for Services {
     fn log(&self, line: LogLine<'_>) {
-        let (plugin, generation, netns) = (&*line.plugin, line.generation, line.netns.as_deref().unwrap_or("-"));
+        let (plugin, generation, netns) = (&*line.plugin, line.generation, line.netns.as_deref());
+        let fields = logging::readable(line.fields);
         // `tracing` wants its level at compile time.
         macro_rules! at {
             ($level:ident) => {
-                tracing::event!(
-                    tracing::Level::$level,
-                    plugin,
-                    generation,
-                    netns,
-                    fields = line.fields,
-                    "{}",
-                    line.message
-                )
+                tracing::event!(tracing::Level::$level, plugin, generation, netns, "{}{fields}", line.message)
             };
         }
         match line.level {
@@ -196,13 +209,7 @@ impl HostServices for Services {
         } else {
             self.events.send(Event::Work(work)).map_err(|_| gone())?;
         }
-        match answer.recv_timeout(RUN_IN) {
-            Ok(result) => result,
-            Err(e) if e.is_timeout() => {
-                Err(Failure::new(libc::ETIMEDOUT, format!("the namespace was busy for {} s", RUN_IN.as_secs())))
-            }
-            Err(_) => Err(gone()),
-        }
+        wait_for(&answer, instance)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

@@ -125,30 +125,45 @@ impl OrderError {
             OrderError::MissingRequires { plugin, .. } | OrderError::AfterLaterLevel { plugin, .. } => plugin,
         }
     }
+
+    /// The plugin that its configuration names and that cannot come first.
+    #[must_use]
+    pub fn other(&self) -> Option<&str> {
+        match self {
+            OrderError::Duplicate { .. } => None,
+            OrderError::Cycle { chain } => chain.get(1).map(String::as_str),
+            OrderError::MissingRequires { requires, .. } => Some(requires),
+            OrderError::AfterLaterLevel { after, .. } => Some(after),
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            OrderError::Duplicate { .. } => "rename or disable one",
+            OrderError::Cycle { .. } => "take one of them out of `after` or `requires`",
+            OrderError::MissingRequires { .. } => "add it, enable it, or take it out of `requires`",
+            OrderError::AfterLaterLevel { .. } => "take it out of `after` or `requires`: levels are the plugins' own",
+        }
+    }
 }
 
 impl fmt::Display for OrderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OrderError::Duplicate { name } => write!(f, "two plugins are named `{name}`; rename or disable one"),
+            OrderError::Duplicate { name } => write!(f, "two plugins are named `{name}`"),
             OrderError::Cycle { chain } => {
                 let chain: Vec<String> = chain.iter().map(|name| format!("`{name}`")).collect();
-                write!(
-                    f,
-                    "these plugins wait for each other: {}; remove one `after` or `requires`",
-                    chain.join(" after ")
-                )
+                write!(f, "these plugins wait for each other: {}", chain.join(" after "))
             }
             OrderError::MissingRequires { plugin, requires } => {
-                write!(
-                    f,
-                    "plugin `{plugin}` requires `{requires}`, which is not configured; add it, or drop `requires`"
-                )
+                write!(f, "plugin `{plugin}` requires `{requires}`, which is not configured, or not enabled")
             }
             OrderError::AfterLaterLevel { plugin, level, after, after_level } => write!(
                 f,
                 "plugin `{plugin}` (level {level}) cannot come after `{after}` (level {after_level}): a level ends \
-                 before the next begins; change a level, or drop `after`"
+                 before the next begins"
             ),
         }
     }

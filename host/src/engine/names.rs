@@ -110,10 +110,10 @@ impl Names {
         self.judge(touched)
     }
 
-    /// Whether a namespace is visible at this path.
+    /// The namespace that is visible at this path.
     #[must_use]
-    pub fn shows(&self, path: &std::path::Path) -> bool {
-        self.at.contains_key(path)
+    pub fn at(&self, path: &Path) -> Option<NetCookie> {
+        self.at.get(path).copied()
     }
 
     /// The namespace of this visible name, or of this path.

@@ -62,6 +62,12 @@ pub fn take_name(path: &Path) -> io::Result<()> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o000).open(path).map(drop)
 }
 
+/// Whether a name holds a namespace already.
+#[must_use]
+pub fn is_bound(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == libc::NSFS_MAGIC)
+}
+
 /// Binds a namespace on a name that was taken.
 ///
 /// # Errors

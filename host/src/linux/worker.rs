@@ -2,7 +2,9 @@
 //!
 //! Jobs of one key (a namespace) run one at a time and in order, jobs of different keys in parallel. A thread that is
 //! still inside a namespace after its job is brought home; one that cannot come home is ended and replaced. A panic in a
-//! job ends that job only. A job that never returns keeps its thread. Knows nothing of what a job does, and takes no lock but its own queue's, for moments.
+//! job ends that job only. A job that never returns keeps its thread: while all threads are held that way, others are
+//! started for the rest, and end when they are no longer needed. Knows nothing of what a job does, and takes no lock but
+//! its own queue's, for moments.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -19,6 +21,12 @@ use super::ns::{self, Pin};
 /// When the system has no thread for us.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long no job may begin while some are ready, before the threads count as held.
+const HELD: Duration = Duration::from_millis(500);
+
+/// How many threads are started beyond the pool's size at most.
+const SPARE: usize = 64;
+
 /// What a worker is asked to do.
 pub type Job = Box<dyn FnOnce() + Send>;
 
@@ -33,8 +41,8 @@ struct Shared {
     ready: Condvar,
     /// A job is done.
     done: Condvar,
-    /// A thread has ended.
-    ended: Condvar,
+    /// For the keeper: a thread has ended, or jobs are ready and nobody is idle.
+    keeper: Condvar,
     home: Arc<Pin>,
     size: usize,
 }
@@ -51,6 +59,10 @@ struct State {
     /// Threads that wait for `ready`, and callers that wait for `done`: whom nobody waits for is not woken.
     idle: usize,
     draining: usize,
+    /// Jobs begun so far.
+    begun: u64,
+    /// The keeper looks after the ready jobs already.
+    watched: bool,
     stopping: bool,
 }
 
@@ -64,7 +76,7 @@ impl Workers {
             state: Mutex::default(),
             ready: Condvar::new(),
             done: Condvar::new(),
-            ended: Condvar::new(),
+            keeper: Condvar::new(),
             home: Arc::new(ns::current()?.1),
             size: size.max(1),
         });
@@ -102,9 +114,12 @@ impl Workers {
         }
         state.ready.push_back((key, job));
         let idle = state.idle > 0;
+        let unwatched = !idle && !std::mem::replace(&mut state.watched, true);
         drop(state);
         if idle {
             self.shared.ready.notify_one();
+        } else if unwatched {
+            self.shared.keeper.notify_all();
         }
         true
     }
@@ -168,21 +183,30 @@ impl Shared {
         started.map(drop)
     }
 
-    /// Replaces threads that have ended. A thread of its own does, since a thread begins where the one that starts it is,
-    /// and with its rights: a lost one cannot start its own replacement.
+    /// Replaces threads that have ended, and adds to those that are held. A thread of its own does, since a thread begins
+    /// where the one that starts it is, and with its rights: a lost one cannot start its own replacement.
     fn keep(self: Arc<Self>) {
         let mut state = self.lock();
         while !(state.stopping && state.ready.is_empty() && state.waiting == 0) {
             if state.threads >= self.size {
-                state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
+                if state.ready.is_empty() || state.threads >= self.size + SPARE {
+                    state.watched = false;
+                    state = self.keeper.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+                state.watched = true;
+                let begun = state.begun;
+                state = self.keeper.wait_timeout(state, HELD).unwrap_or_else(PoisonError::into_inner).0;
+                if state.begun != begun || state.ready.is_empty() {
+                    continue;
+                }
             }
             drop(state);
             let started = self.start_thread();
             state = self.lock();
             if let Err(error) = started {
                 tracing::error!(%error, "cannot start a worker thread; tried again in {AGAIN:?}");
-                state = self.ended.wait_timeout(state, AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+                state = self.keeper.wait_timeout(state, AGAIN).unwrap_or_else(PoisonError::into_inner).0;
             }
         }
     }
@@ -190,7 +214,7 @@ impl Shared {
     fn stop(&self) {
         self.lock().stopping = true;
         self.ready.notify_all();
-        self.ended.notify_all();
+        self.keeper.notify_all();
     }
 
     /// A worker's life: until the pool stops, or the thread is lost.
@@ -206,7 +230,7 @@ impl Shared {
             }
         }
         self.lock().threads -= 1;
-        self.ended.notify_all();
+        self.keeper.notify_all();
     }
 
     fn next(&self) -> Option<(Option<NetCookie>, Job)> {
@@ -214,10 +238,12 @@ impl Shared {
         loop {
             if let Some(next) = state.ready.pop_front() {
                 state.running += 1;
+                state.begun += 1;
                 return Some(next);
             }
             // A key that is busy may still have jobs waiting: whoever finishes it makes them ready and takes them.
-            if state.stopping {
+            // One of those that were added while others were held.
+            if state.stopping || state.idle >= self.size {
                 return None;
             }
             state.idle += 1;
@@ -311,6 +337,28 @@ mod tests {
         drop(release);
         assert!(pool.drain(SOON));
         assert_eq!(receive.try_iter().collect::<Vec<_>>(), [1, 1]);
+    }
+
+    #[test]
+    fn jobs_that_never_return_hold_up_no_other() {
+        let pool = pool(2);
+        let (release, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        for key in 0..10 {
+            let held = Arc::clone(&held);
+            pool.queue(NetCookie(key), Box::new(move || assert!(held.lock().expect("not poisoned").recv().is_err())));
+        }
+        let (send, receive) = mpsc::channel();
+        pool.run_anywhere(Box::new(move || send.send("served").expect("it is received")));
+        assert_eq!(receive.recv_timeout(SOON), Ok("served"));
+        drop(release);
+        assert!(pool.drain(SOON));
+        // Those that were added have gone.
+        let deadline = Instant::now() + SOON;
+        while pool.shared.lock().threads > 2 && Instant::now() < deadline {
+            thread::yield_now();
+        }
+        assert_eq!(pool.shared.lock().threads, 2);
     }
 
     #[test]

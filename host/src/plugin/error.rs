@@ -54,7 +54,9 @@ pub enum PluginError {
         source: NoteError,
     },
     /// Step 4: another plugin than the configured one.
-    #[error("the plugin file {path} holds the plugin `{found}`, not `{expected}`: correct `name` or `file`")]
+    #[error(
+        "the plugin file {path} holds the plugin `{found}`, not `{expected}`: correct `file`, or the name of the configuration file"
+    )]
     Name {
         /// The file.
         path: PathBuf,

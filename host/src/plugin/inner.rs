@@ -64,6 +64,12 @@ impl InstanceRef {
         self.upgrade()?.drop_work(work)
     }
 
+    /// Whether its end has begun: nothing is called any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.inner.upgrade().is_none_or(|inner| inner.is_closed())
+    }
+
     fn upgrade(&self) -> Result<Arc<Inner>, Failure> {
         let gone =
             || Failure::new(libc::ESTALE, format!("plugin `{}` (generation {}) is gone", self.plugin, self.generation));

@@ -109,8 +109,11 @@ fn netns_command(daemon: &mut Connection, json: bool, command: &NetnsCommand) ->
         }
         NetnsCommand::Add { name } => {
             // An interrupt ends the wait for the daemon, and the name is given back on the way out.
-            hang_up_on_interrupt(daemon)?;
-            netns::add(daemon, name)?
+            let interrupted = hang_up_on_interrupt(daemon)?;
+            netns::add(daemon, name).map_err(|failure| match interrupted.load(Ordering::Acquire) {
+                true => Failure::new(format!("namespace {name}"), "interrupted, and undone", "add it again"),
+                false => failure,
+            })?
         }
         NetnsCommand::Del { name } => {
             let last = netns::del(daemon, name)?;

@@ -60,8 +60,13 @@ impl Reserved {
         match netns::take_name(&path) {
             Ok(()) => Ok(Reserved { path, kept: false }),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                let remedy = "choose another, or remove it with `pernetctl netns del`";
-                Err(Failure::new(path.display(), "the name is taken", remedy))
+                // One that is being made looks the same as what is left of an add that was killed.
+                let (what, remedy) = if netns::is_bound(&path) {
+                    ("the name is taken", "choose another, or remove it with `pernetctl netns del`")
+                } else {
+                    ("the name is taken, and is no namespace", "if nobody is just adding it, remove the file")
+                };
+                Err(Failure::new(path.display(), what, remedy))
             }
             Err(e) => Err(Failure::new(path.display(), format!("the name cannot be taken: {e}"), AS_ROOT)),
         }

@@ -1,8 +1,7 @@
-//! The command line of `pernetd`: run, `--check`, `demo`; and how a daemon is put together.
+//! How a daemon is put together, and what `--check` looks at: everything that a start checks, with no effect.
 
 use std::sync::{Arc, Mutex, RwLock};
 
-use clap::{Parser, Subcommand};
 use crossbeam_channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -13,7 +12,7 @@ use crate::engine::{Names, PernetList};
 use crate::linux::ns;
 use crate::linux::worker::Workers;
 use crate::plugin::{self, Judge};
-use crate::{control, demo, discovery, logging, systemd};
+use crate::{control, discovery, logging, systemd};
 
 use super::identify;
 use super::plugins::{self, Maker, Plugins};
@@ -21,54 +20,12 @@ use super::reload::{self, Shared};
 use super::services::{Places, Services};
 use super::{Daemon, Event, Phase};
 
-/// Runs plugins in every network namespace of the host.
-#[derive(Parser)]
-#[command(name = "pernetd", version, about)]
-struct Arguments {
-    #[command(flatten)]
-    command_line: CommandLine,
-    /// Validate configuration and plugins as a start does, and exit 0 or 1
-    #[arg(long)]
-    check: bool,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Show what happens to a few namespaces, in a machine of its own; needs no root
-    Demo {
-        /// End after so many seconds instead of at an interrupt
-        #[arg(long, value_name = "N")]
-        seconds: Option<u64>,
-    },
-}
-
 /// What went wrong before the loop ran: printed on standard error, exit code 1.
-type Failed = String;
-
-/// `pernetd`'s main; the process's exit code.
-#[must_use]
-pub fn main() -> i32 {
-    let arguments = Arguments::parse();
-    let result = match arguments.command {
-        Some(_) if arguments.check => {
-            eprintln!("pernetd: --check goes with no command; leave one of them out");
-            return 2;
-        }
-        Some(Command::Demo { seconds }) => demo::run(arguments.command_line, seconds),
-        None if arguments.check => check(&arguments.command_line),
-        None => run(arguments.command_line, Judge::new(), None),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("pernetd: {error}");
-        1
-    })
-}
+pub(crate) type Failed = String;
 
 /// Everything that a start checks, with no effect: configuration, files, notes, ABI, the plugins' own judgement of
 /// their configuration, and the order.
-fn check(command_line: &CommandLine) -> Result<i32, Failed> {
+pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
     let config = Config::load(&command_line.paths()).map_err(|e| e.to_string())?;
     let mut good = Vec::new();
     let mut errors = Vec::new();
@@ -87,7 +44,8 @@ fn check(command_line: &CommandLine) -> Result<i32, Failed> {
     if errors.is_empty() { Ok(0) } else { Err(errors.join("\npernetd: ")) }
 }
 
-/// Runs the daemon in the foreground. `started` is sent the moment it can be talked to.
+/// Runs the daemon in the foreground, to the end; the exit code. With an `inbox`, somebody else in this process hears
+/// its monitor and asks it things.
 pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>) -> Result<i32, Failed> {
     let paths = command_line.paths();
     let config = Config::load(&paths).map_err(|e| e.to_string())?;
@@ -112,6 +70,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         judge,
     });
     let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
+    let looks = Workers::new(1).map_err(|e| format!("cannot start a worker: {e}"))?;
     // Plugins before namespaces: then each namespace of the first scan gets one setup, not one registration per plugin.
     on_a_seat(|| reload::start(&shared, &config))?;
 
@@ -135,6 +94,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let mut daemon = Daemon {
         command_line,
         workers: Arc::new(workers),
+        looks,
         links,
         server,
         events: events.clone(),

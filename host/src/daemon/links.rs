@@ -1,0 +1,169 @@
+//! Link messages on their way from the one socket to the namespaces, and what follows when some were lost.
+//!
+//! The loop only sorts them; comparing them with the mirror, and calling hooks, is a job for the workers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pernet_plugin_api::NetCookie;
+
+use crate::discovery::links::LinkEvent;
+use crate::engine::{self, LinkObservation, Net, ReadToken};
+
+use super::Daemon;
+use super::namespaces::complain;
+use super::place::Place;
+
+/// At most one log line per overrun storm.
+const OVERRUN_LOG: Duration = Duration::from_secs(5);
+
+/// So many messages of one namespace may wait: more than a slow hook lets gather, and little memory. Where a hook hangs
+/// they are dropped, and its devices are listed once it is over.
+const MOST: usize = 4096;
+
+/// Link messages of one namespace that no worker has taken yet.
+#[derive(Default)]
+pub(super) struct Backlog(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    seen: Vec<LinkObservation>,
+    /// Some were lost: a list of everything is newer than all that waits.
+    lost: bool,
+    /// A job that takes them is queued.
+    queued: bool,
+}
+
+impl Backlog {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds messages; true if that was more than may wait.
+    fn push(&self, run: Vec<LinkObservation>) -> bool {
+        let mut waiting = self.waiting();
+        if waiting.lost {
+            return false;
+        }
+        waiting.seen.extend(run);
+        let overflowed = waiting.seen.len() > MOST;
+        if overflowed {
+            waiting.lose();
+        }
+        overflowed
+    }
+
+    fn lose(&self) {
+        self.waiting().lose();
+    }
+
+    /// Whether a job has to be queued; from then on it counts as queued.
+    fn needs_job(&self) -> bool {
+        !std::mem::replace(&mut self.waiting().queued, true)
+    }
+
+    /// Compares all that waits with the mirror.
+    fn work_off(&self, token: &ReadToken, net: &Arc<Net>, place: &Place) {
+        let Waiting { seen, lost, .. } = std::mem::take(&mut *self.waiting());
+        for observation in seen {
+            complain(&engine::links_seen(token, net, observation));
+        }
+        if !lost || !net.watched() {
+            return;
+        }
+        match place.dump() {
+            Ok(links) => complain(&engine::links_seen(token, net, LinkObservation::Dump(links))),
+            Err(e) => {
+                tracing::warn!(netns = %net.name(), "cannot list its devices: {e}; tried again at its next event");
+                self.lose();
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn lose(&mut self) {
+        self.seen = Vec::new();
+        self.lost = true;
+    }
+}
+
+impl Daemon {
+    /// Link messages, grouped by namespace, each in the order of the stream.
+    pub(super) fn observe_links(&mut self, events: Vec<LinkEvent>) {
+        let mut runs: Vec<(NetCookie, Vec<LinkObservation>)> = Vec::new();
+        for event in events {
+            let (cookie, number, observation) = match event {
+                LinkEvent::Seen { cookie, subscription, link } => (cookie, subscription, LinkObservation::Seen(link)),
+                LinkEvent::Gone { cookie, subscription, ifindex } => {
+                    (cookie, subscription, LinkObservation::Gone { ifindex })
+                }
+                LinkEvent::Overrun => {
+                    // What was read before the loss counts less than the dumps that follow.
+                    runs.clear();
+                    self.resync();
+                    continue;
+                }
+            };
+            // Older than the dump of a newer subscription.
+            if self.links.subscription(cookie).is_none_or(|s| s.number != number) {
+                continue;
+            }
+            match runs.iter_mut().rev().take(8).find(|(c, _)| *c == cookie) {
+                Some((_, run)) => run.push(observation),
+                None => runs.push((cookie, vec![observation])),
+            }
+        }
+        for (cookie, run) in runs {
+            self.links_seen(cookie, run);
+        }
+    }
+
+    fn links_seen(&mut self, cookie: NetCookie, run: Vec<LinkObservation>) {
+        let Some(managed) = self.nets.get(&cookie) else { return };
+        let overflowed = managed.backlog.push(run);
+        if overflowed {
+            self.resyncs += 1;
+            tracing::warn!(netns = %managed.net.name(), "its hooks are slower than its link events; it is listed again");
+        }
+        self.work_off(cookie);
+    }
+
+    /// Queues the job that takes the backlog, unless one is queued already.
+    fn work_off(&mut self, cookie: NetCookie) {
+        let Some(managed) = self.nets.get(&cookie) else { return };
+        if !managed.backlog.needs_job() {
+            return;
+        }
+        let (net, place, backlog) =
+            (Arc::clone(&managed.net), Arc::clone(&managed.place), Arc::clone(&managed.backlog));
+        self.submit(cookie, Box::new(move |token| backlog.work_off(token, &net, &place)));
+    }
+
+    /// Messages were lost: every namespace that is listened to is dumped, and the differences are the events. That is
+    /// asked of the source, not of the mirror: a setup that has just listed its devices has no mirror yet.
+    fn resync(&mut self) {
+        self.resyncs += 1;
+        if self.last_overrun.is_none_or(|t| t.elapsed() > OVERRUN_LOG) {
+            tracing::warn!(
+                "link events were lost; every watched namespace is listed again (netlink.receive_buffer sets the room)"
+            );
+            self.last_overrun = Some(Instant::now());
+        }
+        let listened = self.nets.iter().filter(|(cookie, _)| self.links.subscription(**cookie).is_some());
+        let cookies: Vec<NetCookie> = listened.map(|(cookie, _)| *cookie).collect();
+        for cookie in cookies {
+            if let Some(managed) = self.nets.get(&cookie) {
+                managed.backlog.lose();
+            }
+            self.work_off(cookie);
+        }
+    }
+
+    /// Namespaces in which no plugin wants device events any more are not listened to any more.
+    pub(super) fn unwatch_idle(&mut self) {
+        for managed in self.nets.values() {
+            managed.place.unwatch_if_idle(&managed.net);
+        }
+    }
+}
