@@ -111,9 +111,13 @@ impl Daemon {
         assert_eq!(answer["namespace"]["state"], "live", "{answer}");
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Ends it as an operator does.
     pub(crate) fn stop(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         assert!(self.child.wait().unwrap().success(), "{}", log_text());
     }
 }

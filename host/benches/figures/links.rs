@@ -12,6 +12,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use pernetd::linux::netns;
 use pernetd::linux::ns::{self, Pin};
 use pernetd::netlink::Requests;
+use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::daemon::Daemon;
@@ -68,6 +69,15 @@ fn row(what: &str, place: &Pin, daemon: Option<&Daemon>) {
             (us(per(spent, changes)), (lost(d) - resyncs).to_string())
         });
         println!("{:60} {:>7} {cpu:>7} {resyncs:>8}", format!("{what}, {how}"), us(sender));
+    }
+    if let Some(daemon) = daemon {
+        let before = (lost(daemon), daemon.cpu());
+        daemon.signal(Signal::STOP);
+        let sender = send(place, CHANGES, CHANGES, PAUSE);
+        daemon.signal(Signal::CONT);
+        let cpu = us(per(daemon.cpu() - before.1, CHANGES));
+        let resyncs = lost(daemon) - before.0;
+        println!("{:60} {:>7} {cpu:>7} {resyncs:>8}", format!("{what}, all waiting at once"), us(sender));
     }
 }
 
