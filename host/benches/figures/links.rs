@@ -52,7 +52,7 @@ pub(crate) fn measure() {
     let daemon = Daemon::start("", QUIET);
     row("the daemon, no plugin wants device events", &middle, Some(&daemon));
     daemon.stop();
-    let daemon = Daemon::start("netlink.receive_buffer = 67108864", SUBSCRIBING);
+    let daemon = Daemon::start("netlink.receive_buffer = 268435456", SUBSCRIBING);
     row("one plugin does, everywhere", &middle, Some(&daemon));
     daemon.stop();
 }
