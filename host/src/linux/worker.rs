@@ -201,8 +201,12 @@ impl Shared {
                     continue;
                 }
             }
+            let missing = match self.size.saturating_sub(state.threads) {
+                0 => state.ready.len().min(self.size + SPARE - state.threads),
+                lost => lost,
+            };
             drop(state);
-            let started = self.start_thread();
+            let started = (0..missing).try_for_each(|_| self.start_thread());
             state = self.lock();
             if let Err(error) = started {
                 tracing::error!(%error, "cannot start a worker thread; tried again in {AGAIN:?}");
