@@ -243,6 +243,13 @@ impl Shared {
             if let Some(next) = state.ready.pop_front() {
                 state.running += 1;
                 state.begun += 1;
+                // Who queued them may have counted on threads that were idle until they took the first of them.
+                let unwatched =
+                    state.idle == 0 && !state.ready.is_empty() && !std::mem::replace(&mut state.watched, true);
+                drop(state);
+                if unwatched {
+                    self.keeper.notify_all();
+                }
                 return Some(next);
             }
             // A key that is busy may still have jobs waiting: whoever finishes it makes them ready and takes them.
