@@ -1,6 +1,7 @@
 //! How a daemon is put together, and what `--check` looks at: everything that a start checks, with no effect.
 
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -175,17 +176,25 @@ fn on_a_seat<T: Send>(work: impl FnOnce() -> Result<T, Failed> + Send) -> Result
     })
 }
 
-/// Signals become events. A second SIGTERM or SIGINT ends the process at once: the way out when a hook hangs.
+/// Signals become events. A second SIGTERM or SIGINT ends the process at once: the way out when a hook hangs. One that
+/// comes with the first (`timeout` signals its child and then the child's group) is no second one.
 fn listen_to_signals(events: &Sender<Event>) -> Result<(), Failed> {
+    const TOGETHER: Duration = Duration::from_millis(200);
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT])
         .map_err(|e| format!("cannot listen to signals: {e}"))?;
     let events = events.clone();
     let listen = move || {
-        let mut stopping = false;
+        let mut stopping: Option<Instant> = None;
         for signal in signals.forever() {
-            if signal != SIGHUP && std::mem::replace(&mut stopping, true) {
-                eprintln!("pernetd: told to stop a second time: ending without the exits");
-                std::process::exit(1);
+            if signal != SIGHUP {
+                match stopping {
+                    Some(since) if since.elapsed() < TOGETHER => continue,
+                    Some(_) => {
+                        eprintln!("pernetd: told to stop a second time: ending without the exits");
+                        std::process::exit(1);
+                    }
+                    None => stopping = Some(Instant::now()),
+                }
             }
             if events.send(Event::Signal(signal)).is_err() {
                 return;
