@@ -42,7 +42,11 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
     {
         errors.push(error);
     }
-    if errors.is_empty() { Ok(0) } else { Err(errors.join("\npernetd: ")) }
+    if !errors.is_empty() {
+        return Err(errors.join("\npernetd: "));
+    }
+    println!("pernetd: the configuration and {} plugins are right", good.len());
+    Ok(0)
 }
 
 /// Runs the daemon in the foreground, to the end; the exit code. With an `inbox`, somebody else in this process hears
@@ -68,6 +72,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         nets: RwLock::default(),
         plugins: Mutex::new(Plugins::default()),
         maker: Maker::new(services),
+        patience: config.main.unregister_timeout.into(),
         judge,
     });
     let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
