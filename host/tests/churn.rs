@@ -100,8 +100,8 @@ fn kind(target: &str) -> String {
 }
 
 fn check_descriptors(m: &Machine, before: &[String]) {
-    let now = settled_descriptors(m);
-    assert_eq!(now, before, "descriptors are left");
+    // What closes late (a connection, the listener for links) closes within the deadline; what leaks does not.
+    wait_until("the descriptors are as they were", LATER, || descriptors(m) == before);
 }
 
 fn many(m: Machine) {

@@ -14,7 +14,6 @@ mod source;
 
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
 
 pub use command_line::{CommandLine, Paths, runtime_dir};
 pub use globs::Selector;
@@ -82,12 +81,6 @@ impl Config {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         }
-    }
-
-    /// How long an unregistration waits for references.
-    #[must_use]
-    pub fn unregister_timeout(&self) -> Duration {
-        Duration::from_secs(self.main.unregister_timeout)
     }
 }
 

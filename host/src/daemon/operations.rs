@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use crate::config::Config;
@@ -178,6 +179,7 @@ impl Daemon {
     fn reloaded(&mut self, report: Report) {
         if let Some(config) = &report.config {
             self.config = Arc::new(self.in_force(config));
+            self.shared.patience.store(self.config.main.unregister_timeout, Ordering::Relaxed);
             if let Err(e) = self.server.set_read(&config.main.control.read) {
                 tracing::warn!("control.read stays as it was: {e}");
             }
@@ -201,7 +203,10 @@ impl Daemon {
             tracing::error!("{outcome}")
         }
         for row in &report.plugins {
-            tracing::info!(plugin = row.name, action = row.action, "{}", row.error.as_deref().unwrap_or("done"));
+            match &row.error {
+                Some(error) => tracing::error!(plugin = row.name, action = row.action, "{error}"),
+                None => tracing::info!(plugin = row.name, action = row.action, "done"),
+            }
         }
         if self.phase == Phase::Running {
             systemd::ready(&format!("{}; {outcome}", self.summary()));

@@ -251,7 +251,8 @@ impl Plugins {
         // The same code may run again, in another generation: then it is not retired.
         let in_use =
             |row: &wire::Plugin| entries.iter().filter_map(Entry::live).any(|l| l.prepared.sha256 == row.sha256);
-        rows.extend(self.ended.iter().filter(|row| !in_use(row)).cloned());
+        let retired = self.ended.iter().filter(|row| !in_use(row)).cloned();
+        rows.extend((rows.len() as u64..).zip(retired).map(|(order, row)| wire::Plugin { order, ..row }));
         self.entries = entries;
         self.rows = Arc::new(rows);
     }

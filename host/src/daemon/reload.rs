@@ -6,6 +6,7 @@
 //! same steps back. These functions run on a thread of their own, never on the loop: hooks are called from here.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) plugins: Mutex<Plugins>,
     /// Makes instances.
     pub(super) maker: Maker,
+    /// How long a plugin that goes is waited for, in seconds (`unregister_timeout`); a reload may change it.
+    pub(super) patience: AtomicU64,
     /// Judges plugin files; made before any namespace was entered.
     pub(super) judge: Judge,
 }
@@ -187,8 +190,12 @@ pub(super) fn first_trouble(errors: &[HookError]) -> Trouble {
 
 pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
-    if let Err(e) = live.instance.destroy() {
-        tracing::error!(plugin = live.prepared.config.name, "drop failed: {e}");
+    let patience = Duration::from_secs(shared.patience.load(Ordering::Relaxed));
+    if let Err(e) = live.instance.destroy_within(patience) {
+        tracing::error!(plugin = live.prepared.config.name, "{e}");
+        // A call that did not come out is still in there: what it may use is leaked, and dropping it would only wait
+        // once more.
+        std::mem::forget(live.instance);
     }
 }
 

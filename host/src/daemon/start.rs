@@ -1,6 +1,7 @@
 //! How a daemon is put together, and what `--check` looks at: everything that a start checks, with no effect.
 
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -41,7 +42,11 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
     {
         errors.push(error);
     }
-    if errors.is_empty() { Ok(0) } else { Err(errors.join("\npernetd: ")) }
+    if !errors.is_empty() {
+        return Err(errors.join("\npernetd: "));
+    }
+    println!("pernetd: the configuration and {} plugins are right", good.len());
+    Ok(0)
 }
 
 /// Runs the daemon in the foreground, to the end; the exit code. With an `inbox`, somebody else in this process hears
@@ -67,6 +72,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         nets: RwLock::default(),
         plugins: Mutex::new(Plugins::default()),
         maker: Maker::new(services),
+        patience: config.main.unregister_timeout.into(),
         judge,
     });
     let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
@@ -175,17 +181,25 @@ fn on_a_seat<T: Send>(work: impl FnOnce() -> Result<T, Failed> + Send) -> Result
     })
 }
 
-/// Signals become events. A second SIGTERM or SIGINT ends the process at once: the way out when a hook hangs.
+/// Signals become events. A second SIGTERM or SIGINT ends the process at once: the way out when a hook hangs. One that
+/// comes with the first (`timeout` signals its child and then the child's group) is no second one.
 fn listen_to_signals(events: &Sender<Event>) -> Result<(), Failed> {
+    const TOGETHER: Duration = Duration::from_millis(200);
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT])
         .map_err(|e| format!("cannot listen to signals: {e}"))?;
     let events = events.clone();
     let listen = move || {
-        let mut stopping = false;
+        let mut stopping: Option<Instant> = None;
         for signal in signals.forever() {
-            if signal != SIGHUP && std::mem::replace(&mut stopping, true) {
-                eprintln!("pernetd: told to stop a second time: ending without the exits");
-                std::process::exit(1);
+            if signal != SIGHUP {
+                match stopping {
+                    Some(since) if since.elapsed() < TOGETHER => continue,
+                    Some(_) => {
+                        eprintln!("pernetd: told to stop a second time: ending without the exits");
+                        std::process::exit(1);
+                    }
+                    None => stopping = Some(Instant::now()),
+                }
             }
             if events.send(Event::Signal(signal)).is_err() {
                 return;

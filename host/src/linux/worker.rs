@@ -201,8 +201,12 @@ impl Shared {
                     continue;
                 }
             }
+            let missing = match self.size.saturating_sub(state.threads) {
+                0 => state.ready.len().min(self.size + SPARE - state.threads),
+                lost => lost,
+            };
             drop(state);
-            let started = self.start_thread();
+            let started = (0..missing).try_for_each(|_| self.start_thread());
             state = self.lock();
             if let Err(error) = started {
                 tracing::error!(%error, "cannot start a worker thread; tried again in {AGAIN:?}");
@@ -239,6 +243,13 @@ impl Shared {
             if let Some(next) = state.ready.pop_front() {
                 state.running += 1;
                 state.begun += 1;
+                // Who queued them may have counted on threads that were idle until they took the first of them.
+                let unwatched =
+                    state.idle == 0 && !state.ready.is_empty() && !std::mem::replace(&mut state.watched, true);
+                drop(state);
+                if unwatched {
+                    self.keeper.notify_all();
+                }
                 return Some(next);
             }
             // A key that is busy may still have jobs waiting: whoever finishes it makes them ready and takes them.
