@@ -95,9 +95,9 @@ impl HostServices for Services {
 
     fn hook_called(&self, record: HookRecord<'_>) {
         self.0.publish(HookLine {
-            plugin: &record.plugin,
+            plugin: record.plugin,
             hook: record.hook,
-            netns: &record.netns,
+            netns: record.netns,
             device: record.device,
             error: None,
             duration_us: u64::try_from(record.duration.as_micros()).unwrap_or(u64::MAX),

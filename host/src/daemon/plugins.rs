@@ -119,8 +119,9 @@ impl Entry {
 
 /// Opens, checks and maps one plugin's file and lets it judge its configuration; nothing of it runs in a namespace.
 pub(super) fn prepare(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepared, Trouble> {
-    let file = plugin::file::open(judge, &config.file, Some(&config.name)).map_err(|e| Trouble::new("open", e))?;
-    let code = Code::load(&file).map_err(|e| Trouble::new("load", e))?;
+    let file = plugin::file::open(judge, &config.file, Some(&config.name))
+        .map_err(|e| Trouble::new("open", asked_by(config, &e)))?;
+    let code = Code::load(&file).map_err(|e| Trouble::new("load", asked_by(config, &e)))?;
     code.check_config(&config.config_json)
         .map_err(|refusal| Trouble::new("config", config.refusal(&refusal.field, &refusal.message)))?;
     let level = Level::ALL
@@ -137,6 +138,11 @@ pub(super) fn prepare(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepa
         requires: both(&config.requires, &file.note.requires),
         code,
     })
+}
+
+/// An error of a plugin's file, with the drop-in that asks for that file.
+fn asked_by(config: &PluginConfig, error: &plugin::PluginError) -> String {
+    format!("{}: {error}", config.path().display())
 }
 
 /// Prepares every enabled plugin, in file order; what is refused is told, the rest go on.

@@ -176,9 +176,9 @@ impl HostServices for Services {
 
     fn hook_called(&self, record: HookRecord<'_>) {
         self.monitor.publish(HookLine {
-            plugin: &record.plugin,
+            plugin: record.plugin,
             hook: record.hook,
-            netns: &record.netns,
+            netns: record.netns,
             device: record.device,
             error: record.result.err().map(|f| f.message.as_str()),
             duration_us: u64::try_from(record.duration.as_micros()).unwrap_or(u64::MAX),

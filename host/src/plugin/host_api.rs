@@ -44,11 +44,11 @@ pub struct LogLine<'a> {
 #[derive(Clone, Debug)]
 pub struct HookRecord<'a> {
     /// The plugin's name.
-    pub plugin: Arc<str>,
+    pub plugin: &'a Arc<str>,
     /// `pernet.init`, `netdev.register`, …
     pub hook: &'static str,
     /// The namespace's name; empty for what concerns none or several.
-    pub netns: Arc<str>,
+    pub netns: &'a Arc<str>,
     /// The device's name, for device events.
     pub device: Option<&'a str>,
     /// How it ended.

@@ -144,9 +144,9 @@ impl Inner {
 
     pub(super) fn report(&self, hook: Hook, place: &Place<'_>, failure: Option<&Failure>, duration: Duration) {
         self.services.hook_called(HookRecord {
-            plugin: Arc::clone(&self.name),
+            plugin: &self.name,
             hook: hook.as_str(),
-            netns: Arc::clone(&place.netns),
+            netns: &place.netns,
             device: place.device,
             result: failure.map_or(Ok(()), Err),
             duration,
