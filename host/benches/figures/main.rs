@@ -1,13 +1,13 @@
 //! The figures of the README's speed section: what pernetd costs, and how soon it has acted.
 //!
 //! A program that prints tables: `cargo bench -p pernetd --bench figures`; with a word behind `--`, only the part of
-//! that name (`namespaces`, `links`, `boundary`); `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the real `pernetd` with `loopback` and `sysctl` over
-//! real namespaces, in a sandbox of its own, so it needs no root. Costs are CPU time, which hardly depends on what else
-//! the machine does; times by the clock do.
+//! that name (`namespaces`, `links`, `boundary`); `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the
+//! real `pernetd` with `loopback` and `sysctl` over real namespaces, in a sandbox of its own, so it needs no root. Costs
+//! are CPU time, which hardly depends on what else the machine does; times by the clock do.
 //!
-//! As root, set `PERNET_SANDBOX_USERNS=0`: what the daemon of a real host has is missing in a user namespace, namely a
-//! receive buffer beyond `net.core.rmem_max`, and a procfs of the plugin's own, without which the kernel's time for a
-//! namespace's first sysctl grows with the number of namespaces.
+//! Started by root it keeps root's rights, as the service has them. In a user namespace two things are missing: a receive
+//! buffer beyond `net.core.rmem_max`, and a procfs of the plugin's own, without which the kernel's time for a namespace's
+//! first sysctl grows with the number of namespaces.
 #![allow(clippy::unwrap_used)] // A benchmark ends where something that must work does not.
 
 #[path = "../../tests/sandbox/mod.rs"]
@@ -48,8 +48,6 @@ fn show() -> ExitCode {
     println!("{}", machine());
     let words = env::args().skip(1).filter(|word| word != "--bench");
     let mut command = Command::new("/proc/self/exe");
-    // The service has root's rights, and one of them counts: `sysctl` opens keys through a procfs of its own, without
-    // which the kernel walks one entry per namespace. An ordinary user's figures show that walk.
     if rustix::process::geteuid().is_root() {
         command.env("PERNET_SANDBOX_USERNS", "0");
     }
@@ -74,7 +72,6 @@ fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let (kernel, load) = (read("/proc/sys/kernel/osrelease"), read("/proc/loadavg"));
     let load = load.split(' ').next().unwrap_or_default();
-    let own = env::var_os("PERNET_SANDBOX_USERNS").is_none_or(|no| no != "0");
-    let rights = if own { "in a user namespace" } else { "as root" };
+    let rights = if rustix::process::geteuid().is_root() { "as root" } else { "in a user namespace" };
     format!("{cores} cores, {model}; Linux {}; {rights}; load {load} at the start", kernel.trim())
 }
