@@ -21,6 +21,8 @@ const REST: Duration = Duration::from_millis(30);
 
 pub(crate) struct Daemon {
     child: Child,
+    /// Where it tells how it is, to the end.
+    _told: UnixDatagram,
     /// From before the start until it said that what was there is set up.
     pub(crate) ready_after: Duration,
 }
@@ -47,7 +49,7 @@ impl Daemon {
                 break;
             }
         }
-        Daemon { child, ready_after: start.elapsed() }
+        Daemon { child, ready_after: start.elapsed(), _told: told }
     }
 
     fn proc(&self, file: &str) -> String {

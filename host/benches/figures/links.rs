@@ -21,6 +21,8 @@ use crate::sandbox::RUN_NETNS;
 
 const NAMESPACES: usize = 1_000;
 const CHANGES: usize = 10_000;
+/// Of more that wait in one namespace the daemon makes one listing.
+const WAITING: usize = 4_000;
 /// A receive buffer as small as an ordinary user's holds 92 messages.
 const BURST: usize = 32;
 const PAUSE: Duration = Duration::from_micros(400);
@@ -73,9 +75,9 @@ fn row(what: &str, place: &Pin, daemon: Option<&Daemon>) {
     if let Some(daemon) = daemon {
         let before = (lost(daemon), daemon.cpu());
         daemon.signal(Signal::STOP);
-        let sender = send(place, CHANGES, CHANGES, PAUSE);
+        let sender = send(place, WAITING, WAITING, PAUSE);
         daemon.signal(Signal::CONT);
-        let cpu = us(per(daemon.cpu() - before.1, CHANGES));
+        let cpu = us(per(daemon.cpu() - before.1, WAITING));
         let resyncs = lost(daemon) - before.0;
         println!("{:60} {:>7} {cpu:>7} {resyncs:>8}", format!("{what}, all waiting at once"), us(sender));
     }
