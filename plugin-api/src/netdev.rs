@@ -75,21 +75,27 @@ impl EventKind {
         Self::ALL.into_iter().find(|k| *k as u8 == n)
     }
 
-    /// The event's name as the operator sees it, after `netdev.`.
+    /// The hook's name as the operator sees it.
+    #[must_use]
+    pub fn hook_name(self) -> &'static str {
+        match self {
+            EventKind::Register => "netdev.register",
+            EventKind::Up => "netdev.up",
+            EventKind::GoingDown => "netdev.goingdown",
+            EventKind::Down => "netdev.down",
+            EventKind::ChangeName => "netdev.changename",
+            EventKind::ChangeMtu => "netdev.changemtu",
+            EventKind::ChangeAddr => "netdev.changeaddr",
+            EventKind::ChangeUpper => "netdev.changeupper",
+            EventKind::Change => "netdev.change",
+            EventKind::Unregister => "netdev.unregister",
+        }
+    }
+
+    /// The event's name alone: what follows `netdev.`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            EventKind::Register => "register",
-            EventKind::Up => "up",
-            EventKind::GoingDown => "goingdown",
-            EventKind::Down => "down",
-            EventKind::ChangeName => "changename",
-            EventKind::ChangeMtu => "changemtu",
-            EventKind::ChangeAddr => "changeaddr",
-            EventKind::ChangeUpper => "changeupper",
-            EventKind::Change => "change",
-            EventKind::Unregister => "unregister",
-        }
+        self.hook_name().trim_start_matches("netdev.")
     }
 }
 

@@ -32,22 +32,6 @@ pub struct NetdevEvent<'a> {
     pub old_name: Option<&'a str>,
 }
 
-/// The hook's name as the operator sees it.
-fn hook_name(kind: EventKind) -> &'static str {
-    match kind {
-        EventKind::Register => "netdev.register",
-        EventKind::Up => "netdev.up",
-        EventKind::GoingDown => "netdev.goingdown",
-        EventKind::Down => "netdev.down",
-        EventKind::ChangeName => "netdev.changename",
-        EventKind::ChangeMtu => "netdev.changemtu",
-        EventKind::ChangeAddr => "netdev.changeaddr",
-        EventKind::ChangeUpper => "netdev.changeupper",
-        EventKind::Change => "netdev.change",
-        EventKind::Unregister => "netdev.unregister",
-    }
-}
-
 /// K3.3: whether the chain goes on, and what error it was.
 fn decode(answer: Result<Verdict, Failure>) -> (ControlFlow<()>, Option<Failure>) {
     match answer {
@@ -104,7 +88,7 @@ impl Walk<'_> {
     }
 
     fn note_notifier(&mut self, net: &Net, member: &Member, event: &NetdevEvent<'_>, failure: Failure) -> HookError {
-        let error = self.note(net, member, hook_name(event.kind), failure);
+        let error = self.note(net, member, event.kind.hook_name(), failure);
         net.note_device_error(error.clone(), event.device.link.ifindex);
         error
     }
@@ -162,7 +146,7 @@ impl Walk<'_> {
         let Some(areas) = net.tenant(&link.member, |t| t.areas()) else { return Ok(()) };
         let event = NetdevEvent { kind, replay: true, device: dev, old_name: None };
         let failure = self.section(net, || call(net, link, &areas, &event).1).unwrap_or_else(Some);
-        failure.map_or(Ok(()), |failure| Err(self.note(net, &link.member, hook_name(kind), failure)))
+        failure.map_or(Ok(()), |failure| Err(self.note(net, &link.member, kind.hook_name(), failure)))
     }
 }
 

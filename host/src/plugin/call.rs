@@ -46,18 +46,7 @@ impl Hook {
             Hook::PernetFree => "pernet.free",
             Hook::Work => "work.run",
             Hook::DropWork => "work.drop",
-            Hook::Netdev(kind) => match kind {
-                EventKind::Register => "netdev.register",
-                EventKind::Up => "netdev.up",
-                EventKind::GoingDown => "netdev.goingdown",
-                EventKind::Down => "netdev.down",
-                EventKind::ChangeName => "netdev.changename",
-                EventKind::ChangeMtu => "netdev.changemtu",
-                EventKind::ChangeAddr => "netdev.changeaddr",
-                EventKind::ChangeUpper => "netdev.changeupper",
-                EventKind::Change => "netdev.change",
-                EventKind::Unregister => "netdev.unregister",
-            },
+            Hook::Netdev(kind) => kind.hook_name(),
         }
     }
 
