@@ -186,10 +186,15 @@ fn footprint(m: Machine) {
     (0..3).for_each(|_| cycle(&m));
     let first = memory(&m);
     let cycles: u64 = if m.method() == Method::Fanotify { 12 } else { 4 };
-    (0..cycles).for_each(|_| cycle(&m));
-    let lives = cycles * u64::try_from(AT_ONCE).unwrap();
-    let grown = memory(&m).saturating_sub(first) * 1024;
-    assert!(grown < 512 * 1024 + lives * LEFT_OF_EACH, "{grown} bytes more after {lives} lives");
+    // Threads that a busy machine adds for a while have stocks of their own; what leaks grows with every round.
+    let within = (1..=3).any(|round| {
+        (0..cycles).for_each(|_| cycle(&m));
+        let lives = round * cycles * u64::try_from(AT_ONCE).unwrap();
+        let grown = memory(&m).saturating_sub(first) * 1024;
+        println!("{grown} bytes more after {lives} lives");
+        grown < 512 * 1024 + lives * LEFT_OF_EACH
+    });
+    assert!(within, "it grows with what came and went");
     check_descriptors(&m, &before);
     m.stop();
 }
