@@ -1,5 +1,6 @@
 //! A plugin whose table has another layout under the same name. For tests of the host.
 
+// The derive of the ABI library expands to such code; the tables are private to this file.
 #![allow(unsafe_code, missing_docs, non_camel_case_types)]
 
 use abi_stable::StableAbi;
