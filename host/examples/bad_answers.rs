@@ -7,8 +7,8 @@ use abi_stable::library::{CheckTypeLayout, LibHeader, RootModuleResult};
 use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString};
 use pernet_plugin_api::abi::{
-    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EventReturn, HostModRef, InitReturn, InstanceHandle, NetInfo,
-    PluginMod, PluginModRef, Registration, Status,
+    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EventReturn, HostModRef, InitReturn, InstanceHandle, NdoCall,
+    NdoReturn, NetInfo, NetdevStats, OpsHandle, PluginMod, PluginModRef, Registration, Status,
 };
 use pernet_plugin_api::note::{Metadata, Note};
 
@@ -83,6 +83,14 @@ extern "C" fn drop_work(_instance: InstanceHandle, _work: u64) -> Status {
     OK
 }
 
+extern "C" fn ndo(_instance: InstanceHandle, _ops: OpsHandle, _net: &NetInfo<'_>, _call: &NdoCall<'_>) -> NdoReturn {
+    NdoReturn { status: OK, stats: NetdevStats::default() }
+}
+
+extern "C" fn netdev_free(_instance: InstanceHandle, _ops: OpsHandle) -> Status {
+    OK
+}
+
 extern "C" fn constructor() -> RootModuleResult {
     let table = PluginMod {
         check_config,
@@ -96,6 +104,8 @@ extern "C" fn constructor() -> RootModuleResult {
         netdev_event,
         run_work,
         drop_work,
+        ndo,
+        netdev_free,
     };
     // SAFETY: `cast` asks that nobody reads more than the erased type has; the loader casts it back.
     RResult::ROk(unsafe { table.leak_into_prefix().to_prefix_ref().cast() })

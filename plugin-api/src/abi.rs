@@ -19,7 +19,7 @@ use abi_stable::std_types::{RSlice, RStr, RString, RVec};
 /// Major version of the interface: equal on both sides.
 pub const API_MAJOR: u32 = 1;
 /// Minor version of the interface: a plugin's is at most the host's.
-pub const API_MINOR: u32 = 0;
+pub const API_MINOR: u32 = 1;
 
 /// An opaque plugin instance, made by [`PluginMod::create`]; 0 is none.
 #[repr(transparent)]
@@ -136,6 +136,140 @@ pub struct LogRecord<'a> {
     pub fields: RStr<'a>,
 }
 
+/// An instance's own table entry for the ops of a device that it allocated; the host gives it back in every call.
+#[repr(transparent)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpsHandle(pub u64);
+
+/// A device that the host keeps for a plugin, from `alloc_netdev` on; 0 is none. Never used again.
+#[repr(transparent)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct NetdevHandle(pub u64);
+
+/// A device as its plugin wants it made; see [`crate::NetdevSpec`] for the fields' meaning.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug)]
+pub struct NetdevSpec<'a> {
+    /// A name, or a pattern with one `%d`.
+    pub name: RStr<'a>,
+    pub alt_names: RSlice<'a, RStr<'a>>,
+    /// `tun` and `tap` are made through the device file, every other kind over rtnetlink.
+    pub link_kind: RStr<'a>,
+    /// The content of `IFLA_INFO_DATA`: netlink attributes, in the machine's byte order.
+    pub data: RSlice<'a, u8>,
+    /// Empty: the kernel's choice.
+    pub address: RSlice<'a, u8>,
+    /// 0: the kind's own.
+    pub mtu: u32,
+    /// 0: no bound.
+    pub min_mtu: u32,
+    /// 0: no bound.
+    pub max_mtu: u32,
+    /// 0: the next free one.
+    pub ifindex: u32,
+    /// ifindex of the lower device (`IFLA_LINK`), 0 for none.
+    pub link: u32,
+    /// tun and tap: how many queues, at least 1. Other kinds: 0.
+    pub queues: u32,
+    /// Bit 0: tun and tap frames carry a virtio header, and the kernel may leave segmentation and checksums to it.
+    /// Bit 1: freed by the host when its unregistration is done. Bit 2: it may not be moved to another namespace.
+    pub flags: u32,
+    /// The other end (kind `veth`), allocated before, and registered together with this one. 0: none of the plugin's.
+    pub peer: NetdevHandle,
+    /// What the plugin calls the ops.
+    pub ops: OpsHandle,
+}
+
+/// What [`HostMod::alloc_netdev`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct NetdevReturn {
+    pub status: Status,
+    pub dev: NetdevHandle,
+}
+
+/// A change of a device of the plugin's own.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug)]
+pub struct NetdevChange<'a> {
+    /// 0 open, 1 close, 2 rename to `text`, 3 MTU `number`, 4 hardware address `bytes`, 5 upper device with ifindex
+    /// `number` (0: none), 6 add the alternative name `text`, 7 delete it, 8 move to the namespace with cookie `number`.
+    pub what: u8,
+    pub number: u64,
+    pub text: RStr<'a>,
+    pub bytes: RSlice<'a, u8>,
+}
+
+/// What [`HostMod::netdev_state`] answers: a device of the plugin's own, as the host knows it.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct NetdevState {
+    pub status: Status,
+    /// [`crate::RegState`] as a number.
+    pub reg_state: u8,
+    /// 0 while it is not registered.
+    pub cookie: u64,
+    pub ifindex: u32,
+    pub serial: u64,
+    pub mtu: u32,
+    pub flags: u32,
+    pub master: u32,
+    pub name: RString,
+    pub address: RVec<u8>,
+}
+
+/// What [`HostMod::netdev_hold`] answers: a reference, to be given to [`HostMod::netdev_put`] once.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct HoldReturn {
+    pub status: Status,
+    pub reference: u64,
+}
+
+/// A call of a device's operation (`ndo_*`).
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug)]
+pub struct NdoCall<'a> {
+    /// 0 init, 1 uninit, 2 open, 3 stop, 4 change_mtu, 5 set_mac_address, 6 get_stats, 7 destructor.
+    pub op: u8,
+    pub ifindex: u32,
+    pub serial: u64,
+    /// The MTU that it has; at change_mtu the new one.
+    pub mtu: u32,
+    /// `IFF_*` flags.
+    pub flags: u32,
+    pub name: RStr<'a>,
+    /// The hardware address that it has; at set_mac_address the new one.
+    pub address: RSlice<'a, u8>,
+    /// At open of a tun or tap: a descriptor of each queue, which are the callee's from here on.
+    pub queues: RSlice<'a, i32>,
+    /// 1 where frames carry a virtio header of 12 bytes.
+    pub vnet_header: u8,
+}
+
+/// Counters as `ndo_get_stats64` gives them: what the plugin itself did with frames.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetdevStats {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub rx_dropped: u64,
+    pub rx_errors: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub tx_dropped: u64,
+    pub tx_errors: u64,
+}
+
+/// What [`PluginMod::ndo`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct NdoReturn {
+    pub status: Status,
+    /// Of get_stats; else zeros.
+    pub stats: NetdevStats,
+}
+
 /// The plugin's table, its root module. Entries after `last_prefix_field` are options to the other side.
 #[repr(C)]
 #[derive(StableAbi)]
@@ -166,6 +300,11 @@ pub struct PluginMod {
     /// Drops work that will never run (its namespace or the plugin went first).
     #[sabi(last_prefix_field)]
     pub drop_work: extern "C" fn(instance: InstanceHandle, work: u64) -> Status,
+    /// A device's operation. All but get_stats and destructor run inside the namespace, under its lock.
+    pub ndo:
+        extern "C" fn(instance: InstanceHandle, ops: OpsHandle, net: &NetInfo<'_>, call: &NdoCall<'_>) -> NdoReturn,
+    /// Drops a device's ops: `free_netdev`. No other call for them follows.
+    pub netdev_free: extern "C" fn(instance: InstanceHandle, ops: OpsHandle) -> Status,
 }
 
 impl RootModule for PluginModRef {
@@ -189,4 +328,26 @@ pub struct HostMod {
     /// Runs work inside a namespace and waits for it; EDEADLK from a hook that may not wait for it.
     #[sabi(last_prefix_field)]
     pub run_in: extern "C" fn(token: u64, cookie: u64, work: u64) -> Status,
+    /// The same with two namespaces, both locked, in cookie order; it runs inside the first that is named.
+    pub run_in_two: extern "C" fn(token: u64, first: u64, second: u64, work: u64) -> Status,
+    /// Checks what can be checked without a namespace, and takes the ops. On failure they stay the plugin's.
+    pub alloc_netdev: extern "C" fn(token: u64, spec: &NetdevSpec<'_>) -> NetdevReturn,
+    /// `register_netdevice`: EPERM unless this thread's hook holds the lock of the namespace, and of the peer's where
+    /// there is a peer (`peer_cookie`, else 0).
+    pub register_netdevice: extern "C" fn(token: u64, cookie: u64, dev: NetdevHandle, peer_cookie: u64) -> Status,
+    /// `unregister_netdevice_many`, under the lock of each device's namespace. The rest happens after the unlock.
+    pub unregister_netdevices: extern "C" fn(token: u64, devs: RSlice<'_, NetdevHandle>) -> Status,
+    /// `free_netdev`: of one that is not registered. While its unregistration is not done, it is freed by that.
+    pub free_netdev: extern "C" fn(token: u64, dev: NetdevHandle) -> Status,
+    /// Changes a registered device, under the lock of its namespace (a move: of both).
+    pub netdev_change: extern "C" fn(token: u64, dev: NetdevHandle, change: &NetdevChange<'_>) -> Status,
+    pub netdev_state: extern "C" fn(token: u64, dev: NetdevHandle) -> NetdevState,
+    /// `dev_hold`, with the purpose as the operator shall read it. Any device of a namespace, by index and serial.
+    pub netdev_hold: extern "C" fn(token: u64, cookie: u64, ifindex: u32, serial: u64, purpose: RStr<'_>) -> HoldReturn,
+    /// `dev_put`.
+    pub netdev_put: extern "C" fn(token: u64, reference: u64) -> Status,
+    /// `register_netdevice_notifier_net`: a notifier of one namespace's own chain, told before the others. Takes the
+    /// namespace's lock: EDEADLK from a hook that holds it.
+    pub register_notifier: extern "C" fn(token: u64, cookie: u64, priority: i32, number: u32) -> Status,
+    pub unregister_notifier: extern "C" fn(token: u64, cookie: u64, number: u32) -> Status,
 }

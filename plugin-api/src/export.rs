@@ -17,8 +17,8 @@ use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString, RVec};
 
 use crate::abi::{
-    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EventReturn, HostModRef, InitReturn, InstanceHandle, NetInfo,
-    PluginMod, PluginModRef, Registration, Status,
+    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EventReturn, HostModRef, InitReturn, InstanceHandle, NdoCall,
+    NdoReturn, NetInfo, NetdevStats, OpsHandle, PluginMod, PluginModRef, Registration, Status,
 };
 use crate::area::{Areas, Taken};
 use crate::log::{self, Caller};
@@ -112,6 +112,8 @@ pub fn module<P: Plugin>() -> PluginModRef {
         netdev_event,
         run_work,
         drop_work,
+        ndo,
+        netdev_free,
     }
     .leak_into_prefix()
 }
@@ -273,6 +275,17 @@ extern "C" fn run_work(instance: InstanceHandle, work: u64, nets: RSlice<'_, Net
 
 extern "C" fn drop_work(instance: InstanceHandle, work: u64) -> Status {
     on(instance, |i| i.parts.work.take(work).map(drop).ok_or_else(no_work)).into()
+}
+
+extern "C" fn ndo(instance: InstanceHandle, ops: OpsHandle, net: &NetInfo<'_>, call: &NdoCall<'_>) -> NdoReturn {
+    let _ = (ops, net, call);
+    let result: Result<(), Status> = on(instance, |_| Err(Error::new(libc::ENOSYS, "devices are not there yet")));
+    NdoReturn { status: result.into(), stats: NetdevStats::default() }
+}
+
+extern "C" fn netdev_free(instance: InstanceHandle, ops: OpsHandle) -> Status {
+    let _ = ops;
+    on(instance, |_| Err::<(), _>(Error::new(libc::ENOSYS, "devices are not there yet"))).into()
 }
 
 /// Calls into an instance, in a guard.

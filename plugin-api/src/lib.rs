@@ -34,7 +34,7 @@ pub use error::{Error, Result};
 pub use field::{FieldStep, field_key, field_steps};
 pub use host::{Host, Registrar};
 pub use net::{ExitReason, NetCookie};
-pub use netdev::{DeviceInfo, EventKind, Verdict};
+pub use netdev::{DeviceInfo, EventKind, RegState, Verdict};
 pub use notifier::{Device, Event, Notifier};
 pub use pernet::{Net, PernetId, PernetOps};
 pub use plugin::{ConfigError, NoConfig, Plugin};

@@ -53,10 +53,22 @@ pub enum EventKind {
     Change = 8,
     /// It is gone, or moved to another namespace, or the notifier goes.
     Unregister = 9,
+    /// A plugin's device is initialised and not yet in the kernel; an error refuses it (K2.4).
+    PostInit = 10,
+    /// A plugin's device is about to be uninitialised.
+    PreUninit = 11,
+    /// A plugin's device is about to go up; an error refuses it.
+    PreUp = 12,
+    /// The MTU of a plugin's device is about to change; an error refuses it.
+    PreChangeMtu = 13,
+    /// The hardware address of a plugin's device is about to change; an error refuses it.
+    PreChangeAddr = 14,
+    /// A plugin's device is about to join or leave an upper device; an error refuses it.
+    PreChangeUpper = 15,
 }
 
 impl EventKind {
-    const ALL: [EventKind; 10] = [
+    const ALL: [EventKind; 16] = [
         EventKind::Register,
         EventKind::Up,
         EventKind::GoingDown,
@@ -67,6 +79,12 @@ impl EventKind {
         EventKind::ChangeUpper,
         EventKind::Change,
         EventKind::Unregister,
+        EventKind::PostInit,
+        EventKind::PreUninit,
+        EventKind::PreUp,
+        EventKind::PreChangeMtu,
+        EventKind::PreChangeAddr,
+        EventKind::PreChangeUpper,
     ];
 
     /// The event with this number, or `None` for a number that this version does not know.
@@ -89,6 +107,12 @@ impl EventKind {
             EventKind::ChangeUpper => "netdev.changeupper",
             EventKind::Change => "netdev.change",
             EventKind::Unregister => "netdev.unregister",
+            EventKind::PostInit => "netdev.post_init",
+            EventKind::PreUninit => "netdev.pre_uninit",
+            EventKind::PreUp => "netdev.pre_up",
+            EventKind::PreChangeMtu => "netdev.pre_changemtu",
+            EventKind::PreChangeAddr => "netdev.pre_changeaddr",
+            EventKind::PreChangeUpper => "netdev.pre_changeupper",
         }
     }
 
@@ -96,6 +120,50 @@ impl EventKind {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.hook_name().trim_start_matches("netdev.")
+    }
+}
+
+/// Where a device stands in its life (K2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum RegState {
+    /// Allocated, and never registered; or its registration failed before the device was in any list.
+    Uninitialized = 0,
+    /// In its namespace's lists.
+    Registered = 1,
+    /// Out of the lists, and being told gone.
+    Unregistering = 2,
+    /// Told gone, and waiting for its last reference.
+    Unregistered = 3,
+    /// Freed.
+    Released = 4,
+}
+
+impl RegState {
+    const ALL: [RegState; 5] = [
+        RegState::Uninitialized,
+        RegState::Registered,
+        RegState::Unregistering,
+        RegState::Unregistered,
+        RegState::Released,
+    ];
+
+    /// The state with this number, or `None` for a number that this version does not know.
+    #[must_use]
+    pub fn from_u8(n: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| *s as u8 == n)
+    }
+
+    /// The operator's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RegState::Uninitialized => "uninitialized",
+            RegState::Registered => "registered",
+            RegState::Unregistering => "unregistering",
+            RegState::Unregistered => "unregistered",
+            RegState::Released => "released",
+        }
     }
 }
 

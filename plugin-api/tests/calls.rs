@@ -7,10 +7,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
-use abi_stable::std_types::{RSlice, RString};
+use abi_stable::std_types::{RSlice, RStr, RString, RVec};
 use pernet_plugin_api::abi::{
-    AreaHandle, DeviceEvent, HostMod, HostModRef, InstanceHandle, LogRecord, NetInfo, PluginModRef, Registration,
-    Status,
+    AreaHandle, DeviceEvent, HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NetInfo, NetdevChange,
+    NetdevHandle, NetdevReturn, NetdevSpec, NetdevState, PluginModRef, Registration, Status,
 };
 use pernet_plugin_api::prelude::*;
 use serde::Deserialize;
@@ -204,8 +204,85 @@ extern "C" fn run_in(_: u64, cookie: u64, work: u64) -> Status {
     module.run_work()(instance, work, RSlice::from_slice(&[net(cookie, &[])]))
 }
 
+/// A stand-in host without devices.
+fn no_devices() -> Status {
+    status(libc::ENOSYS, "no devices here")
+}
+
+extern "C" fn run_in_two(_: u64, _: u64, _: u64, _: u64) -> Status {
+    no_devices()
+}
+
+extern "C" fn alloc_netdev(_: u64, _: &NetdevSpec<'_>) -> NetdevReturn {
+    NetdevReturn { status: no_devices(), dev: NetdevHandle(0) }
+}
+
+extern "C" fn register_netdevice(_: u64, _: u64, _: NetdevHandle, _: u64) -> Status {
+    no_devices()
+}
+
+extern "C" fn unregister_netdevices(_: u64, _: RSlice<'_, NetdevHandle>) -> Status {
+    no_devices()
+}
+
+extern "C" fn free_netdev(_: u64, _: NetdevHandle) -> Status {
+    no_devices()
+}
+
+extern "C" fn netdev_change(_: u64, _: NetdevHandle, _: &NetdevChange<'_>) -> Status {
+    no_devices()
+}
+
+extern "C" fn netdev_state(_: u64, _: NetdevHandle) -> NetdevState {
+    NetdevState {
+        status: no_devices(),
+        reg_state: 0,
+        cookie: 0,
+        ifindex: 0,
+        serial: 0,
+        mtu: 0,
+        flags: 0,
+        master: 0,
+        name: RString::new(),
+        address: RVec::new(),
+    }
+}
+
+extern "C" fn netdev_hold(_: u64, _: u64, _: u32, _: u64, _: RStr<'_>) -> HoldReturn {
+    HoldReturn { status: no_devices(), reference: 0 }
+}
+
+extern "C" fn netdev_put(_: u64, _: u64) -> Status {
+    no_devices()
+}
+
+extern "C" fn register_notifier(_: u64, _: u64, _: i32, _: u32) -> Status {
+    no_devices()
+}
+
+extern "C" fn unregister_notifier(_: u64, _: u64, _: u32) -> Status {
+    no_devices()
+}
+
 fn host() -> HostModRef {
-    HostMod { log_level, log, defer, run_in }.leak_into_prefix()
+    HostMod {
+        log_level,
+        log,
+        defer,
+        run_in,
+        run_in_two,
+        alloc_netdev,
+        register_netdevice,
+        unregister_netdevices,
+        free_netdev,
+        netdev_change,
+        netdev_state,
+        netdev_hold,
+        netdev_put,
+        register_notifier,
+        unregister_notifier,
+    }
+    .leak_into_prefix()
 }
 
 fn net(cookie: u64, areas: &[AreaHandle]) -> NetInfo<'_> {

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use pernet_plugin_api::EventKind;
+use pernet_plugin_api::{EventKind, RegState};
 
 use super::failure::HookError;
 use super::net::{Net, NetState};
@@ -45,26 +45,6 @@ impl Link {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.flags & IFF_UP != 0
-    }
-}
-
-/// Where a device stands in its life (K2.3, as far as it can be observed).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RegState {
-    /// In the mirror.
-    Registered,
-    /// Being told gone.
-    Unregistering,
-}
-
-impl RegState {
-    /// The operator's word.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RegState::Registered => "registered",
-            RegState::Unregistering => "unregistering",
-        }
     }
 }
 
@@ -137,7 +117,7 @@ fn apply(link: &mut Link, kind: EventKind, seen: &Link) {
         }
         EventKind::Change => link.flags = seen.flags,
         // Told while the device is still shown as up; the two ends of a life have no part.
-        EventKind::GoingDown | EventKind::Register | EventKind::Unregister => {}
+        _ => {}
     }
 }
 

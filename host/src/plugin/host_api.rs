@@ -10,9 +10,12 @@ use super::running::{Held, current_hook, held_by_this_thread};
 use super::status::status_of;
 use crate::engine::Failure;
 use abi_stable::prefix_type::WithMetadata;
-use abi_stable::std_types::RSlice;
+use abi_stable::std_types::{RSlice, RStr};
 use pernet_plugin_api::NetCookie;
-use pernet_plugin_api::abi::{HostMod, HostModRef, LogRecord, Status};
+use pernet_plugin_api::abi::{
+    HoldReturn, HostMod, HostModRef, LogRecord, NetdevChange, NetdevHandle, NetdevReturn, NetdevSpec, NetdevState,
+    Status,
+};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -118,7 +121,23 @@ fn find_open(token: u64) -> Result<Arc<Inner>, Failure> {
 
 /// The table that every instance is given.
 pub(super) fn host_mod() -> HostModRef {
-    const TABLE: &WithMetadata<HostMod> = &WithMetadata::new(HostMod { log_level, log, defer, run_in });
+    const TABLE: &WithMetadata<HostMod> = &WithMetadata::new(HostMod {
+        log_level,
+        log,
+        defer,
+        run_in,
+        run_in_two,
+        alloc_netdev,
+        register_netdevice,
+        unregister_netdevices,
+        free_netdev,
+        netdev_change,
+        netdev_state,
+        netdev_hold,
+        netdev_put,
+        register_notifier,
+        unregister_notifier,
+    });
     HostModRef(TABLE.static_as_prefix())
 }
 
@@ -178,6 +197,66 @@ extern "C" fn run_in(token: u64, cookie: u64, work: u64) -> Status {
         }
         instance.services.run_in(&InstanceRef::of(&instance), cookie, work)
     })
+}
+
+fn not_yet() -> Result<(), Failure> {
+    Err(Failure::new(libc::ENOSYS, "devices are not there yet"))
+}
+
+extern "C" fn run_in_two(_token: u64, _first: u64, _second: u64, _work: u64) -> Status {
+    guarded(not_yet)
+}
+
+extern "C" fn alloc_netdev(_token: u64, _spec: &NetdevSpec<'_>) -> NetdevReturn {
+    NetdevReturn { status: guarded(not_yet), dev: NetdevHandle(0) }
+}
+
+extern "C" fn register_netdevice(_token: u64, _cookie: u64, _dev: NetdevHandle, _peer_cookie: u64) -> Status {
+    guarded(not_yet)
+}
+
+extern "C" fn unregister_netdevices(_token: u64, _devs: RSlice<'_, NetdevHandle>) -> Status {
+    guarded(not_yet)
+}
+
+extern "C" fn free_netdev(_token: u64, _dev: NetdevHandle) -> Status {
+    guarded(not_yet)
+}
+
+extern "C" fn netdev_change(_token: u64, _dev: NetdevHandle, _change: &NetdevChange<'_>) -> Status {
+    guarded(not_yet)
+}
+
+extern "C" fn netdev_state(_token: u64, _dev: NetdevHandle) -> NetdevState {
+    let status = guarded(not_yet);
+    NetdevState {
+        status,
+        reg_state: 0,
+        cookie: 0,
+        ifindex: 0,
+        serial: 0,
+        mtu: 0,
+        flags: 0,
+        master: 0,
+        name: "".into(),
+        address: Vec::new().into(),
+    }
+}
+
+extern "C" fn netdev_hold(_token: u64, _cookie: u64, _ifindex: u32, _serial: u64, _purpose: RStr<'_>) -> HoldReturn {
+    HoldReturn { status: guarded(not_yet), reference: 0 }
+}
+
+extern "C" fn netdev_put(_token: u64, _reference: u64) -> Status {
+    guarded(not_yet)
+}
+
+extern "C" fn register_notifier(_token: u64, _cookie: u64, _priority: i32, _number: u32) -> Status {
+    guarded(not_yet)
+}
+
+extern "C" fn unregister_notifier(_token: u64, _cookie: u64, _number: u32) -> Status {
+    guarded(not_yet)
 }
 
 /// The host's own panics stop here, as a plugin's stop inside the plugin.
