@@ -1,0 +1,303 @@
+//! A capture file and the thread that writes it, so that a slow disk never slows a cable.
+//!
+//! Owns which file may be written (never through a symbolic link, never another's) and the bounded buffer between the
+//! datapath and the thread: what finds no room in it is dropped and counted. The bytes of a record are `pcap`.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use pernet_plugin_api::{Host, tracing};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+
+use crate::pcap;
+
+/// Most bytes that wait to be written: two buffers of it, one being filled and one being written.
+const ROOM: usize = 4 << 20;
+/// A reader of the file sees a frame this long after it passed, at the latest.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// A file that frames are recorded in. Dropping it writes what waits.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    snaplen: u32,
+    filling: Mutex<Filling>,
+    /// There is something to write, or the end has come.
+    wake: Condvar,
+    /// Frames that the file lacks.
+    missed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Filling {
+    records: Vec<u8>,
+    /// Frames in `records`.
+    frames: u64,
+    has_ended: bool,
+    /// The disk refused: nothing more is recorded.
+    has_failed: bool,
+}
+
+impl Capture {
+    /// Opens the file and starts its writer, in the namespace of the calling thread.
+    pub(crate) fn open(path: &Path, snaplen: u32, host: &Host) -> io::Result<Self> {
+        let host = host.clone();
+        Self::start(path, snaplen, move |write| host.attribute(write))
+    }
+
+    fn start(
+        path: &Path,
+        snaplen: u32,
+        around: impl FnOnce(&mut dyn FnMut()) + Send + 'static,
+    ) -> io::Result<Self> {
+        let file = open(path)?;
+        let filling = Filling { records: Vec::with_capacity(ROOM), ..Filling::default() };
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            snaplen,
+            filling: Mutex::new(filling),
+            wake: Condvar::new(),
+            missed: AtomicU64::new(0),
+        });
+        let writer = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("wire-pcap".to_owned());
+        let thread = thread.spawn(move || around(&mut || writer.write(&file)))?;
+        Ok(Capture { shared, thread: Some(thread) })
+    }
+
+    /// Records frames that pass now. Never waits for the disk.
+    pub(crate) fn record<'f>(&self, frames: impl IntoIterator<Item = &'f [u8]>) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut filling = self.shared.lock();
+        let before = filling.records.len();
+        for frame in frames {
+            let len = filling.records.len() + pcap::record_len(frame.len(), self.shared.snaplen);
+            if filling.has_failed || len > ROOM {
+                self.shared.missed.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            pcap::push_record(&mut filling.records, now, frame, self.shared.snaplen);
+            filling.frames += 1;
+        }
+        let (after, half) = (filling.records.len(), ROOM / 2);
+        drop(filling);
+        if after > before && (before == 0 || (before < half && half <= after)) {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Frames that the file lacks.
+    pub(crate) fn missed(&self) -> u64 {
+        self.shared.missed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.shared.lock().has_ended = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer is reported where it happens.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Filling> {
+        self.filling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer's life: whole records, at the file's end, until our own end or the disk's refusal.
+    fn write(&self, mut file: &File) {
+        let mut records = Vec::with_capacity(ROOM);
+        while let Some(frames) = self.next(&mut records) {
+            let whole = file.metadata().map(|meta| meta.len());
+            if let Err(e) = file.write_all(&records) {
+                self.fail(file, whole, frames, &e);
+                return;
+            }
+            records.clear();
+        }
+    }
+
+    /// Waits for what is worth a write; gives the empty buffer for the full one. `None` at the end.
+    fn next(&self, records: &mut Vec<u8>) -> Option<u64> {
+        let mut filling = self.lock();
+        while filling.records.is_empty() && !filling.has_ended {
+            filling = self.wake.wait(filling).unwrap_or_else(PoisonError::into_inner);
+        }
+        let until = Instant::now() + FLUSH;
+        while filling.records.len() < ROOM / 2 && !filling.has_ended {
+            let Some(left) = until.checked_duration_since(Instant::now()) else { break };
+            filling = self.wake.wait_timeout(filling, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        std::mem::swap(&mut filling.records, records);
+        let frames = std::mem::take(&mut filling.frames);
+        (!records.is_empty()).then_some(frames)
+    }
+
+    /// The file ends with a whole record, so that tools read what is there.
+    fn fail(&self, file: &File, whole: io::Result<u64>, frames: u64, e: &io::Error) {
+        let mut filling = self.lock();
+        filling.has_failed = true;
+        self.missed.fetch_add(frames + std::mem::take(&mut filling.frames), Ordering::Relaxed);
+        drop(filling);
+        let path = self.path.display();
+        tracing::error!("{path}: {e}: nothing more is recorded there until the plugin is loaded anew; make room first");
+        if let Err(e) = whole.and_then(|len| file.set_len(len)) {
+            tracing::error!("{path}: the record that was begun cannot be cut off: {e}");
+        }
+    }
+}
+
+/// Opens a new file, an empty one, or a capture of ours to go on with.
+fn open(path: &Path) -> io::Result<File> {
+    // APPEND: over a reload, two generations may write at the same time. A named pipe that nobody reads would hang
+    // without NONBLOCK, to which a regular file is indifferent.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let owner = Mode::RUSR | Mode::WUSR;
+    let file = File::from(openat2(CWD, path, flags, owner, ResolveFlags::NO_SYMLINKS).map_err(|e| match e {
+        rustix::io::Errno::LOOP => io::Error::new(e.kind(), "a symbolic link is on its way; write the real path"),
+        e => e.into(),
+    })?);
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(refused("it is there and no regular file; write another path"));
+    }
+    if meta.uid() != rustix::process::geteuid().as_raw() || meta.nlink() != 1 {
+        return Err(refused("it is there and may be another's (owner, or a second hard link); write another path"));
+    }
+    begin(&file, meta.len())?;
+    Ok(file)
+}
+
+/// Writes the header, or finds it.
+fn begin(mut file: &File, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return file.write_all(&pcap::HEADER);
+    }
+    let mut head = [0; pcap::HEADER.len()];
+    match file.read_exact_at(&mut head, 0) {
+        Ok(()) if head == pcap::HEADER => Ok(()),
+        Ok(()) => Err(refused("it is there and no capture of this plugin's; move it away or write another path")),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(refused("it is there and no capture of this plugin's; move it away or write another path"))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn refused(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+    use crate::pcap::tests::read;
+
+    fn start(path: &Path, snaplen: u32) -> io::Result<Capture> {
+        Capture::start(path, snaplen, |write| write())
+    }
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        // The folder for temporary files may be reached by a link.
+        let path = folder.path().canonicalize().expect("its real path").join("c.pcap");
+        (folder, path)
+    }
+
+    fn refusal(path: &Path) -> String {
+        start(path, 96).map(drop).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn what_passed_is_in_the_file_and_a_later_start_goes_on_with_it() {
+        let (_folder, path) = folder();
+        let capture = start(&path, 96).expect("a new file");
+        assert_eq!(fs::metadata(&path).expect("the file").permissions().mode() & 0o777, 0o600);
+        capture.record([&[1; 60][..], &[2; 200]]);
+        drop(capture);
+        let capture = start(&path, 96).expect("the same file");
+        capture.record([&[3; 60][..]]);
+        assert_eq!(capture.missed(), 0);
+        drop(capture);
+        let records = read(&fs::read(&path).expect("the file"));
+        let seen: Vec<_> = records.iter().map(|(_, len, kept)| (*len, kept.len(), kept[0])).collect();
+        assert_eq!(seen, [(60, 60, 1), (200, 96, 2), (60, 60, 3)]);
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970") - records[0].0;
+        assert!(age < Duration::from_secs(60), "{age:?}");
+    }
+
+    #[test]
+    fn the_file_has_each_frame_soon_without_an_end() {
+        let (_folder, path) = folder();
+        let capture = start(&path, 96).expect("a new file");
+        capture.record([&[1; 60][..]]);
+        let until = Instant::now() + Duration::from_secs(20);
+        while read(&fs::read(&path).expect("the file")).is_empty() {
+            assert!(Instant::now() < until, "nothing was written");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        drop(capture);
+    }
+
+    #[test]
+    fn a_slow_disk_costs_frames_and_never_time() {
+        let (_folder, path) = folder();
+        let capture = start(&path, 65_535).expect("a new file");
+        // The writer stands still, as if it waited for the disk: it needs this lock to take the full buffer.
+        let frame = [7; 65_000];
+        let frames = ROOM / frame.len() * 3;
+        capture.record((0..frames).map(|_| &frame[..]));
+        let missed = usize::try_from(capture.missed()).expect("few");
+        drop(capture);
+        let kept = read(&fs::read(&path).expect("the file")).len();
+        assert_eq!(kept + missed, frames);
+        assert_eq!(kept, ROOM / pcap::record_len(frame.len(), 65_535));
+    }
+
+    #[test]
+    fn only_a_file_of_our_own_is_written() {
+        let (folder, path) = folder();
+        fs::write(&path, "something else that somebody needs").expect("a file");
+        assert!(refusal(&path).contains("no capture of this plugin's"));
+        fs::write(&path, "short").expect("a file");
+        assert!(refusal(&path).contains("no capture of this plugin's"));
+        assert_eq!(fs::read(&path).expect("the file"), b"short");
+        fs::write(&path, "").expect("a file");
+        fs::hard_link(&path, path.with_file_name("second")).expect("a second name");
+        assert!(refusal(&path).contains("second hard link"));
+        fs::remove_file(path.with_file_name("second")).expect("gone");
+
+        let link = path.with_file_name("link");
+        symlink(&path, &link).expect("a link");
+        assert!(refusal(&link).contains("symbolic link"));
+        let beyond = path.with_file_name("folder");
+        symlink(path.parent().expect("a folder"), &beyond).expect("a link to the folder");
+        assert!(refusal(&beyond.join("new")).contains("symbolic link"));
+        assert!(!path.with_file_name("new").exists());
+        assert!(refusal(folder.path().canonicalize().expect("real").as_path()).contains("directory"));
+        start(&path, 96).expect("an empty file is as good as none");
+    }
+}
