@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use pernet_plugin_api::{Host, tracing};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
+use crate::direction::lock;
 use crate::pcap;
 
 /// Most bytes that wait to be written: two buffers of it, one being filled and one being written.
@@ -26,7 +27,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Capture {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Capture {
         let writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("wire-pcap".to_owned());
         let thread = thread.spawn(move || around(&mut || writer.write(&file)))?;
-        Ok(Capture { shared, thread: Some(thread) })
+        Ok(Capture { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Records frames that pass now. Never waits for the disk.
@@ -84,7 +85,7 @@ impl Capture {
         let before = filling.records.len();
         for frame in frames {
             let len = filling.records.len() + pcap::record_len(frame.len(), self.shared.snaplen);
-            if filling.has_failed || len > ROOM {
+            if filling.has_failed || filling.has_ended || len > ROOM {
                 self.shared.missed.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
@@ -106,22 +107,27 @@ impl Capture {
     pub(crate) fn path(&self) -> &Path {
         &self.shared.path
     }
-}
 
-impl Drop for Capture {
-    fn drop(&mut self) {
+    /// Writes what waits; what is recorded later is missed.
+    pub(crate) fn end(&self) {
         self.shared.lock().has_ended = true;
         self.shared.wake.notify_one();
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = lock(&self.thread).take() {
             // A panic of the writer is reported where it happens.
             let _ = thread.join();
         }
     }
 }
 
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Filling> {
-        self.filling.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.filling)
     }
 
     /// The writer's life: whole records, at the file's end, until our own end or the disk's refusal.
@@ -266,7 +272,7 @@ mod tests {
     fn a_slow_disk_costs_frames_and_never_time() {
         let (_folder, path) = folder();
         let capture = start(&path, 65_535).expect("a new file");
-        // The writer stands still, as if it waited for the disk: it needs this lock to take the full buffer.
+        // One call has the buffer for as long as it lasts: the writer is as slow as a disk that stands still.
         let frame = [7; 65_000];
         let frames = ROOM / frame.len() * 3;
         capture.record((0..frames).map(|_| &frame[..]));

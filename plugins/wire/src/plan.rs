@@ -23,6 +23,8 @@ const QUEUES_MAX: u32 = 256;
 /// An hour: more is a mistake, not a cable.
 const TIME_MAX: Nanos = 3_600_000_000_000;
 const LIMIT_MAX: u32 = 100_000;
+/// What the devices of an instance have for frames if nobody says otherwise.
+const FRAME_MEMORY: usize = 64 << 20;
 /// An Ethernet header, without which a record says nothing.
 const SNAPLEN_MIN: u32 = 14;
 
@@ -74,6 +76,18 @@ impl Plan {
         let cable = |(at, table): (usize, &CableTable)| cable(table, &format!("cables[{at}]"), &mut once);
         let cables = config.cables.iter().enumerate().map(cable).collect::<Result<_, _>>()?;
         Ok(Plan { cables })
+    }
+
+    /// Bytes that all frames together may need: those that wait in queues, and as much again as is usual.
+    pub(crate) fn frame_memory(&self) -> usize {
+        let waiting = |cable: &CablePlan| -> usize {
+            // A buffer is at most this much longer than the frame in it; a super-frame may be as long as they get.
+            let mtu = cable.ends.iter().map(|end| end.mtu).max().unwrap_or(0) as usize;
+            let buffer = if cable.offloads { 70_000 } else { (mtu + 1000) * 8 };
+            let ways = cable.directions.iter().filter(|way| way.impairment.has_wait());
+            ways.map(|way| way.impairment.limit.saturating_mul(buffer)).fold(0, usize::saturating_add)
+        };
+        self.cables.iter().map(waiting).fold(FRAME_MEMORY, usize::saturating_add)
     }
 
     /// The ends that belong into a namespace: the cable's number, and 0 for its end `a` or 1 for `b`.
@@ -410,6 +424,15 @@ mod tests {
         let (field, why) = refused(&(two + "a_to_b={pcap='/c'}"));
         assert_eq!(field, "cables[1].a_to_b.pcap");
         assert!(why.contains("`cables[0].pcap`"), "{why}");
+    }
+
+    #[test]
+    fn memory_is_for_all_that_may_wait() {
+        let memory = |keys: &str| plan(&with(keys)).expect(keys).frame_memory();
+        assert_eq!((memory(""), memory("both={loss=0.1}")), (64 << 20, 64 << 20));
+        // Buffers of 2 KiB for ordinary frames, of 66 KiB for super-frames.
+        assert!(memory("a_to_b={delay='1ms'}") >= (64 << 20) + 1000 * 2048);
+        assert!(memory("offloads=true\nboth={rate='1gbit',limit=100000}") >= 200_000 * 66 * 1024);
     }
 
     #[test]

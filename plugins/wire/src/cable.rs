@@ -1,0 +1,185 @@
+//! A cable: two ends that devices are plugged into, and what is between them, each way.
+//!
+//! Owns the ways of frames. A direction that impairs nothing is no more than a call: the frames of the one device go
+//! into the other on the sender's own thread, with no copy and no allocation. Which device is which end's is `pernet`.
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use pernet_plugin_api::prelude::*;
+
+use crate::capture::Capture;
+use crate::counters::Counters;
+use crate::direction::{Carried, Direction, Outlet};
+use crate::plan::{CablePlan, CapturePlan};
+
+/// The cable. It is there as long as the plugin, whichever of its ends are.
+pub(crate) struct Cable {
+    name: Arc<str>,
+    ends: [Arc<End>; 2],
+    /// From end 0 to end 1, and back.
+    lanes: [Lane; 2],
+}
+
+/// A socket for one device.
+#[derive(Default)]
+struct End {
+    plugged: RwLock<Option<Plugged>>,
+}
+
+/// A device that is open.
+struct Plugged {
+    serial: u64,
+    datapath: Datapath,
+}
+
+struct Lane {
+    line: Arc<Line>,
+    /// None where frames go straight on.
+    direction: Option<Direction<Line>>,
+}
+
+/// What is at the far end of a lane.
+struct Line {
+    far: Arc<End>,
+    counters: Arc<Counters>,
+    capture: Option<Arc<Capture>>,
+}
+
+impl Cable {
+    /// Opens its capture files and starts its threads, in the namespace of the calling thread.
+    pub(crate) fn new(plan: &CablePlan, host: &Host) -> Result<Self> {
+        let ends = [Arc::<End>::default(), Arc::default()];
+        let seed = plan.seed.unwrap_or_else(|| fastrand::u64(..));
+        let mut dice = fastrand::Rng::with_seed(seed);
+        if plan.directions.iter().any(|direction| direction.impairment.is_any()) {
+            tracing::info!("cable {}: seed = {seed}", plan.name);
+        }
+        let mut files = Vec::new();
+        let mut lane = |way: usize| -> Result<Lane> {
+            let wanted = &plan.directions[way];
+            let capture = wanted.pcap.as_ref().map(|pcap| capture(pcap, plan.snaplen, host, &mut files)).transpose()?;
+            let counters = Arc::new(Counters::default());
+            let far = Arc::clone(&ends[1 - way]);
+            let line = Arc::new(Line { far, counters: Arc::clone(&counters), capture });
+            let seed = dice.u64(..);
+            if !wanted.impairment.is_any() {
+                return Ok(Lane { line, direction: None });
+            }
+            let (around, outlet) = (host.clone(), Arc::clone(&line));
+            let run = move |run: &mut dyn FnMut()| around.attribute(run);
+            let direction = Direction::start(&wanted.impairment, seed, plan.queues, counters, outlet, run);
+            let direction = direction.map_err(|e| cannot_start(&plan.name, &e))?;
+            Ok(Lane { line, direction: Some(direction) })
+        };
+        let lanes = [lane(0)?, lane(1)?];
+        Ok(Cable { name: Arc::clone(&plan.name), ends, lanes })
+    }
+
+    /// A device of that end has come up.
+    pub(crate) fn plug(&self, side: usize, serial: u64, datapath: &Datapath) {
+        let plugged = Plugged { serial, datapath: datapath.clone() };
+        *self.ends[side].plugged.write().unwrap_or_else(PoisonError::into_inner) = Some(plugged);
+    }
+
+    /// It goes down. Where the next life of its namespace was quicker, that one's device stays.
+    pub(crate) fn unplug(&self, side: usize, serial: u64) {
+        let mut plugged = self.ends[side].plugged.write().unwrap_or_else(PoisonError::into_inner);
+        if plugged.as_ref().is_some_and(|device| device.serial == serial) {
+            *plugged = None;
+        }
+    }
+
+    /// Takes what the device of that end sends.
+    pub(crate) fn carry(&self, side: usize, queue: u16, frames: &mut Batch) {
+        let lane = &self.lanes[side];
+        match &lane.direction {
+            Some(direction) => direction.carry(queue, frames.drain()),
+            None => {
+                let counters = &lane.line.counters;
+                counters.frames.add(frames.len() as u64);
+                counters.bytes.add(frames.iter().map(|frame| frame.len() as u64).sum());
+                lane.line.deliver(queue, frames);
+            }
+        }
+    }
+
+    /// What the cable did with frames that the device of that end sent, beyond what the device counts itself.
+    pub(crate) fn stats(&self, side: usize) -> Stats {
+        Stats { tx_dropped: self.lanes[side].line.counters.dropped(), ..Stats::default() }
+    }
+
+    /// Stops the threads and closes the files; then tells what it has done.
+    pub(crate) fn end(&self) {
+        for (lane, way) in self.lanes.iter().zip(["a to b", "b to a"]) {
+            let waited = lane.direction.as_ref().map_or(0, Direction::waiting);
+            if let Some(direction) = &lane.direction {
+                direction.end();
+            }
+            let counters = &lane.line.counters;
+            tracing::info!("cable {}, {way}: {counters}, {waited} on their way at the end", self.name);
+        }
+        for capture in self.lanes.iter().filter_map(|lane| lane.line.capture.as_ref()) {
+            capture.end();
+            if capture.missed() > 0 {
+                let (path, missed) = (capture.path().display(), capture.missed());
+                tracing::warn!("cable {}: {path} lacks {missed} frames: the disk was too slow, or full", self.name);
+            }
+        }
+    }
+}
+
+/// Opens a file, or finds the one that the other direction has opened.
+fn capture(
+    wanted: &CapturePlan,
+    snaplen: u32,
+    host: &Host,
+    files: &mut Vec<Arc<Capture>>,
+) -> Result<Arc<Capture>, ConfigError> {
+    if let Some(open) = files.iter().find(|open| open.path() == wanted.path) {
+        return Ok(Arc::clone(open));
+    }
+    let refused = |e: io::Error| ConfigError::at(&wanted.field, format!("{}: {e}", wanted.path.display()));
+    let capture = Arc::new(Capture::open(&wanted.path, snaplen, host).map_err(refused)?);
+    files.push(Arc::clone(&capture));
+    Ok(capture)
+}
+
+fn cannot_start(cable: &str, e: &io::Error) -> Error {
+    Error::new(e.raw_os_error().unwrap_or(5), format!("cable `{cable}`: its thread cannot be started: {e}"))
+}
+
+impl Outlet for Line {
+    type Frame = Frame;
+    type Batch = Batch;
+
+    /// Gives frames to the device at the far end. A capture has them as they get there.
+    fn deliver(&self, queue: u16, frames: &mut Batch) {
+        if frames.is_empty() {
+            return;
+        }
+        let count = frames.len() as u64;
+        // Not held over the writes: a device that comes or goes never waits for frames.
+        let far = self.far.plugged.read().unwrap_or_else(PoisonError::into_inner);
+        let far = far.as_ref().map(|device| device.datapath.clone());
+        let arrived = far.map_or(0, |far| {
+            if let Some(capture) = &self.capture {
+                capture.record(frames.iter().map(|frame| frame.bytes()));
+            }
+            far.netif_rx_list(queue, frames).unwrap_or(0) as u64
+        });
+        frames.clear();
+        self.counters.arrived.add(arrived);
+        self.counters.unplugged.add(count - arrived);
+    }
+}
+
+impl Carried for Frame {
+    fn len(&self) -> usize {
+        Frame::len(self)
+    }
+
+    fn copy(&self) -> Option<Self> {
+        self.try_clone().ok()
+    }
+}
