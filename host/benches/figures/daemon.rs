@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::sandbox::{cdylib, plugins_dir, tie};
+use crate::sandbox::{cdylib, example_cdylib, plugins_dir, tie};
 
 const HOME: &str = "/pernet";
 /// For what is there soon on any machine.
@@ -28,9 +28,20 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it with the two plugins and waits until it is ready.
+    /// Starts it with `loopback` and `sysctl` and waits until it is ready.
     pub(crate) fn start(main: &str, sysctl: &str) -> Daemon {
-        configure(main, sysctl);
+        // An empty file would mask it.
+        configure(main, &[("10-loopback.toml", "enabled = true\n"), ("20-sysctl.toml", sysctl)]);
+        Self::run()
+    }
+
+    /// Starts it with these plugins.
+    pub(crate) fn start_with(plugins: &[(&str, &str)]) -> Daemon {
+        configure("", plugins);
+        Self::run()
+    }
+
+    fn run() -> Daemon {
         let notify = Path::new(HOME).join("notify");
         let _ = fs::remove_file(&notify);
         let told = UnixDatagram::bind(&notify).unwrap();
@@ -128,16 +139,15 @@ fn log_text() -> String {
     fs::read_to_string(format!("{HOME}/log")).unwrap_or_default()
 }
 
-fn configure(main: &str, sysctl: &str) {
+fn configure(main: &str, plugins: &[(&str, &str)]) {
+    let _ = fs::remove_dir_all(Path::new(HOME).join("plugins.d"));
     for folder in ["plugins.d", "run", "state"] {
         fs::create_dir_all(Path::new(HOME).join(folder)).unwrap();
     }
-    plugins_dir(&[cdylib("loopback"), cdylib("sysctl")]);
+    plugins_dir(&[cdylib("loopback"), cdylib("sysctl"), cdylib("wire"), example_cdylib("bench_devices")]);
     let write = |file: &str, text: &str| fs::write(Path::new(HOME).join(file), text).unwrap();
     write("pernetd.toml", &format!("log.level = \"warn\"\ndiscovery.folders = [\"/run/netns\"]\n{main}\n"));
-    // An empty file would mask it.
-    write("plugins.d/10-loopback.toml", "enabled = true\n");
-    write("plugins.d/20-sysctl.toml", sysctl);
+    plugins.iter().for_each(|(file, text)| write(&format!("plugins.d/{file}"), text));
 }
 
 /// A call on the control socket, and its replies.
