@@ -58,11 +58,7 @@ impl Capture {
         Self::start(path, snaplen, move |write| host.attribute(write))
     }
 
-    fn start(
-        path: &Path,
-        snaplen: u32,
-        around: impl FnOnce(&mut dyn FnMut()) + Send + 'static,
-    ) -> io::Result<Self> {
+    fn start(path: &Path, snaplen: u32, around: impl FnOnce(&mut dyn FnMut()) + Send + 'static) -> io::Result<Self> {
         let file = open(path)?;
         let filling = Filling { records: Vec::with_capacity(ROOM), ..Filling::default() };
         let shared = Arc::new(Shared {

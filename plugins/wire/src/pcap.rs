@@ -70,8 +70,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_header_is_the_formats() {
-        let wanted: [u8; 24] =
-            [0x4d, 0x3c, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+        let wanted: [u8; 24] = [0x4d, 0x3c, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
         assert_eq!(HEADER, wanted);
     }
 

@@ -309,9 +309,7 @@ mod tests {
 
     /// A cable with further keys.
     fn with(keys: &str) -> String {
-        format!(
-            "[[cables]]\nname='c'\na={{netns='blue',device='eth0'}}\nb={{netns='red',device='eth0'}}\n{keys}\n"
-        )
+        format!("[[cables]]\nname='c'\na={{netns='blue',device='eth0'}}\nb={{netns='red',device='eth0'}}\n{keys}\n")
     }
 
     #[track_caller]
@@ -340,12 +338,28 @@ mod tests {
         );
         let plan = plan(&text).expect("sound");
         let [there, back] = &plan.cables[0].directions;
-        let both = Impairment { delay: 20_000_000, jitter: 5_000_000, loss: 0.1, rate: 10_000_000, ..there.impairment.clone() };
+        let both = Impairment {
+            delay: 20_000_000,
+            jitter: 5_000_000,
+            loss: 0.1,
+            rate: 10_000_000,
+            ..there.impairment.clone()
+        };
         assert_eq!(
             there.impairment,
-            Impairment { loss: 0.5, distribution: Distribution::Normal, reorder: 0.25, gap: 5, limit: 7, ..both.clone() }
+            Impairment {
+                loss: 0.5,
+                distribution: Distribution::Normal,
+                reorder: 0.25,
+                gap: 5,
+                limit: 7,
+                ..both.clone()
+            }
         );
-        assert_eq!(back.impairment, Impairment { distribution: Distribution::Uniform, reorder: 0.0, gap: 1, limit: 1000, ..both });
+        assert_eq!(
+            back.impairment,
+            Impairment { distribution: Distribution::Uniform, reorder: 0.0, gap: 1, limit: 1000, ..both }
+        );
     }
 
     #[test]

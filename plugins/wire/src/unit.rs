@@ -75,7 +75,8 @@ fn quantity(text: &str, units: &[(&str, f64)]) -> Option<u64> {
 /// `f64`'s own reading also takes a sign, `inf` and exponents, which nobody means here.
 fn number(text: &str) -> Option<f64> {
     let text = text.trim();
-    let is_plain = text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let is_plain =
+        text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || c == '.');
     if is_plain { text.parse().ok() } else { None }
 }
 
@@ -157,7 +158,8 @@ mod tests {
 
     #[test]
     fn what_could_be_misread_is_refused_with_an_example() {
-        for json in ["20", "\"20\"", "\"ms\"", "\"-1ms\"", "\"1e3ms\"", "\"1m\"", "\"1..5ms\"", "\"99999999s\"", "true"] {
+        for json in ["20", "\"20\"", "\"ms\"", "\"-1ms\"", "\"1e3ms\"", "\"1m\"", "\"1..5ms\"", "\"99999999s\"", "true"]
+        {
             let refusal = read::<Time>(json).expect_err(json);
             assert!(refusal.contains("such as \"20ms\""), "{refusal}");
         }
