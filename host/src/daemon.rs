@@ -5,6 +5,7 @@
 //! of its own. The loop never waits for any of them, so it always answers.
 
 pub(crate) mod start;
+mod devices;
 mod identify;
 mod leases;
 mod links;

@@ -6,4 +6,5 @@ pub mod worker;
 pub mod netns;
 pub mod userns;
 pub mod rtnetlink;
+pub mod link_stats;
 pub mod peer;
