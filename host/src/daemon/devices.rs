@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::control::wire::{Device, DeviceDetails, DeviceHolder, DeviceStats};
 use crate::control::{ControlError, Reply};
 use crate::engine::{Link, Net};
-use crate::linux::link_stats::{self, LinkStats};
+use crate::linux::link_stats::{self, Counters};
 
 use super::Daemon;
 use super::place::Place;
@@ -143,7 +143,7 @@ fn address(bytes: &[u8]) -> Option<String> {
     (!hex.is_empty()).then(|| hex.join(":"))
 }
 
-fn kernel_stats(s: LinkStats) -> DeviceStats {
+fn kernel_stats(s: Counters) -> DeviceStats {
     DeviceStats {
         rx_packets: s.rx_packets,
         rx_bytes: s.rx_bytes,
