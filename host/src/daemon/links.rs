@@ -69,14 +69,16 @@ impl Backlog {
             let seen = engine::links_seen(token, net, observed);
             complain(&seen.errors);
             seen.departed.into_iter().for_each(departed);
+            if seen.lost {
+                self.lose();
+            }
         };
         seen.into_iter().for_each(tell);
         if !lost || !net.watched() {
             return;
         }
         match place.dump() {
-            // Newer than every fence.
-            Ok(links) => tell(Observed { fence: u64::MAX, what: LinkObservation::Dump(links) }),
+            Ok(links) => tell(Observed { fence: 0, what: LinkObservation::Dump(links) }),
             Err(e) => {
                 tracing::warn!(netns = %net.name(), "cannot list its devices: {e}; tried again at its next event");
                 self.lose();
