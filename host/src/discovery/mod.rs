@@ -12,6 +12,7 @@
 mod fanotify;
 mod folders;
 mod inotify;
+mod link_reader;
 mod link_socket;
 pub mod links;
 mod mountinfo;
