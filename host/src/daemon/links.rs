@@ -94,7 +94,9 @@ impl Daemon {
         let mut runs: Vec<(NetCookie, Vec<LinkObservation>)> = Vec::new();
         for event in events {
             let (cookie, number, observation) = match event {
-                LinkEvent::Seen { cookie, subscription, link, .. } => (cookie, subscription, LinkObservation::Seen(link)),
+                LinkEvent::Seen { cookie, subscription, link, .. } => {
+                    (cookie, subscription, LinkObservation::Seen(link))
+                }
                 LinkEvent::Gone { cookie, subscription, ifindex, .. } => {
                     (cookie, subscription, LinkObservation::Gone { ifindex })
                 }

@@ -125,12 +125,7 @@ fn translate<'a>(
     whole
 }
 
-fn event(
-    (cookie, subscription): (NetCookie, u64),
-    fence: u64,
-    message_type: u16,
-    payload: &[u8],
-) -> Option<LinkEvent> {
+fn event((cookie, subscription): (NetCookie, u64), fence: u64, message_type: u16, payload: &[u8]) -> Option<LinkEvent> {
     match message_type {
         link::NEWLINK => Some(LinkEvent::Seen { cookie, subscription, fence, link: link::parse(payload)? }),
         link::DELLINK => {

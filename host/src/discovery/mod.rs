@@ -16,7 +16,7 @@ mod link_reader;
 mod link_socket;
 pub mod links;
 mod mountinfo;
-mod nsid;
+pub mod nsid;
 mod pending;
 mod seen;
 mod statmount;

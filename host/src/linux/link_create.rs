@@ -6,12 +6,12 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 
 use super::rtnetlink;
-use crate::netlink::link::{self, Described};
+use crate::netlink::link::Described;
 use crate::netlink::{NetlinkError, Requests};
 
 /// A device to be made. 0 and empty: as the kernel chooses.
@@ -44,8 +44,8 @@ pub fn create(new: &NewLink<'_>) -> Result<Described, NetlinkError> {
     request(&|| format!("create the {} link {}", new.kind, new.name), new, info)
 }
 
-/// Makes a pair of veth devices in one request, `near` here and `far` in the namespace `netns`, or here too. Of `far`,
-/// kind, data and link say nothing. The answer is about `near`; its [`Described::lower`] is the index of `far`, which the
+/// Makes a pair of veth devices in one request, `near` here and `far` in the namespace `netns`, or here too. Kind
+/// and data of both say nothing. The answer is about `near`; its [`Described::lower`] is the index of `far`, which the
 /// kernel announces first (K4.7).
 pub fn create_pair(
     near: &NewLink<'_>,
@@ -55,27 +55,23 @@ pub fn create_pair(
     let mut other = message(far);
     other.attributes.extend(netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
     let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other)))];
-    request(&|| format!("create the veth pair {} and {}", near.name, far.name), near, info)
+    let near = NewLink { kind: "veth", ..near.clone() };
+    request(&|| format!("create the veth pair {} and {}", near.name, far.name), &near, info)
 }
 
-/// The kernel repeats the new device's message to whoever asks for that (`NLM_F_ECHO`, since 6.2): no other device can be
-/// meant, whatever happened to the name since. An older one ignores the flag, and the name has to do.
+/// Looks the device up by its name, as it had to be free. Not by `NLM_F_ECHO`, which since 6.2 brings the new device's
+/// message back to whoever made it: the kernel then keeps that message from every listener on the host that has the
+/// same port number, in whatever namespace, and port numbers are mostly process ids.
 fn request(doing: &dyn Fn() -> String, new: &NewLink<'_>, info: Vec<LinkInfo>) -> Result<Described, NetlinkError> {
     let mut message = message(new);
     message.attributes.push(LinkAttribute::LinkInfo(info));
-    let mut made = None;
-    let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
-    Requests::open()?.ask(doing, RouteNetlinkMessage::NewLink(message), flags, |payload| {
-        made = link::describe(payload).or(made.take());
-    })?;
-    match made {
-        Some(made) => Ok(made),
-        None => rtnetlink::find_described(new.name)?.ok_or_else(|| NetlinkError {
-            doing: doing(),
-            errno: libc::ENODEV,
-            reason: "it was made, and deleted or renamed by somebody else at once".into(),
-        }),
-    }
+    Requests::open()?.ask(doing, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, |_| {})?;
+    let made = rtnetlink::find_described(new.name)?.filter(|made| made.link.kind == new.kind);
+    made.ok_or_else(|| NetlinkError {
+        doing: doing(),
+        errno: libc::ENODEV,
+        reason: "it was made, and deleted or renamed by somebody else at once".into(),
+    })
 }
 
 /// What both ends of a pair may say of themselves.

@@ -158,7 +158,8 @@ pub fn move_as(ifindex: u32, netns: BorrowedFd<'_>, there: u32, name: Option<&st
 fn ask_for(doing: &dyn Fn() -> String, mut message: LinkMessage) -> Result<Described, NetlinkError> {
     message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     let mut found = None;
-    Requests::open()?.ask(doing, RouteNetlinkMessage::GetLink(message), 0, |payload| found = link::describe(payload))?;
+    Requests::open()?
+        .ask(doing, RouteNetlinkMessage::GetLink(message), 0, |payload| found = link::describe(payload))?;
     found.ok_or_else(|| NetlinkError {
         doing: doing(),
         errno: libc::EPROTO,
