@@ -26,6 +26,8 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_NEW_NETNSID: u16 = 45;
 const IFLA_NEW_IFINDEX: u16 = 49;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
 
 /// A device with what nobody compares, but whoever made it asks for.
@@ -63,6 +65,7 @@ pub fn parse(payload: &[u8]) -> Option<Link> {
             IFLA_MTU => (link.mtu, whole) = (word(value)?, true),
             IFLA_MASTER => link.master = word(value)?,
             IFLA_LINKINFO => link.kind = kind(value),
+            IFLA_PROP_LIST => link.alt_names = alt_names(value),
             _ => {}
         }
     }
@@ -104,6 +107,11 @@ fn kind(link_info: &[u8]) -> String {
         .find(|attribute| attribute.kind() == IFLA_INFO_KIND)
         .map(|attribute| c_string(attribute.value()))
         .unwrap_or_default()
+}
+
+fn alt_names(properties: &[u8]) -> Vec<String> {
+    let names = NlasIterator::new(properties).flatten().filter(|property| property.kind() == IFLA_ALT_IFNAME);
+    names.map(|name| c_string(name.value())).collect()
 }
 
 fn word(value: &[u8]) -> Option<u32> {
