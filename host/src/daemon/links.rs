@@ -169,14 +169,16 @@ impl Daemon {
     /// A plugin's own device was moved elsewhere: to a namespace that is managed, or out of sight.
     pub(super) fn departed(&mut self, to: Option<NetCookie>, mut device: InTransit) {
         let Some(net) = to.and_then(|cookie| self.nets.get(&cookie)).map(|managed| Arc::clone(&managed.net)) else {
-            return self.workers.run_anywhere(Box::new(move || drop(device)));
+            self.workers.run_anywhere(Box::new(move || drop(device)));
+            return;
         };
+        let cookie = net.cookie;
         let job = move |token: &ReadToken| {
             if let Some(departed) = device.0.take() {
                 complain(&engine::arrived(token, &net, departed));
             }
         };
-        self.submit(net.cookie, Box::new(job));
+        self.submit(cookie, Box::new(job));
     }
 
     /// Messages were lost: every namespace that is listened to is dumped, and the differences are the events. That is

@@ -8,14 +8,17 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crossbeam_channel::bounded;
 use pernet_plugin_api::{NetCookie, RegState};
 
-use super::services::{Services, gone};
-use crate::engine::{self, Failure, HeldRtnl, LinkSpec, Net, NetDeviceOps, NetdevRef, OwnDevice, Owner};
-use crate::plugin::{InstanceRef, NetdevChange, NetdevSnapshot};
+use super::services::{Services, Task, gone};
+use crate::engine::{
+    self, Failure, HeldRtnl, LinkSpec, Net, NetDeviceOps, NetdevRef, NotifierBlock, OwnDevice, Owner, RtnlGuard,
+};
+use crate::plugin::{ChangeNetdev, InstanceRef, NetdevSnapshot};
 
 /// An instance, by which it can be told whose something is.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Whose(Arc<str>, u64);
 
 impl Whose {
@@ -40,6 +43,8 @@ pub(super) struct Netdevs {
     devices: Mutex<HashMap<u64, Kept>>,
     references: Mutex<HashMap<u64, (Whose, NetdevRef)>>,
     last_reference: AtomicU64,
+    /// The engine's numbers of notifiers of one namespace's own chain, by the plugin's.
+    notifiers: Mutex<HashMap<(Whose, u64, u32), u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,12 +84,12 @@ impl Netdevs {
         }
     }
 
-    /// Devices that are unregistered and held, which no list of a namespace may have any more.
-    pub(super) fn leaked(&self) -> Vec<Arc<OwnDevice>> {
-        let ended = |dev: &&Arc<OwnDevice>| dev.reg_state() == RegState::Unregistered;
-        let mut leaked: Vec<_> = lock(&self.devices).values().map(|kept| &kept.dev).filter(ended).cloned().collect();
-        leaked.sort_by_key(|dev| dev.id);
-        leaked
+    /// Devices that are unregistered and still held: out of their namespace's lists, which may have gone itself.
+    pub(super) fn held(&self) -> Vec<Arc<OwnDevice>> {
+        let held = |dev: &&Arc<OwnDevice>| dev.reg_state() == RegState::Unregistered && !dev.holders().is_empty();
+        let mut held: Vec<_> = lock(&self.devices).values().map(|kept| &kept.dev).filter(held).cloned().collect();
+        held.sort_by_key(|dev| dev.id);
+        held
     }
 }
 
@@ -113,6 +118,8 @@ impl Services {
     pub(super) fn ended(&self, owner: &Arc<Owner>) {
         self.owners.remove(owner);
         self.netdevs.take_back(owner);
+        let whose = Whose(Arc::clone(&owner.name), owner.generation);
+        lock(&self.netdevs.notifiers).retain(|(theirs, ..), _| *theirs != whose);
     }
 
     pub(super) fn alloc(
@@ -172,20 +179,20 @@ impl Services {
         Ok(())
     }
 
-    pub(super) fn change(&self, instance: &InstanceRef, dev: u64, change: &NetdevChange<'_>) -> Result<(), Failure> {
+    pub(super) fn change(&self, instance: &InstanceRef, dev: u64, change: &ChangeNetdev<'_>) -> Result<(), Failure> {
         let (dev, _) = self.netdevs.find(instance, dev)?;
         let net = net_of(&dev)?;
         let held = assert_rtnl(&net)?;
         match change {
-            NetdevChange::Open => engine::dev_open(&held, &dev),
-            NetdevChange::Close => engine::dev_close(&held, &dev),
-            NetdevChange::Name(name) => engine::dev_change_name(&held, &dev, name),
-            NetdevChange::Mtu(mtu) => engine::dev_set_mtu(&held, &dev, *mtu),
-            NetdevChange::Address(address) => engine::dev_set_mac_address(&held, &dev, address),
-            NetdevChange::Master(ifindex) => engine::dev_set_master(&held, &dev, *ifindex),
-            NetdevChange::AddAltName(name) => engine::altname_add(&held, &dev, name),
-            NetdevChange::DelAltName(name) => engine::altname_del(&held, &dev, name),
-            NetdevChange::MoveTo(cookie) => {
+            ChangeNetdev::Open => engine::dev_open(&held, &dev),
+            ChangeNetdev::Close => engine::dev_close(&held, &dev),
+            ChangeNetdev::Name(name) => engine::dev_change_name(&held, &dev, name),
+            ChangeNetdev::Mtu(mtu) => engine::dev_set_mtu(&held, &dev, *mtu),
+            ChangeNetdev::Address(address) => engine::dev_set_mac_address(&held, &dev, address),
+            ChangeNetdev::Master(ifindex) => engine::dev_set_master(&held, &dev, *ifindex),
+            ChangeNetdev::AddAltName(name) => engine::altname_add(&held, &dev, name),
+            ChangeNetdev::DelAltName(name) => engine::altname_del(&held, &dev, name),
+            ChangeNetdev::MoveTo(cookie) => {
                 let to = self.net(*cookie)?;
                 let to_held = assert_rtnl(&to)?;
                 engine::dev_change_net_namespace((&held, &to_held), &dev, &to, None, 0)
@@ -197,19 +204,18 @@ impl Services {
         let (dev, _) = self.netdevs.find(instance, dev)?;
         let reg_state = dev.reg_state();
         let cookie = dev.net().map_or(0, |net| net.cookie.0);
-        Ok(match dev.device() {
-            None => NetdevSnapshot { reg_state, cookie, ..NetdevSnapshot::default() },
-            Some(device) => NetdevSnapshot {
-                reg_state,
-                cookie,
-                ifindex: device.link.ifindex,
-                serial: device.serial,
-                mtu: device.link.mtu,
-                flags: device.link.flags,
-                master: device.link.master,
-                name: device.link.name.clone(),
-                address: device.link.address.clone(),
-            },
+        let device = dev.device();
+        let link = device.as_ref().map(|device| device.link.clone()).unwrap_or_default();
+        Ok(NetdevSnapshot {
+            reg_state,
+            cookie,
+            ifindex: link.ifindex,
+            serial: device.map_or(0, |device| device.serial),
+            mtu: link.mtu,
+            flags: link.flags,
+            master: link.master,
+            name: link.name,
+            address: link.address,
         })
     }
 
@@ -238,6 +244,50 @@ impl Services {
         drop(references);
         // Outside the lock: the last one may set free what waits for it.
         held.map(drop).ok_or_else(|| Failure::new(libc::ESTALE, "this reference was put before"))
+    }
+
+    pub(super) fn add_notifier(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        (number, priority): (u32, i32),
+        block: Arc<dyn NotifierBlock>,
+    ) -> Result<(), Failure> {
+        let (owner, net) = (self.owners.get(instance)?, self.net(cookie)?);
+        let id = self.under_lock(instance, &net, move |net, held| {
+            engine::register_notifier_net(held, net, &owner, priority, block)
+        })?;
+        lock(&self.netdevs.notifiers).insert((Whose::of(instance), cookie, number), id);
+        Ok(())
+    }
+
+    pub(super) fn remove_notifier(&self, instance: &InstanceRef, cookie: u64, number: u32) -> Result<(), Failure> {
+        let net = self.net(cookie)?;
+        let id = lock(&self.netdevs.notifiers).remove(&(Whose::of(instance), cookie, number));
+        let id = id.ok_or_else(|| Failure::new(libc::ENOENT, "this notifier is not registered in that namespace"))?;
+        self.under_lock(instance, &net, move |net, held| engine::unregister_notifier_net(held, net, id))
+    }
+
+    /// Acts in a namespace under its lock: at once where this thread's hook holds it, else as a plugin's work does.
+    fn under_lock<T: Send + 'static>(
+        &self,
+        instance: &InstanceRef,
+        net: &Arc<Net>,
+        act: impl FnOnce(&Arc<Net>, &RtnlGuard<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        if net.rtnl().held_by_me() {
+            let held = assert_rtnl(net)?;
+            return act(net, &held);
+        }
+        let (answer, answered) = bounded(1);
+        let there = Arc::clone(net);
+        let task = Task::Hosts(Box::new(move || {
+            let done = assert_rtnl(&there).and_then(|held| act(&there, &held));
+            let _ = answer.send(done);
+            Ok(())
+        }));
+        self.run_and_wait(instance, &[net.cookie.0], task)?;
+        answered.try_recv().unwrap_or_else(|_| Err(gone()))
     }
 
     fn net(&self, cookie: u64) -> Result<Arc<Net>, Failure> {

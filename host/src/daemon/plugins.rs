@@ -229,8 +229,8 @@ impl Maker {
     }
 
     /// Plugins' own devices that are unregistered and still held.
-    pub(super) fn leaked(&self) -> Vec<Arc<OwnDevice>> {
-        self.services.netdevs.leaked()
+    pub(super) fn held(&self) -> Vec<Arc<OwnDevice>> {
+        self.services.netdevs.held()
     }
 }
 

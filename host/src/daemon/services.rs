@@ -14,9 +14,11 @@ use super::netdevs::Netdevs;
 use super::plugins::Trouble;
 use super::{Daemon, Event};
 use crate::control::monitor::{HookLine, Monitor};
-use crate::engine::{self, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, Owner, PernetList, ReadToken};
+use crate::engine::{
+    self, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
+};
 use crate::logging;
-use crate::plugin::{HookRecord, HostServices, InstanceRef, LogLine, NetdevChange, NetdevSnapshot};
+use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
 
 /// How long `run_in` waits: longer than a namespace's queue should ever be.
 const RUN_IN: Duration = Duration::from_secs(30);
@@ -42,14 +44,22 @@ impl Places {
     }
 }
 
+/// What is to be done under a namespace's lock.
+pub(super) enum Task {
+    /// The plugin's number for its work.
+    Plugins(u64),
+    /// What the plugin asked of the daemon itself.
+    Hosts(Box<dyn FnOnce() -> Result<(), Failure> + Send>),
+}
+
 /// Work that a plugin wants run in one namespace, or in two with both locked.
 pub(crate) struct Work {
     instance: InstanceRef,
     owner: Arc<Owner>,
     nets: Vec<Arc<Net>>,
     list: Arc<PernetList>,
-    /// The plugin's number for it; taken when it runs.
-    work: Option<u64>,
+    /// Taken when it runs.
+    task: Option<Task>,
     /// Who waits for it (`run_in`); nobody for `defer`.
     reply: Option<Sender<Result<(), Failure>>>,
 }
@@ -74,9 +84,9 @@ impl Work {
     /// Through the engine, so that what the work registers or changes finds the list and its place.
     fn run_locked(&mut self, token: Option<&ReadToken>) -> Result<(), Failure> {
         let (list, nets, owner) = (Arc::clone(&self.list), self.nets.clone(), Arc::clone(&self.owner));
-        engine::work_in(&list, token, &nets, &owner, RUN_IN, |at| {
-            let work = self.work.take().ok_or_else(gone)?;
-            self.instance.run_work(work, at)
+        engine::work_in(&list, token, &nets, &owner, RUN_IN, |at| match self.task.take().ok_or_else(gone)? {
+            Task::Plugins(work) => self.instance.run_work(work, at),
+            Task::Hosts(act) => act(),
         })
     }
 }
@@ -84,7 +94,7 @@ impl Work {
 impl Drop for Work {
     /// Work that never ran is dropped in the plugin too; whoever waits for it learns it from the closed channel.
     fn drop(&mut self) {
-        if let Some(work) = self.work.take()
+        if let Some(Task::Plugins(work)) = self.task.take()
             && let Err(failure) = self.instance.drop_work(work)
         {
             tracing::debug!(plugin = %self.instance.plugin, "work that never ran: {failure}");
@@ -142,17 +152,17 @@ pub(super) fn gone() -> Failure {
 }
 
 impl Services {
-    fn work(&self, instance: &InstanceRef, cookies: &[u64], work: u64) -> Result<Work, Failure> {
+    fn work(&self, instance: &InstanceRef, cookies: &[u64], task: Task) -> Result<Work, Failure> {
         let list = self.list.upgrade().ok_or_else(gone)?;
         let owner = self.owners.get(instance)?;
         let nets: Vec<_> =
             cookies.iter().map(|c| self.places.get(NetCookie(*c)).ok_or_else(gone)).collect::<Result<_, _>>()?;
-        Ok(Work { instance: instance.clone(), owner, nets, list, work: Some(work), reply: None })
+        Ok(Work { instance: instance.clone(), owner, nets, list, task: Some(task), reply: None })
     }
 
     /// Runs work at once where this thread's hook may go there itself, else as a job of its own; waits for it.
-    fn run_and_wait(&self, instance: &InstanceRef, cookies: &[u64], work: u64) -> Result<(), Failure> {
-        let mut work = self.work(instance, cookies, work)?;
+    pub(super) fn run_and_wait(&self, instance: &InstanceRef, cookies: &[u64], task: Task) -> Result<(), Failure> {
+        let mut work = self.work(instance, cookies, task)?;
         let (reply, answer) = bounded(1);
         work.reply = Some(reply);
         if crate::plugin::running::current_hook().is_some() {
@@ -218,7 +228,7 @@ impl HostServices for Services {
     /// Onto the todo of a namespace that this thread has locked, so that it runs before the unlock returns; else it
     /// becomes a job of its own.
     fn defer(&self, instance: &InstanceRef, cookies: &[u64], work: u64) -> Result<(), Failure> {
-        let work = self.work(instance, cookies, work)?;
+        let work = self.work(instance, cookies, Task::Plugins(work))?;
         let locked = work.nets.iter().find(|net| net.rtnl().held_by_me()).cloned();
         let Some(net) = locked else {
             return self.events.send(Event::Work(work)).map_err(|_| gone());
@@ -230,11 +240,11 @@ impl HostServices for Services {
     }
 
     fn run_in(&self, instance: &InstanceRef, cookie: u64, work: u64) -> Result<(), Failure> {
-        self.run_and_wait(instance, &[cookie], work)
+        self.run_and_wait(instance, &[cookie], Task::Plugins(work))
     }
 
     fn run_in_two(&self, instance: &InstanceRef, first: u64, second: u64, work: u64) -> Result<(), Failure> {
-        self.run_and_wait(instance, &[first, second], work)
+        self.run_and_wait(instance, &[first, second], Task::Plugins(work))
     }
 
     fn alloc_netdev(
@@ -259,7 +269,7 @@ impl HostServices for Services {
         self.free(instance, dev)
     }
 
-    fn netdev_change(&self, instance: &InstanceRef, dev: u64, change: NetdevChange<'_>) -> Result<(), Failure> {
+    fn netdev_change(&self, instance: &InstanceRef, dev: u64, change: ChangeNetdev<'_>) -> Result<(), Failure> {
         self.change(instance, dev, &change)
     }
 
@@ -280,6 +290,21 @@ impl HostServices for Services {
 
     fn netdev_put(&self, instance: &InstanceRef, reference: u64) -> Result<(), Failure> {
         self.put(instance, reference)
+    }
+
+    fn register_notifier(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        priority: i32,
+        block: Arc<dyn NotifierBlock>,
+        number: u32,
+    ) -> Result<(), Failure> {
+        self.add_notifier(instance, cookie, (number, priority), block)
+    }
+
+    fn unregister_notifier(&self, instance: &InstanceRef, cookie: u64, number: u32) -> Result<(), Failure> {
+        self.remove_notifier(instance, cookie, number)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {
