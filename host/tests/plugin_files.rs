@@ -4,7 +4,10 @@
 //! matter whose the checkout is. Nothing here touches a namespace: nets are in memory, the hooks are called directly.
 
 use pernet_plugin_api::{EventKind, ExitReason, NetCookie, Verdict};
-use pernetd::engine::{Area, At, Failure, Link, Member, Namespace, Net, NetDevice, NetdevEvent, Owner, RegState};
+use pernetd::engine::{
+    Area, At, Created, Failure, Link, LinkChange, Links, Member, Namespace, Net, NetDevice, NetdevEvent, Owner, RegState,
+    Wanted,
+};
 use pernetd::plugin::file::{PluginFile, open};
 use pernetd::plugin::load::{AbiError, retired, use_folder_where_memfd_is_refused};
 use pernetd::plugin::note::{Note, NoteError};
@@ -169,8 +172,30 @@ impl Namespace for Nowhere {
     fn home(&self) -> Result<(), Failure> {
         Ok(())
     }
-    fn links(&self) -> Result<Vec<Link>, Failure> {
+}
+
+impl Links for Nowhere {
+    fn list(&self) -> Result<Vec<Link>, Failure> {
         Ok(Vec::new())
+    }
+    fn create(
+        &self,
+        _: &Wanted<'_>,
+        _: Option<(&Net, &Wanted<'_>)>,
+    ) -> Result<(Created, Option<Created>), Failure> {
+        Err(Failure::new(38, "no links are made here"))
+    }
+    fn delete(&self, _: u32) -> Result<(), Failure> {
+        Err(Failure::new(38, "no links are made here"))
+    }
+    fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
+        Err(Failure::new(38, "no links are made here"))
+    }
+    fn fence(&self) -> Result<u64, Failure> {
+        Ok(0)
+    }
+    fn look(&self, _: u32) -> Result<Option<Link>, Failure> {
+        Ok(None)
     }
 }
 
@@ -201,7 +226,7 @@ fn call(member: &Member, hook: &str, at: At<'_>) -> Result<(), Failure> {
         "free" => ops.free(at.areas[0]),
         "netdev" => {
             let link = Link { ifindex: 2, name: "eth0".into(), ..Link::default() };
-            let device = NetDevice { link, serial: 9, reg_state: RegState::Registered };
+            let device = NetDevice { link, serial: 9, reg_state: RegState::Registered, own: None };
             let event = NetdevEvent { kind: EventKind::Up, replay: false, device: &device, old_name: None };
             let verdict = member.notifiers()[0].1.call(&at, &event)?;
             assert_eq!(verdict, Verdict::Stop, "the plugin's verdict arrives");

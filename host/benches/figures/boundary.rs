@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use pernet_plugin_api::{ExitReason, NetCookie};
 use pernetd::control::monitor::{HookLine, Monitor};
-use pernetd::engine::{Area, At, Failure, Link, Namespace, Net, Operations, Owner};
+use pernetd::engine::{
+    Area, At, Created, Failure, Link, LinkChange, Links, Namespace, Net, Operations, Owner, Wanted,
+};
 use pernetd::plugin::file::open;
 use pernetd::plugin::{Code, HookRecord, HostServices, Instance, InstanceRef, Judge, LogLine};
 
@@ -78,8 +80,30 @@ impl Namespace for Here {
     fn home(&self) -> Result<(), Failure> {
         Ok(())
     }
-    fn links(&self) -> Result<Vec<Link>, Failure> {
+}
+
+impl Links for Here {
+    fn list(&self) -> Result<Vec<Link>, Failure> {
         Ok(Vec::new())
+    }
+    fn create(
+        &self,
+        _: &Wanted<'_>,
+        _: Option<(&Net, &Wanted<'_>)>,
+    ) -> Result<(Created, Option<Created>), Failure> {
+        Err(Failure::new(38, "no links are made here"))
+    }
+    fn delete(&self, _: u32) -> Result<(), Failure> {
+        Err(Failure::new(38, "no links are made here"))
+    }
+    fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
+        Err(Failure::new(38, "no links are made here"))
+    }
+    fn fence(&self) -> Result<u64, Failure> {
+        Ok(0)
+    }
+    fn look(&self, _: u32) -> Result<Option<Link>, Failure> {
+        Ok(None)
     }
 }
 

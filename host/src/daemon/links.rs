@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pernet_plugin_api::NetCookie;
 
 use crate::discovery::links::LinkEvent;
-use crate::engine::{self, LinkObservation, Net, ReadToken};
+use crate::engine::{self, LinkObservation, Net, Observed, ReadToken};
 
 use super::Daemon;
 use super::namespaces::complain;
@@ -27,7 +27,7 @@ pub(super) struct Backlog(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    seen: Vec<LinkObservation>,
+    seen: Vec<Observed>,
     /// Some were lost: a list of everything is newer than all that waits.
     lost: bool,
     /// A job that takes them is queued.
@@ -40,7 +40,7 @@ impl Backlog {
     }
 
     /// Adds messages; true if that was more than may wait.
-    fn push(&self, run: Vec<LinkObservation>) -> bool {
+    fn push(&self, run: Vec<Observed>) -> bool {
         let mut waiting = self.waiting();
         if waiting.lost {
             return false;
@@ -66,13 +66,16 @@ impl Backlog {
     fn work_off(&self, token: &ReadToken, net: &Arc<Net>, place: &Place) {
         let Waiting { seen, lost, .. } = std::mem::take(&mut *self.waiting());
         for observation in seen {
-            complain(&engine::links_seen(token, net, observation));
+            complain(&engine::links_seen(token, net, observation).errors);
         }
         if !lost || !net.watched() {
             return;
         }
         match place.dump() {
-            Ok(links) => complain(&engine::links_seen(token, net, LinkObservation::Dump(links))),
+            Ok(links) => {
+                let dump = Observed { fence: 0, what: LinkObservation::Dump(links) };
+                complain(&engine::links_seen(token, net, dump).errors);
+            }
             Err(e) => {
                 tracing::warn!(netns = %net.name(), "cannot list its devices: {e}; tried again at its next event");
                 self.lose();
@@ -91,14 +94,14 @@ impl Waiting {
 impl Daemon {
     /// Link messages, grouped by namespace, each in the order of the stream.
     pub(super) fn observe_links(&mut self, events: Vec<LinkEvent>) {
-        let mut runs: Vec<(NetCookie, Vec<LinkObservation>)> = Vec::new();
+        let mut runs: Vec<(NetCookie, Vec<Observed>)> = Vec::new();
         for event in events {
             let (cookie, number, observation) = match event {
-                LinkEvent::Seen { cookie, subscription, link, .. } => {
-                    (cookie, subscription, LinkObservation::Seen(link))
+                LinkEvent::Seen { cookie, subscription, fence, link } => {
+                    (cookie, subscription, Observed { fence, what: LinkObservation::Seen(link) })
                 }
-                LinkEvent::Gone { cookie, subscription, ifindex, .. } => {
-                    (cookie, subscription, LinkObservation::Gone { ifindex })
+                LinkEvent::Gone { cookie, subscription, fence, ifindex, moved } => {
+                    (cookie, subscription, Observed { fence, what: LinkObservation::Gone { ifindex, moved } })
                 }
                 LinkEvent::Overrun => {
                     // What was read before the loss counts less than the dumps that follow.
@@ -121,7 +124,7 @@ impl Daemon {
         }
     }
 
-    fn links_seen(&mut self, cookie: NetCookie, run: Vec<LinkObservation>) {
+    fn links_seen(&mut self, cookie: NetCookie, run: Vec<Observed>) {
         let Some(managed) = self.nets.get(&cookie) else { return };
         let overflowed = managed.backlog.push(run);
         if overflowed {

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use pernet_plugin_api::NetCookie;
 
 use crate::discovery::links::LinkSource;
-use crate::engine::{Failure, Link, Namespace, Net};
+use crate::engine::{Created, Failure, Link, LinkChange, Links, Namespace, Net, Wanted};
 use crate::linux::ns::{self, Pin};
 use crate::linux::rtnetlink;
 
@@ -74,13 +74,35 @@ impl Namespace for Handle {
     fn home(&self) -> Result<(), Failure> {
         ns::home().map_err(|e| failure("cannot come home from the namespace", &e))
     }
+}
 
-    fn links(&self) -> Result<Vec<Link>, Failure> {
+impl Links for Handle {
+    fn list(&self) -> Result<Vec<Link>, Failure> {
         // Subscribe first: what changes between the two is in the stream and in the dump, never in neither.
         self.0
             .with_pin(|pin| self.0.links.subscribe(self.0.cookie, pin.as_fd()).map_err(std::io::Error::other))
             .map_err(|e| failure("cannot subscribe to the namespace's link events", &e))?;
         self.enter()?;
         rtnetlink::dump_links().map_err(|e| Failure::new(e.errno, e.to_string()))
+    }
+
+    fn create(&self, _: &Wanted<'_>, _: Option<(&Net, &Wanted<'_>)>) -> Result<(Created, Option<Created>), Failure> {
+        Err(failure("make a link", &std::io::Error::from_raw_os_error(libc::ENOSYS)))
+    }
+
+    fn delete(&self, _: u32) -> Result<(), Failure> {
+        Err(failure("delete a link", &std::io::Error::from_raw_os_error(libc::ENOSYS)))
+    }
+
+    fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
+        Err(failure("change a link", &std::io::Error::from_raw_os_error(libc::ENOSYS)))
+    }
+
+    fn fence(&self) -> Result<u64, Failure> {
+        Ok(0)
+    }
+
+    fn look(&self, _: u32) -> Result<Option<Link>, Failure> {
+        Err(failure("look at a link", &std::io::Error::from_raw_os_error(libc::ENOSYS)))
     }
 }

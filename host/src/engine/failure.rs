@@ -13,6 +13,7 @@ pub(super) const E2BIG: i32 = 7;
 pub(super) const EEXIST: i32 = 17;
 pub(super) const ENODEV: i32 = 19;
 pub(super) const EDEADLK: i32 = 35;
+pub(super) const ENOSYS: i32 = 38;
 pub(super) const ETIMEDOUT: i32 = 110;
 
 /// An error as its source gave it: an errno, a sentence, and whether it was a panic.

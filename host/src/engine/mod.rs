@@ -11,7 +11,9 @@ mod failure;
 mod generic;
 mod gate;
 mod initcall;
+mod links;
 mod member;
+mod mirror;
 mod names;
 mod net;
 mod netdev;
@@ -30,13 +32,21 @@ pub use initcall::{Item, Level, OrderError, order};
 pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
 pub use names::{HOST, Names, NetChange, Observation, escape};
 pub use net::{Namespace, Net, NetState};
-pub use netdev::{Link, LinkObservation, NetDevice, links_seen};
+pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
+pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};
+pub use netdev::{
+    Departed, NetDeviceOps, NetdevRef, OwnDevice, alloc_netdev, altname_add, altname_del, arrived, dev_change_name,
+    dev_change_net_namespace, dev_close, dev_hold, dev_open, dev_set_mac_address, dev_set_master, dev_set_mtu,
+    free_netdev, lost, register_netdev, register_netdevice, register_notifier_net, register_pair, unregister_many,
+    unregister_netdev, unregister_notifier_net,
+};
 pub use notifier::NetdevEvent;
 pub use pernet::{PernetList, ReadToken, WriteToken, register, renumber, unregister};
 pub use pernet_plugin_api::RegState;
-pub use rtnl::{LockError, Rtnl, RtnlGuard, RtnlPair, lock_two};
+pub use rtnl::{HeldRtnl, LockError, QuietGuard, Rtnl, RtnlGuard, RtnlPair, lock_two};
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
 pub use todo::{NotDeferred, Work};
+pub use walk::work_in;
 
 #[cfg(test)]
 mod tests;

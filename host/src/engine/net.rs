@@ -13,7 +13,9 @@ use pernet_plugin_api::NetCookie;
 use super::failure::{Failure, HookError};
 use super::generic::{Area, Tenant};
 use super::member::{At, Member, Owner};
-use super::netdev::{Link, NetDevice};
+use super::links::Links;
+use super::mirror::NetDevice;
+use super::netdev::OwnDevice;
 use super::rtnl::{Rtnl, RtnlGuard};
 
 /// Where a namespace stands.
@@ -52,13 +54,11 @@ impl fmt::Display for NetState {
 }
 
 /// How the world acts in one namespace.
-pub trait Namespace: Send + Sync {
+pub trait Namespace: Links {
     /// The calling thread acts inside from here on, until [`Namespace::home`] or another namespace's `enter`.
     fn enter(&self) -> Result<(), Failure>;
     /// The calling thread acts at home again. After a failure it must not be used for anything else.
     fn home(&self) -> Result<(), Failure>;
-    /// Subscribes to the namespace's device events (idempotent), then lists its devices, in any order. Called inside.
-    fn links(&self) -> Result<Vec<Link>, Failure>;
 }
 
 /// An error that stops nobody (a notifier's), shown until the same plugin is content with the same device.
@@ -198,6 +198,12 @@ impl Net {
     #[must_use]
     pub fn devices(&self) -> Vec<Arc<NetDevice>> {
         self.record().devices.clone()
+    }
+
+    /// Devices of plugins' own that are registered here, or ended here and are not free yet, in that order.
+    #[must_use]
+    pub fn own_devices(&self) -> Vec<Arc<OwnDevice>> {
+        Vec::new()
     }
 
     /// How many devices the mirror has.

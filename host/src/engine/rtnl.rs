@@ -8,13 +8,15 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use pernet_plugin_api::NetCookie;
 
-use super::failure::{EDEADLK, ETIMEDOUT, Failure};
+use super::failure::{EDEADLK, EPERM, ETIMEDOUT, Failure};
 use super::todo::{self, NotDeferred, Work};
 
 /// How long a lock is waited for before the wait is given up as hopeless: a hook hangs in that namespace.
@@ -32,15 +34,18 @@ pub enum LockError {
     Deadlock,
     /// Another thread did not give it up in time.
     Timeout,
+    /// This thread does not hold it, as `ASSERT_RTNL` wants.
+    NotHeld,
 }
 
 impl LockError {
-    /// `EDEADLK` or `ETIMEDOUT`.
+    /// `EDEADLK`, `ETIMEDOUT` or `EPERM`.
     #[must_use]
     pub fn errno(self) -> i32 {
         match self {
             LockError::Deadlock => EDEADLK,
             LockError::Timeout => ETIMEDOUT,
+            LockError::NotHeld => EPERM,
         }
     }
 }
@@ -52,6 +57,7 @@ impl fmt::Display for LockError {
                 "this thread's hook already holds the lock of this namespace, or of one after it; use defer"
             }
             LockError::Timeout => "another hook in this namespace did not end in time",
+            LockError::NotHeld => "this thread does not hold the lock of this namespace; call it from a hook or use run_in",
         })
     }
 }
@@ -68,6 +74,8 @@ impl From<LockError> for Failure {
 struct State {
     owner: Option<ThreadId>,
     todo: Vec<Work>,
+    /// Held by a [`QuietGuard`], who runs no todo.
+    quiet: bool,
 }
 
 /// The lock of one net.
@@ -99,6 +107,27 @@ impl Rtnl {
         Ok(RtnlGuard { rtnl: self, here: PhantomData })
     }
 
+    /// `__rtnl_lock` with its `__rtnl_unlock`: for who only reads or writes a little. While it is held nothing can be
+    /// left for after the unlock (K2.6(7)), and nothing that takes a [`RtnlGuard`] can be called.
+    pub fn lock_quiet(&self) -> Result<QuietGuard<'_>, LockError> {
+        self.acquire(PATIENCE)?;
+        self.state().quiet = true;
+        Ok(QuietGuard { rtnl: self, here: PhantomData })
+    }
+
+    /// `ASSERT_RTNL`: the proof for whoever is in a hook and so was not handed the guard.
+    ///
+    /// # Errors
+    /// [`LockError::NotHeld`] where this thread does not hold the lock, or holds it quietly.
+    pub fn assert_rtnl(&self) -> Result<HeldRtnl<'_>, LockError> {
+        let state = self.state();
+        if state.owner != Some(thread::current().id()) || state.quiet {
+            return Err(LockError::NotHeld);
+        }
+        drop(state);
+        Ok(HeldRtnl(ManuallyDrop::new(RtnlGuard { rtnl: self, here: PhantomData })))
+    }
+
     /// Whether the calling thread holds it.
     #[must_use]
     pub fn held_by_me(&self) -> bool {
@@ -111,7 +140,7 @@ impl Rtnl {
     /// The work comes back where nobody holds the lock, or where deferred work has been deferring work for too long.
     pub fn defer(&self, work: Work) -> Result<(), NotDeferred> {
         let mut state = self.state();
-        if state.owner.is_none() {
+        if state.owner.is_none() || state.quiet {
             return Err(NotDeferred::NobodyHolds(work));
         }
         if !todo::may_defer() {
@@ -138,7 +167,7 @@ impl Rtnl {
     /// Gives up the lock and takes the todo list, in one step.
     fn release(&self) -> Vec<Work> {
         let mut state = self.state();
-        state.owner = None;
+        (state.owner, state.quiet) = (None, false);
         let todo = std::mem::take(&mut state.todo);
         drop(state);
         // All: a waiter whose deadline just passed must not swallow the only call.
@@ -174,6 +203,31 @@ impl RtnlGuard<'_> {
 impl Drop for RtnlGuard<'_> {
     fn drop(&mut self) {
         todo::run(self.rtnl.release());
+    }
+}
+
+/// The proof that this thread holds the lock. Dropping it does nothing.
+pub struct HeldRtnl<'a>(ManuallyDrop<RtnlGuard<'a>>);
+
+impl<'a> Deref for HeldRtnl<'a> {
+    type Target = RtnlGuard<'a>;
+
+    fn deref(&self) -> &RtnlGuard<'a> {
+        &self.0
+    }
+}
+
+/// The lock, held by somebody who leaves nothing behind. Dropping it only unlocks.
+#[must_use = "dropping the guard unlocks at once"]
+pub struct QuietGuard<'a> {
+    rtnl: &'a Rtnl,
+    here: PhantomData<*const ()>,
+}
+
+impl Drop for QuietGuard<'_> {
+    fn drop(&mut self) {
+        let left = self.rtnl.release();
+        debug_assert!(left.is_empty(), "nothing can be left while it is held");
     }
 }
 

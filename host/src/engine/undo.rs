@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::generic::Area;
 use super::member::{At, Class, Member};
 use super::net::Net;
-use super::netdev::oldest_first;
+use super::mirror::oldest_first;
 use super::pernet::{ChainRef, OpRef};
 use super::walk::Walk;
 

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::failure::{EPERM, Failure, HookError};
-use super::member::{At, Member};
+use super::failure::{ENOSYS, EPERM, Failure, HookError};
+use super::member::{At, Member, Owner};
 use super::net::Net;
-use super::pernet::{List, OpRef};
+use super::pernet::{List, OpRef, PernetList, ReadToken};
 
 /// One thread's way over the list.
 pub(super) struct Walk<'a> {
@@ -99,4 +100,23 @@ pub(super) fn own_error(net: &Net, hook: &'static str, failure: Failure) -> Hook
 /// What a veto decodes to (K3.3).
 pub(super) fn refused() -> Failure {
     Failure::new(EPERM, "the notifier refused (verdict BAD)")
+}
+
+/// Runs a plugin's work inside the first of these nets (one or two), under the lock of each, as a hook is run.
+///
+/// The list is the one of the walk that this thread is in, else the token's, else the current one.
+///
+/// # Errors
+/// The work's own; or it did not run: `EDEADLK` where this thread holds a lock that forbids it, `ETIMEDOUT` where the
+/// lock was not free in time, `ESTALE` where no hook of the plugin is in force.
+#[expect(unused_variables, reason = "being written")]
+pub fn work_in(
+    list: &PernetList,
+    token: Option<&ReadToken>,
+    nets: &[Arc<Net>],
+    owner: &Owner,
+    patience: Duration,
+    f: impl FnOnce(&[At<'_>]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    Err(Failure::new(ENOSYS, "work is not run by the engine yet"))
 }

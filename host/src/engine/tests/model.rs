@@ -297,7 +297,7 @@ impl Model {
         let seen = match (at, what) {
             (Some(at), 0) if ifindex != 1 => {
                 links.remove(at);
-                LinkObservation::Gone { ifindex }
+                LinkObservation::Gone { ifindex, moved: None }
             }
             (Some(at), 1) => {
                 links[at].name.push('x');

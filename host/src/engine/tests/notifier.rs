@@ -66,7 +66,7 @@ fn k3_4_what_happened_has_happened_and_the_error_is_shown_until_it_is_resolved()
     see(&list, &net, seen(&link(3, "eth1+")));
     assert!(net.error().is_some());
     world.fail("a.n0.unregister(eth1)@1");
-    see(&list, &net, LinkObservation::Gone { ifindex: 3 });
+    see(&list, &net, LinkObservation::Gone { ifindex: 3, moved: None });
     assert_eq!(net.error(), None, "a device that is gone is no error");
 }
 
@@ -207,7 +207,7 @@ fn a_dump_takes_away_what_is_missing_newest_first_and_adds_what_is_new() {
             "a.n0.up(eth9)@1",
         ]
     );
-    see(&list, &net, LinkObservation::Gone { ifindex: 77 });
+    see(&list, &net, LinkObservation::Gone { ifindex: 77, moved: None });
     assert_eq!(world.take(), Vec::<String>::new());
 }
 
@@ -216,7 +216,7 @@ fn a_device_is_told_as_it_is_at_each_event() {
     let (world, list, net) = watched(&["lo", "eth0+"]);
     world.at("a.n0.goingdown(eth0)@1", |net| assert_eq!(net.devices().len(), 2));
     world.at("a.n0.unregister(eth0)@1", |net| assert_eq!(net.devices().len(), 1));
-    see(&list, &net, LinkObservation::Gone { ifindex: 2 });
+    see(&list, &net, LinkObservation::Gone { ifindex: 2, moved: None });
     assert_eq!(world.take().len(), 3);
 }
 

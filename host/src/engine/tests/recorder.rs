@@ -155,7 +155,7 @@ pub(super) fn link(ifindex: u32, name: &str) -> Link {
     let up = name.ends_with('+');
     let name = name.trim_end_matches('+').to_owned();
     let kind = if name == "lo" { String::new() } else { "veth".into() };
-    Link { ifindex, name, kind, address: vec![2, 0, 0, 0, 0, 1], mtu: 1500, flags: u32::from(up), master: 0 }
+    Link { ifindex, name, kind, address: vec![2, 0, 0, 0, 0, 1], mtu: 1500, flags: u32::from(up), ..Link::default() }
 }
 
 struct Memory {
@@ -177,10 +177,43 @@ impl Namespace for Memory {
         INSIDE.set(None);
         Ok(())
     }
+}
 
-    fn links(&self) -> Result<Vec<Link>, Failure> {
-        assert_eq!(INSIDE.get(), Some(self.cookie), "links are listed inside");
-        Ok(self.links.lock().unwrap().iter().rev().cloned().collect())
+impl Memory {
+    /// The links, for who is inside.
+    fn inside(&self) -> std::sync::MutexGuard<'_, Vec<Link>> {
+        assert_eq!(INSIDE.get(), Some(self.cookie), "links are reached inside");
+        self.links.lock().unwrap()
+    }
+}
+
+impl Links for Memory {
+    fn list(&self) -> Result<Vec<Link>, Failure> {
+        Ok(self.inside().iter().rev().cloned().collect())
+    }
+
+    fn create(
+        &self,
+        _: &Wanted<'_>,
+        _: Option<(&Net, &Wanted<'_>)>,
+    ) -> Result<(Created, Option<Created>), Failure> {
+        Err(Failure::new(38, "this world makes no links"))
+    }
+
+    fn delete(&self, _: u32) -> Result<(), Failure> {
+        Err(Failure::new(38, "this world deletes no links"))
+    }
+
+    fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
+        Err(Failure::new(38, "this world changes no links"))
+    }
+
+    fn fence(&self) -> Result<u64, Failure> {
+        Ok(0)
+    }
+
+    fn look(&self, ifindex: u32) -> Result<Option<Link>, Failure> {
+        Ok(self.inside().iter().find(|link| link.ifindex == ifindex).cloned())
     }
 }
 
@@ -379,9 +412,9 @@ pub(super) fn clean_up(list: &PernetList, net: &Arc<Net>, reason: ExitReason) ->
 }
 
 pub(super) fn see(list: &PernetList, net: &Arc<Net>, seen: LinkObservation) -> Vec<HookError> {
-    let errors = links_seen(&list.read().unwrap(), net, seen);
+    let seen = links_seen(&list.read().unwrap(), net, Observed { fence: 0, what: seen });
     assert_home();
-    errors
+    seen.errors
 }
 
 pub(super) fn names(net: &Net) -> Vec<String> {

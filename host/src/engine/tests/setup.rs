@@ -248,7 +248,7 @@ fn setups_run_in_parallel_on_many_threads() {
             scope.spawn(move || {
                 for net in chunk {
                     assert_eq!(set_up(list, net).state, NetState::Live);
-                    see(list, net, LinkObservation::Gone { ifindex: 2 });
+                    see(list, net, LinkObservation::Gone { ifindex: 2, moved: None });
                     clean_up(list, net, ExitReason::Died);
                 }
             });

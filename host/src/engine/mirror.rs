@@ -1,0 +1,235 @@
+//! The mirror of a namespace's devices, and the events that follow from comparing it with what the kernel says.
+//!
+//! Mirrors `struct net_device` as far as it can be observed. An observation is compared with what was known; the
+//! differences are applied one at a time, and each is told to the notifier chain, so a live message, a resync and a
+//! late start take the same path. A device's identity is (cookie, ifindex, serial): an ifindex comes back.
+//!
+//! Devices that plugins make themselves stand here too, with their owner (`netdev.rs`).
+
+use std::sync::Arc;
+
+use pernet_plugin_api::{EventKind, RegState};
+
+use super::failure::HookError;
+use super::links::{IFF_OPERATIONAL, IFF_UP, Link};
+use super::net::{Net, NetState};
+use super::netdev::{Departed, OwnDevice};
+use super::pernet::ReadToken;
+use super::undo::Who;
+use super::walk::Walk;
+
+/// A device in the mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetDevice {
+    /// What the kernel last said, as far as it has been told.
+    pub link: Link,
+    /// Given at each registration, and never again.
+    pub serial: u64,
+    /// Where it stands.
+    pub reg_state: RegState,
+    /// A plugin's; `None` for one that the kernel made.
+    pub own: Option<Arc<OwnDevice>>,
+}
+
+/// What was seen of a namespace's links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkObservation {
+    /// A live message: this link is so now.
+    Seen(Link),
+    /// A live message: this link is gone.
+    Gone {
+        /// Its index.
+        ifindex: u32,
+        /// It was moved: the id of its new namespace, as this one knows it, and its index there.
+        moved: Option<(i32, u32)>,
+    },
+    /// Everything that there is, after a loss or a late start. What is not in it is gone.
+    Dump(Vec<Link>),
+}
+
+/// An observation, and its place in the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The number of the last fence that was read before it ([`super::Links::fence`]); of a dump it says nothing.
+    pub fence: u64,
+    /// What was seen.
+    pub what: LinkObservation,
+}
+
+/// What followed from an observation.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// What went wrong, in order.
+    pub errors: Vec<HookError>,
+    /// Plugins' devices that somebody moved away: each goes to [`super::arrived`] or [`super::lost`].
+    pub departed: Vec<Departed>,
+    /// It could not be taken in: list the devices again.
+    pub lost: bool,
+}
+
+/// By ifindex: the order in which what exists is told. So `lo` is first, whatever it is called (K1.6: it has 1).
+pub(super) fn sort_links(links: &mut [Link]) {
+    links.sort_by_key(|link| link.ifindex);
+}
+
+/// Whether both can be the same device. A kind never changes. A hardware address may, in a live message; but after a
+/// loss an ifindex with another address is taken for another device, since the messages that would tell are lost.
+fn same_device(known: &Link, seen: &Link, after_loss: bool) -> bool {
+    known.kind == seen.kind && (!after_loss || known.address == seen.address)
+}
+
+/// What turns `known` into `seen`, in the order in which it is told.
+///
+/// The name first, so that every later event calls the device what it is called. Going down before, going up after
+/// the settings: as the kernel's own tools do it, and what is told to be up has its settings. Other flags last.
+fn changes(known: &Link, seen: &Link) -> Vec<EventKind> {
+    let mut kinds = Vec::new();
+    let flipped = known.flags ^ seen.flags;
+    let toggled = flipped & IFF_UP != 0;
+    let implied = if toggled { IFF_UP | IFF_OPERATIONAL } else { IFF_UP };
+    let mut differs = |is: bool, kind: &[EventKind]| kinds.extend(kind.iter().filter(|_| is));
+    differs(known.name != seen.name, &[EventKind::ChangeName]);
+    differs(toggled && known.is_up(), &[EventKind::GoingDown, EventKind::Down]);
+    differs(known.address != seen.address, &[EventKind::ChangeAddr]);
+    differs(known.mtu != seen.mtu, &[EventKind::ChangeMtu]);
+    differs(known.master != seen.master, &[EventKind::ChangeUpper]);
+    differs(toggled && seen.is_up(), &[EventKind::Up]);
+    differs(flipped & !implied != 0, &[EventKind::Change]);
+    kinds
+}
+
+/// Applies the part of `seen` that an event of this kind tells.
+fn apply(link: &mut Link, kind: EventKind, seen: &Link) {
+    match kind {
+        EventKind::ChangeName => link.name.clone_from(&seen.name),
+        EventKind::ChangeAddr => link.address.clone_from(&seen.address),
+        EventKind::ChangeMtu => link.mtu = seen.mtu,
+        EventKind::ChangeUpper => link.master = seen.master,
+        EventKind::Up | EventKind::Down => {
+            let with = IFF_UP | IFF_OPERATIONAL;
+            link.flags = link.flags & !with | seen.flags & with;
+        }
+        EventKind::Change => link.flags = seen.flags,
+        // Told while the device is still shown as up; the two ends of a life have no part.
+        _ => {}
+    }
+}
+
+/// Takes an observation into the mirror and tells the chain what follows. Nothing happens where nobody watches.
+pub fn links_seen(token: &ReadToken, net: &Arc<Net>, seen: Observed) -> Seen {
+    if net.dying() || !net.watched() || !matches!(net.state(), NetState::Live | NetState::Degraded) {
+        return Seen::default();
+    }
+    let mut walk = Walk::new(token.list(), token.serials());
+    match seen.what {
+        LinkObservation::Seen(link) => walk.observe(net, &link, false),
+        LinkObservation::Gone { ifindex, .. } => {
+            if let Some(device) = find(net, ifindex) {
+                walk.unregister_device(net, &device, Who::All, false);
+            }
+        }
+        LinkObservation::Dump(links) => walk.merge(net, links),
+    }
+    Seen { errors: walk.finish(), ..Seen::default() }
+}
+
+/// The device with this index, as the mirror has it.
+fn find(net: &Net, ifindex: u32) -> Option<Arc<NetDevice>> {
+    let record = net.record();
+    let at = record.devices.binary_search_by_key(&ifindex, |d| d.link.ifindex).ok()?;
+    record.devices.get(at).cloned()
+}
+
+/// Puts a device into the mirror, in the place of one with its index.
+fn put(net: &Net, device: Arc<NetDevice>) {
+    let mut record = net.record();
+    match record.devices.binary_search_by_key(&device.link.ifindex, |d| d.link.ifindex) {
+        Ok(at) => record.devices[at] = device,
+        Err(at) => record.devices.insert(at, device),
+    }
+}
+
+/// Takes a device out of the mirror.
+fn remove(net: &Net, device: &NetDevice) {
+    let mut record = net.record();
+    let at = record.devices.binary_search_by_key(&device.link.ifindex, |d| d.link.ifindex);
+    if let Some(at) = at.ok().filter(|at| record.devices[*at].serial == device.serial) {
+        record.devices.remove(at);
+    }
+}
+
+/// Devices in registration order; `lo` (ifindex 1) is the oldest, whatever its serial.
+pub(super) fn oldest_first(net: &Net) -> Vec<Arc<NetDevice>> {
+    let mut devices = net.devices();
+    devices.sort_by_key(|d| (d.link.ifindex != 1, d.serial));
+    devices
+}
+
+impl Walk<'_> {
+    /// Brings the mirror to a full list: what is missing goes, newest first; then the rest, `lo` first.
+    pub(super) fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>) {
+        sort_links(&mut links);
+        for device in oldest_first(net).iter().rev() {
+            if links.binary_search_by_key(&device.link.ifindex, |link| link.ifindex).is_err() {
+                self.unregister_device(net, device, Who::All, false);
+            }
+        }
+        for link in &links {
+            self.observe(net, link, true);
+        }
+    }
+
+    /// One link against the mirror.
+    fn observe(&mut self, net: &Arc<Net>, seen: &Link, after_loss: bool) {
+        let Some(known) = find(net, seen.ifindex) else { return self.register_device(net, seen) };
+        if !same_device(&known.link, seen, after_loss) {
+            self.unregister_device(net, &known, Who::All, false);
+            return self.register_device(net, seen);
+        }
+        let mut device = known;
+        for kind in changes(&device.link, seen) {
+            let old_name = (kind == EventKind::ChangeName).then(|| device.link.name.clone());
+            let mut next = (*device).clone();
+            apply(&mut next.link, kind, seen);
+            device = Arc::new(next);
+            put(net, device.clone());
+            self.tell(net, Who::All, kind, false, &device, old_name.as_deref());
+        }
+    }
+
+    fn register_device(&mut self, net: &Arc<Net>, seen: &Link) {
+        let device = self.mirror_device(net, seen.clone());
+        self.tell(net, Who::All, EventKind::Register, false, &device, None);
+        if device.link.is_up() {
+            self.tell(net, Who::All, EventKind::Up, false, &device, None);
+        }
+    }
+
+    /// Puts a link into the mirror as a new device, telling nobody.
+    pub(super) fn mirror_device(&mut self, net: &Net, link: Link) -> Arc<NetDevice> {
+        let device = Arc::new(NetDevice { link, serial: self.next_serial(), reg_state: RegState::Registered, own: None });
+        put(net, device.clone());
+        device
+    }
+
+    /// Tells that a device goes: GOING_DOWN and DOWN if it was up, then UNREGISTER. As a replay (to some, who go) the
+    /// device stays as it is; otherwise it leaves the mirror before anybody hears UNREGISTER, as in the kernel (K2.5).
+    pub(super) fn unregister_device(&mut self, net: &Arc<Net>, device: &Arc<NetDevice>, who: Who<'_>, replay: bool) {
+        let mut last = (**device).clone();
+        if last.link.is_up() {
+            self.tell(net, who, EventKind::GoingDown, replay, &last, None);
+            if !replay {
+                last.link.flags &= !(IFF_UP | IFF_OPERATIONAL);
+            }
+            self.tell(net, who, EventKind::Down, replay, &last, None);
+        }
+        if !replay {
+            remove(net, device);
+            last.reg_state = RegState::Unregistering;
+        }
+        self.tell(net, who, EventKind::Unregister, replay, &last, None);
+        if !replay {
+            net.resolve_device_error(None, device.link.ifindex);
+        }
+    }
+}
