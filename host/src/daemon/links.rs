@@ -156,10 +156,10 @@ impl Daemon {
         }
         let (net, place, backlog) =
             (Arc::clone(&managed.net), Arc::clone(&managed.place), Arc::clone(&managed.backlog));
-        let events = self.events.clone();
+        let (events, shared) = (self.events.clone(), Arc::clone(&self.shared));
         let job = move |token: &ReadToken| {
             backlog.work_off(token, &net, &place, &|departed| {
-                let to = place.cookie_of(departed.nsid);
+                let to = place.cookie_of(departed.nsid, &shared.nets());
                 let _ = events.send(Event::Departed(to, InTransit(Some(departed))));
             });
         };

@@ -56,7 +56,7 @@ impl Place {
     }
 
     /// INTERIM
-    pub(super) fn cookie_of(&self, _nsid: i32) -> Option<NetCookie> {
+    pub(super) fn cookie_of(&self, _nsid: i32, _nets: &[Arc<Net>]) -> Option<NetCookie> {
         None
     }
 
