@@ -133,7 +133,10 @@ impl Services {
         let peer = if peer == 0 { None } else { Some(self.netdevs.find(instance, peer)?.0) };
         let dev = engine::alloc_netdev(&owner, spec, ops, peer.clone())?;
         let mut devices = lock(&self.netdevs.devices);
-        devices.retain(|_, kept| kept.dev.reg_state() != RegState::Released);
+        if devices.len() == devices.capacity() {
+            // Instead of growing, if that is enough: nobody else tells that the engine has released one.
+            devices.retain(|_, kept| kept.dev.reg_state() != RegState::Released);
+        }
         // Asked again under the lock: whoever ends the instance asks for the lock after it is no more an owner.
         let whose = self.owners.get(instance).is_ok().then(|| Whose::of(instance));
         devices.insert(dev.id, Kept { dev: Arc::clone(&dev), peer, whose });
