@@ -1,12 +1,13 @@
 //! What a hook answers when it fails: an errno and a sentence.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// An error of a plugin: what the kernel would call it, and what to tell the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     errno: i32,
-    message: String,
+    message: Cow<'static, str>,
 }
 
 /// A result whose error is a plugin's [`Error`].
@@ -17,7 +18,12 @@ impl Error {
     ///
     /// An errno that is not positive is taken for a mistake and becomes `EIO`.
     pub fn new(errno: i32, message: impl Into<String>) -> Self {
-        Error { errno: if errno > 0 { errno } else { libc::EIO }, message: message.into() }
+        Error { errno: if errno > 0 { errno } else { libc::EIO }, message: Cow::Owned(message.into()) }
+    }
+
+    /// An error that costs no allocation, for what may happen to every frame.
+    pub(crate) const fn fixed(errno: i32, message: &'static str) -> Self {
+        Error { errno, message: Cow::Borrowed(message) }
     }
 
     /// The errno, always positive.

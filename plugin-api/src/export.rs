@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::panic;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,11 +22,15 @@ use crate::abi::{
     NdoReturn, NetInfo, NetdevStats, OpsHandle, PluginMod, PluginModRef, Registration, Status,
 };
 use crate::area::{Areas, Taken};
+use crate::chain;
+use crate::host::Shared;
 use crate::log::{self, Caller};
+use crate::own::{self, NetdevRef};
 use crate::pernet::AnyOps;
 use crate::plugin;
-use crate::work::WorkTable;
-use crate::{Error, Event, ExitReason, Host, Net, Notifier, Plugin, Registrar, Result, Verdict, guard};
+use crate::{
+    Error, Event, ExitReason, Host, NdoDevice, Net, Notifier, Plugin, Registrar, Result, Stats, Verdict, guard,
+};
 
 /// Exports a type that implements [`Plugin`] as *the* plugin of this shared library.
 ///
@@ -132,7 +137,7 @@ struct Parts {
     notifiers: Vec<Box<dyn Notifier>>,
     /// Held for its drop only; the mutex, never locked, makes it shareable without asking `Sync` of the author.
     plugin: Option<Mutex<Box<dyn Any + Send>>>,
-    work: Arc<WorkTable>,
+    shared: Arc<Shared>,
 }
 
 // The host calls from any thread, several at once.
@@ -169,8 +174,8 @@ extern "C" fn create<P: Plugin>(host: HostModRef, token: u64, config: RStr<'_>) 
 fn start<P: Plugin>(caller: Caller, config: &str) -> Result<(InstanceHandle, RVec<Registration>), Status> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    let work = Arc::new(WorkTable::new());
-    let host = Host::new(caller, Arc::clone(&work));
+    let shared = Arc::new(Shared::new());
+    let host = Host::new(caller, Arc::clone(&shared));
     let mut reg = Registrar::new(id);
     // The registrar stays outside of the guard: unwinding through it would run more of the author's code.
     let made = guard::call(Some(caller), || {
@@ -181,7 +186,7 @@ fn start<P: Plugin>(caller: Caller, config: &str) -> Result<(InstanceHandle, RVe
         Ok(plugin) => (Some(Mutex::new(Box::new(plugin) as Box<dyn Any + Send>)), None),
         Err(status) => (None, Some(status)),
     };
-    let parts = Parts { ops: reg.ops, notifiers: reg.notifiers, plugin, work };
+    let parts = Parts { ops: reg.ops, notifiers: reg.notifiers, plugin, shared };
     if let Some(status) = failure {
         // The first failure is the one to tell; the panic hook has logged what follows from it.
         let _ = end(caller, parts);
@@ -209,10 +214,22 @@ fn end(caller: Caller, parts: Parts) -> Result<(), Status> {
             first = result;
         }
     };
-    for work in parts.work.close() {
+    let shared = parts.shared;
+    // Every device is unregistered by now, unless that failed: no thread of one goes on behind the plugin's back.
+    for device in shared.devices.close() {
+        device.datapath.stop(|_| None);
+    }
+    for work in shared.work.close() {
         then(guard::discard(caller, work));
     }
     then(guard::discard(caller, parts.plugin));
+    for notifier in shared.notifiers.close() {
+        then(guard::discard(caller, notifier));
+    }
+    for device in shared.devices.take_all() {
+        then(guard::discard(caller, device));
+    }
+    shared.starter.stop();
     for notifier in parts.notifiers.into_iter().rev() {
         then(guard::discard(caller, notifier));
     }
@@ -259,7 +276,7 @@ extern "C" fn netdev_event(
     event: &DeviceEvent<'_>,
 ) -> EventReturn {
     let result = on(instance, |i| match Event::read(event) {
-        Some(event) => i.notifier(notifier)?.event(&i.net(net), &event),
+        Some(event) => i.event(notifier, &i.net(net), &event),
         None => Ok(Verdict::Done),
     });
     match result {
@@ -269,23 +286,34 @@ extern "C" fn netdev_event(
 }
 
 extern "C" fn run_work(instance: InstanceHandle, work: u64, nets: RSlice<'_, NetInfo<'_>>) -> Status {
-    let run = |i: &Instance| i.parts.work.take(work).ok_or_else(no_work)?.run(&i.nets(nets));
+    let run = |i: &Instance| i.parts.shared.work.take(work).ok_or_else(no_work)?.run(&i.nets(nets));
     on(instance, run).into()
 }
 
 extern "C" fn drop_work(instance: InstanceHandle, work: u64) -> Status {
-    on(instance, |i| i.parts.work.take(work).map(drop).ok_or_else(no_work)).into()
+    on(instance, |i| i.parts.shared.work.take(work).map(drop).ok_or_else(no_work)).into()
 }
 
 extern "C" fn ndo(instance: InstanceHandle, ops: OpsHandle, net: &NetInfo<'_>, call: &NdoCall<'_>) -> NdoReturn {
-    let _ = (ops, net, call);
-    let result: Result<(), Status> = on(instance, |_| Err(Error::new(libc::ENOSYS, "devices are not there yet")));
-    NdoReturn { status: result.into(), stats: NetdevStats::default() }
+    // First of all, so that they are closed on every path.
+    // SAFETY: `from_raw_fd` asks for open descriptors that nobody else owns: they are the callee's, as `NdoCall::queues`
+    // states.
+    let queues: Vec<OwnedFd> = call.queues.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }).collect();
+    let result = on(instance, |i| i.ndo(ops, &i.net(net), call, queues));
+    match result {
+        Ok(Ok(stats)) => NdoReturn { status: Status::OK, stats: stats.into() },
+        Ok(Err(status)) | Err(status) => NdoReturn { status, stats: NetdevStats::default() },
+    }
 }
 
 extern "C" fn netdev_free(instance: InstanceHandle, ops: OpsHandle) -> Status {
-    let _ = ops;
-    on(instance, |_| Err::<(), _>(Error::new(libc::ENOSYS, "devices are not there yet"))).into()
+    let free = |i: &Instance| {
+        let device = i.parts.shared.devices.take(ops)?;
+        device.datapath.stop(|_| None);
+        drop(device);
+        Ok(())
+    };
+    on(instance, free).into()
 }
 
 /// Calls into an instance, in a guard.
@@ -307,10 +335,62 @@ impl Instance {
         ops.map(Box::as_ref).ok_or_else(|| Error::new(libc::EINVAL, format!("there is no op {op} in this plugin")))
     }
 
-    fn notifier(&self, number: u32) -> Result<&dyn Notifier> {
-        let notifier = self.parts.notifiers.get(number as usize);
+    fn event(&self, number: u32, net: &Net<'_>, event: &Event<'_>) -> Result<Verdict> {
         let missing = || Error::new(libc::EINVAL, format!("there is no notifier {number} in this plugin"));
-        notifier.map(Box::as_ref).ok_or_else(missing)
+        if number >= chain::FIRST {
+            return self.parts.shared.notifiers.get(number).ok_or_else(missing)?.event(net, event);
+        }
+        self.parts.notifiers.get(number as usize).ok_or_else(missing)?.event(net, event)
+    }
+
+    /// A device's operation. A panic in `start_xmit`, on a thread of its own, is told by the next one that can.
+    fn ndo(
+        &self,
+        ops: OpsHandle,
+        net: &Net<'_>,
+        call: &NdoCall<'_>,
+        queues: Vec<OwnedFd>,
+    ) -> Result<Result<Stats, Status>> {
+        let entry = self.parts.shared.devices.get(ops)?;
+        let (ops, datapath) = (&entry.ops, &entry.datapath);
+        let dev = NdoDevice::read(call, datapath);
+        match call.op {
+            0 => ops.init(net, &dev)?,
+            1 => {
+                let result = ops.uninit(net, &dev);
+                if let Some(orphan) = entry.orphaned() {
+                    // Nobody can free it later: it is freed when its unregistration is done.
+                    let _ = own::free(self.caller, orphan);
+                }
+                result?;
+            }
+            2 => {
+                ops.open(net, &dev)?;
+                let opened = datapath.open(ops, self.caller, queues, call.vnet_header != 0, call.mtu);
+                opened.inspect_err(|_| drop(ops.stop(net, &dev)))?;
+            }
+            3 => {
+                let hold = |queue: u16| {
+                    let purpose = format!("datapath, queue {queue}");
+                    let held = NetdevRef::hold(self.caller, net.cookie(), call.ifindex, call.serial, &purpose);
+                    let untold =
+                        |error: &Error| tracing::warn!(%error, device = dev.name, "start_xmit hangs unnoticed");
+                    held.inspect_err(untold).ok()
+                };
+                datapath.stop(hold);
+                ops.stop(net, &dev)?;
+            }
+            4 => {
+                ops.change_mtu(net, &dev)?;
+                datapath.set_mtu(call.mtu);
+            }
+            5 => ops.set_mac_address(net, &dev)?,
+            6 => return Ok(datapath.take_fault().map_or_else(|| Ok(ops.get_stats() + datapath.stats()), Err)),
+            7 => ops.destructor(),
+            // A newer host's: an error would refuse what it is about.
+            _ => {}
+        }
+        Ok(datapath.take_fault().map_or(Ok(Stats::default()), Err))
     }
 
     fn net<'a>(&self, info: &'a NetInfo<'a>) -> Net<'a> {

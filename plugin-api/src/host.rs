@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::abi::{Registration, Status};
 use crate::area::Owner;
+use crate::chain::NotifierTable;
+use crate::datapath::{Pool, Starter};
 use crate::log::{self, Caller};
+use crate::netdev_ops::OpsTable;
 use crate::pernet::{AnyOps, Registered};
 use crate::work::{Work, WorkTable};
 use crate::{Error, Net, NetCookie, Notifier, PernetId, PernetOps, Result};
@@ -86,12 +89,42 @@ fn number(len: usize) -> Result<u32> {
 #[derive(Clone)]
 pub struct Host {
     caller: Caller,
-    work: Arc<WorkTable>,
+    shared: Arc<Shared>,
+}
+
+/// What an instance has waiting for calls of the host, and what its devices share.
+pub(crate) struct Shared {
+    pub(crate) work: WorkTable,
+    pub(crate) devices: OpsTable,
+    pub(crate) notifiers: NotifierTable,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) starter: Arc<Starter>,
+}
+
+impl Shared {
+    /// Called in the daemon's own namespace: the starter's threads are in whichever this is.
+    pub(crate) fn new() -> Self {
+        Shared {
+            work: WorkTable::new(),
+            devices: OpsTable::new(),
+            notifiers: NotifierTable::new(),
+            pool: Arc::new(Pool::new()),
+            starter: Arc::new(Starter::new()),
+        }
+    }
 }
 
 impl Host {
-    pub(crate) fn new(caller: Caller, work: Arc<WorkTable>) -> Self {
-        Host { caller, work }
+    pub(crate) fn new(caller: Caller, shared: Arc<Shared>) -> Self {
+        Host { caller, shared }
+    }
+
+    pub(crate) fn caller(&self) -> Caller {
+        self.caller
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Queues work for one namespace: it runs inside it, once, after whoever holds its device lock lets go, and before
@@ -126,18 +159,43 @@ impl Host {
         net: NetCookie,
         work: impl FnOnce(&Net<'_>) -> R + Send + 'static,
     ) -> Result<R> {
-        let value = Arc::new(Mutex::new(None));
-        let slot = Arc::clone(&value);
-        let keep = move |net: &Net<'_>| {
-            let value = work(net);
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
-        };
-        let id = self.work.insert(Work::One(net, Box::new(keep)))?;
+        let value = Slot::default();
+        let slot = value.clone();
+        let id = self.shared.work.insert(Work::One(net, Box::new(move |net| slot.put(work(net)))))?;
         let status = (self.caller.host.run_in())(self.caller.token, net.0, id);
-        drop(self.work.take(id));
+        drop(self.shared.work.take(id));
         accepted(status)?;
-        let value = value.lock().unwrap_or_else(PoisonError::into_inner).take();
-        value.ok_or_else(|| Error::new(libc::ECANCELED, "the work did not finish: it panicked, or was dropped unrun"))
+        value.take()
+    }
+
+    /// The same with two namespaces, both locked, in cookie order. It runs inside the first, and its arguments come as
+    /// they are named here.
+    ///
+    /// From a hook it is `EDEADLK` unless both come after the hook's own namespace in lock order.
+    pub fn run_in_two<R: Send + 'static>(
+        &self,
+        first: NetCookie,
+        second: NetCookie,
+        work: impl FnOnce(&Net<'_>, &Net<'_>) -> R + Send + 'static,
+    ) -> Result<R> {
+        if first == second {
+            return Err(Error::new(libc::EINVAL, "run_in_two names the same namespace twice; use run_in"));
+        }
+        let run_in_two = self.caller.host.run_in_two().ok_or_else(missing)?;
+        let value = Slot::default();
+        let slot = value.clone();
+        let work = Box::new(move |one: &Net<'_>, other: &Net<'_>| slot.put(work(one, other)));
+        let id = self.shared.work.insert(Work::Two(first, second, work))?;
+        let status = run_in_two(self.caller.token, first.0, second.0, id);
+        drop(self.shared.work.take(id));
+        accepted(status)?;
+        value.take()
+    }
+
+    /// Bounds the memory for frames of all devices of this instance, in bytes; 64 MiB before. Buffers that are in use
+    /// stay.
+    pub fn set_frame_memory(&self, bytes: usize) {
+        self.shared.pool.set_limit(bytes);
     }
 
     /// Runs `body` with this instance as the author of what it logs.
@@ -150,9 +208,9 @@ impl Host {
     }
 
     fn queue(&self, cookies: &[u64], work: Work) -> Result<()> {
-        let id = self.work.insert(work)?;
+        let id = self.shared.work.insert(work)?;
         let status = (self.caller.host.defer())(self.caller.token, cookies.into(), id);
-        accepted(status).inspect_err(|_| drop(self.work.take(id)))
+        accepted(status).inspect_err(|_| drop(self.shared.work.take(id)))
     }
 }
 
@@ -162,6 +220,38 @@ impl fmt::Debug for Host {
     }
 }
 
-fn accepted(status: Status) -> Result<()> {
+/// The value that work leaves for who waits for it.
+struct Slot<R>(Arc<Mutex<Option<R>>>);
+
+impl<R> Slot<R> {
+    fn put(&self, value: R) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    }
+
+    fn take(&self) -> Result<R> {
+        let value = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        value.ok_or_else(|| Error::new(libc::ECANCELED, "the work did not finish: it panicked, or was dropped unrun"))
+    }
+}
+
+// Derived, these would ask the same of the value.
+impl<R> Default for Slot<R> {
+    fn default() -> Self {
+        Slot(Arc::default())
+    }
+}
+
+impl<R> Clone for Slot<R> {
+    fn clone(&self) -> Self {
+        Slot(Arc::clone(&self.0))
+    }
+}
+
+pub(crate) fn accepted(status: Status) -> Result<()> {
     if status.errno == 0 { Ok(()) } else { Err(Error::new(status.errno, status.message.into_string())) }
+}
+
+/// The host's table is older than what is asked for.
+pub(crate) fn missing() -> Error {
+    Error::new(libc::ENOSYS, "this pernetd is older than devices of a plugin's own; update it")
 }

@@ -27,24 +27,37 @@ mod host;
 mod work;
 mod log;
 mod guard;
+mod attribute;
+mod spec;
+mod netdev_ops;
+mod own;
+mod chain;
+mod dev;
+pub mod datapath;
 mod area;
 mod export;
 
+pub use chain::NotifierId;
+pub use datapath::{Batch, Datapath, Frame, Queue, VnetHeader};
 pub use error::{Error, Result};
 pub use field::{FieldStep, field_key, field_steps};
 pub use host::{Host, Registrar};
 pub use net::{ExitReason, NetCookie};
 pub use netdev::{DeviceInfo, EventKind, RegState, Verdict};
+pub use netdev_ops::{NdoDevice, NetDeviceOps, Stats};
 pub use notifier::{Device, Event, Notifier};
+pub use own::{Netdev, NetdevInfo, NetdevRef};
 pub use pernet::{Net, PernetId, PernetOps};
 pub use plugin::{ConfigError, NoConfig, Plugin};
+pub use spec::{MacvlanMode, NetdevSpec, Vxlan};
 pub use tracing;
 
 /// What a plugin's file usually needs: `use pernet_plugin_api::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        ConfigError, Device, Error, Event, EventKind, ExitReason, Host, Net, NetCookie, NoConfig, Notifier, PernetId,
-        PernetOps, Plugin, Registrar, Result, Verdict, export_plugin, tracing,
+        Batch, ConfigError, Datapath, Device, Error, Event, EventKind, ExitReason, Frame, Host, NdoDevice, Net,
+        NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier, NotifierId, PernetId,
+        PernetOps, Plugin, Queue, RegState, Registrar, Result, Stats, Verdict, export_plugin, tracing,
     };
 }
 
