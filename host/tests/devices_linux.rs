@@ -9,11 +9,11 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use pernetd::engine::Link;
+use pernetd::engine::{Failure, Link, LinkSpec, Wanted};
 use pernetd::linux::link_create::{self, NewLink};
 use pernetd::linux::ns::{self, Pin};
 use pernetd::linux::tun::{self, NewTun, TunKind};
-use pernetd::linux::{link_stats, rtnetlink};
+use pernetd::linux::{device, link_stats, rtnetlink};
 use pernetd::netlink::NetlinkError;
 use rustix::mount::{MountFlags, mount};
 use sandbox::{netns_add, trial};
@@ -45,6 +45,10 @@ fn main() -> ExitCode {
         trial("an alias is written, seen and taken off", an_alias),
         trial("queues are as asked for", queues),
         trial("counters are those of the device", counters_of_a_veth),
+        trial("a device is made as its plugin wants it, marked, or not at all", a_wanted_device),
+        trial("a device that an earlier run left is taken over, and made what is wanted now", a_left_device),
+        trial("what is not left by the same plugin is not taken over", not_ours),
+        trial("a pair is made whole, taken over whole, or refused", a_wanted_pair),
         trial("a device that is gone is not there", a_device_that_is_gone),
     ];
     let of_tun = [
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         trial("frames of a tap with offloads carry a header", frames_with_a_header),
         trial("a taken name is EEXIST for a tap, whoever has it", a_tap_with_a_taken_name),
         trial("a tap's index is as asked for, and refused when it is taken", a_tap_with_an_index),
+        trial("a tap is made as its plugin wants it, and never taken over", a_wanted_tap),
         trial("a tap ends with its last descriptor", a_tap_ends_with_its_descriptors),
         trial("a tun's name is a literal one that fits", a_tun_name_that_is_none),
     ];
@@ -364,6 +369,159 @@ fn counters_of_a_veth() {
         expected.sort_unstable();
         assert_eq!(all, expected);
         assert_eq!(link_stats::of(4711).unwrap_err().errno, libc::ENODEV);
+    });
+}
+
+const MARK: &str = "pernetd: wire";
+
+fn spec(name: &str, kind: &str) -> LinkSpec {
+    LinkSpec { name: name.into(), kind: kind.into(), ..LinkSpec::default() }
+}
+
+fn wants<'a>(spec: &'a LinkSpec, name: &'a str) -> Wanted<'a> {
+    Wanted { spec, name, alias: MARK }
+}
+
+/// The number of devices besides `lo`.
+fn devices() -> usize {
+    rtnetlink::dump_links().unwrap().len() - 1
+}
+
+#[track_caller]
+fn not_made<T>(made: Result<T, Failure>, errno: i32, words: &str) {
+    let failure = made.err().expect("a refusal");
+    assert_eq!(failure.errno, errno, "{failure}");
+    assert!(failure.message.contains(words), "{failure}");
+}
+
+fn a_wanted_device() {
+    let blue = space("blue");
+    inside(&blue, || {
+        let wanted = LinkSpec {
+            alt_names: vec!["other".into(), "another".into()],
+            address: ADDRESS.into(),
+            mtu: 1400,
+            ifindex: 77,
+            data: vxlan_id(7),
+            ..spec("x%d", "vxlan")
+        };
+        let made = device::create(&wants(&wanted, "x0")).unwrap();
+        assert!(!made.adopted && made.queues.is_none());
+        assert_eq!((made.link.ifindex, made.link.name.as_str(), made.link.mtu), (77, "x0", 1400));
+        assert_eq!((made.link.address.as_slice(), made.link.is_up()), (&ADDRESS[..], false));
+        assert_eq!(made.link.alt_names, ["other", "another"]);
+        assert_eq!(rtnetlink::look(77).unwrap().unwrap().alias, MARK);
+
+        let second = LinkSpec { alt_names: vec!["free".into(), "other".into()], ..spec("br", "bridge") };
+        not_made(device::create(&wants(&second, "br")), libc::EEXIST, "alternative name other");
+        let third = LinkSpec { mtu: 67, ..spec("br", "bridge") };
+        not_made(device::create(&wants(&third, "br")), libc::EINVAL, "mtu less than device minimum");
+        assert_eq!(devices(), 1, "what could not be finished is not there");
+    });
+}
+
+fn a_left_device() {
+    let blue = space("blue");
+    inside(&blue, || {
+        let before = LinkSpec { data: vxlan_id(7), alt_names: vec!["kept".into()], ..spec("x", "vxlan") };
+        let left = device::create(&wants(&before, "x")).unwrap().link.ifindex;
+        rtnetlink::set_up(left).unwrap();
+        let now = LinkSpec {
+            alt_names: vec!["kept".into(), "new".into()],
+            address: ADDRESS.into(),
+            mtu: 1300,
+            ..before.clone()
+        };
+        let taken = device::create(&wants(&now, "x")).unwrap();
+        assert!(taken.adopted);
+        assert_eq!((taken.link.ifindex, taken.link.mtu, taken.link.is_up()), (left, 1300, true), "up, as it was left");
+        assert_eq!(taken.link.address, ADDRESS);
+        assert_eq!(taken.link.alt_names, ["kept", "new"]);
+        let other = LinkSpec { data: vxlan_id(8), ..before.clone() };
+        not_made(device::create(&wants(&other, "x")), libc::EOPNOTSUPP, "Cannot change VNI");
+        assert_eq!(looks(left).mtu, 1300);
+        assert_eq!(devices(), 1);
+    });
+}
+
+fn not_ours() {
+    let blue = space("blue");
+    inside(&blue, || {
+        let bridge = spec("br", "bridge");
+        rtnetlink::create("br", "bridge").unwrap();
+        let br = rtnetlink::find("br").unwrap().ifindex;
+        not_made(device::create(&wants(&bridge, "br")), libc::EEXIST, "does not mark it");
+        rtnetlink::set_alias(br, "pernetd: other").unwrap();
+        not_made(device::create(&wants(&bridge, "br")), libc::EEXIST, "does not mark it");
+        rtnetlink::set_alias(br, MARK).unwrap();
+        not_made(device::create(&wants(&spec("br", "ifb"), "br")), libc::EEXIST, "of another kind");
+        not_made(device::create(&wants(&spec("br%d", "bridge"), "br")), libc::EEXIST, "has this name");
+        let indexed = LinkSpec { ifindex: 77, ..bridge.clone() };
+        not_made(device::create(&wants(&indexed, "br")), libc::EEXIST, "another index");
+        rtnetlink::add_alt_name(br, "other").unwrap();
+        not_made(device::create(&wants(&spec("other", "bridge"), "other")), libc::EEXIST, "has this name");
+        assert!(device::create(&wants(&bridge, "br")).unwrap().adopted);
+        assert_eq!(looks(br).name, "br");
+    });
+}
+
+fn a_wanted_pair() {
+    let (blue, red) = (space("blue"), space("red"));
+    let near = LinkSpec { mtu: 1400, ..spec("near", "veth") };
+    let far = LinkSpec { alt_names: vec!["other".into()], ..spec("far", "veth") };
+    let make = || inside(&blue, || device::create_pair(&wants(&near, "near"), &wants(&far, "far"), &red));
+    let alias = |pin: &Pin, ifindex: u32| inside(pin, || rtnetlink::look(ifindex)).unwrap().unwrap().alias;
+    let made = make().unwrap();
+    assert!(!made.0.adopted && !made.1.adopted);
+    assert_eq!((made.0.link.mtu, made.1.link.name.as_str()), (1400, "far"));
+    assert_eq!(made.1.link.alt_names, ["other"]);
+    let (here, there) = (made.0.link.ifindex, made.1.link.ifindex);
+    assert_eq!((alias(&blue, here), alias(&red, there)), (MARK.into(), MARK.into()));
+
+    let again = make().unwrap();
+    assert!(again.0.adopted && again.1.adopted);
+    assert_eq!((again.0.link.ifindex, again.1.link.ifindex), (here, there));
+    inside(&red, || rtnetlink::set_alias(there, "")).unwrap();
+    not_made(make(), libc::EEXIST, "the veth link far");
+    inside(&red, || rtnetlink::rename(there, "renamed")).unwrap();
+    not_made(make(), libc::EEXIST, "without its other end");
+    inside(&red, || rtnetlink::delete_index(there)).unwrap();
+
+    inside(&red, || rtnetlink::create("other", "bridge")).unwrap();
+    not_made(make(), libc::EEXIST, "alternative name other");
+    assert_eq!((inside(&blue, devices), inside(&red, devices)), (0, 1), "neither end is left");
+    let data = LinkSpec { data: vec![0; 4], ..near.clone() };
+    let odd = inside(&blue, || device::create_pair(&wants(&data, "near"), &wants(&far, "far"), &red));
+    not_made(odd, libc::EINVAL, "kind veth");
+}
+
+fn a_wanted_tap() {
+    let blue = space("blue");
+    inside(&blue, || {
+        let wanted = LinkSpec {
+            alt_names: vec!["other".into()],
+            address: ADDRESS.into(),
+            mtu: 9000,
+            ifindex: 77,
+            queues: 2,
+            offloads: true,
+            ..spec("wire0", "tap")
+        };
+        let made = device::create(&wants(&wanted, "wire0")).unwrap();
+        assert_eq!((made.link.ifindex, made.link.mtu, made.link.address.as_slice()), (77, 9000, &ADDRESS[..]));
+        assert_eq!((made.link.alt_names.as_slice(), made.link.is_up()), (&["other".to_owned()][..], false));
+        assert_eq!(rtnetlink::look(77).unwrap().unwrap().alias, MARK);
+        let queues = made.queues.unwrap().downcast::<tun::Queues>().unwrap();
+        assert_eq!(queues.len(), 2);
+        not_made(device::create(&wants(&wanted, "wire0")), libc::EEXIST, "a device of this name exists");
+        drop(queues);
+        assert_eq!(devices(), 0);
+
+        let no_address = LinkSpec { address: ADDRESS.into(), ..spec("t", "tun") };
+        not_made(device::create(&wants(&no_address, "t")), libc::EOPNOTSUPP, "set the address");
+        let lower = LinkSpec { link: 1, ..spec("t", "tun") };
+        not_made(device::create(&wants(&lower, "t")), libc::EINVAL, "lower device");
+        assert_eq!(devices(), 0, "what could not be finished is not there");
     });
 }
 

@@ -258,6 +258,9 @@ fn a_moved_device() {
         _ => None,
     });
     assert_eq!(gone, Some(from_blue.zip(Some(new_index))), "by blue's id for red, not by ours");
+    let managed = || [("blue", blue.pin.as_fd()), ("red", red.pin.as_fd())];
+    let whose = |nsid| blue.inside(|| nsid::whose(nsid, managed())).unwrap();
+    assert_eq!((whose(from_blue.unwrap()), whose(4711)), (Some("red"), None));
     let mut there = story(&told, &red, |link| link.name.clone());
     there.dedup();
     assert_eq!(there, ["far", "near"]);

@@ -9,4 +9,5 @@ pub mod rtnetlink;
 pub mod link_create;
 pub mod link_stats;
 pub mod tun;
+pub mod device;
 pub mod peer;

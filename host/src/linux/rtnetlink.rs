@@ -7,7 +7,9 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, Prop};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop,
+};
 
 use super::link_create::{self, NewLink};
 use crate::engine::Link;
@@ -124,6 +126,15 @@ pub fn set_master(ifindex: u32, master: u32) -> Result<(), NetlinkError> {
 pub fn set_alias(ifindex: u32, alias: &str) -> Result<(), NetlinkError> {
     let message = indexed(ifindex, LinkAttribute::IfAlias(alias.to_owned()));
     change(&|| format!("write the alias `{alias}` on the link with index {ifindex}"), message)
+}
+
+/// Changes what is particular to a device's kind (`IFLA_INFO_DATA`), as far as the kind lets itself be changed.
+pub fn set_data(ifindex: u32, kind: &str, data: &[u8]) -> Result<(), NetlinkError> {
+    let info = vec![LinkInfo::Kind(InfoKind::from(kind)), LinkInfo::Data(InfoData::Other(data.to_vec()))];
+    let message = indexed(ifindex, LinkAttribute::LinkInfo(info));
+    // Not RTM_SETLINK, which leaves this part out without a word.
+    let doing = || format!("change the settings of the {kind} link with index {ifindex}");
+    Requests::open()?.ask(&doing, RouteNetlinkMessage::NewLink(message), 0, |_| {})
 }
 
 /// Gives a device one more name.

@@ -15,6 +15,8 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use crate::engine::Failure;
+
 /// The type of an empty message.
 pub const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
@@ -63,6 +65,12 @@ impl fmt::Display for NetlinkError {
 }
 
 impl std::error::Error for NetlinkError {}
+
+impl From<NetlinkError> for Failure {
+    fn from(e: NetlinkError) -> Self {
+        Failure::new(e.errno, e.to_string())
+    }
+}
 
 impl From<NetlinkError> for io::Error {
     fn from(e: NetlinkError) -> Self {
