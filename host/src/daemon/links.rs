@@ -71,9 +71,9 @@ impl Backlog {
         if !lost || !net.watched() {
             return;
         }
-        match place.dump() {
-            Ok(links) => {
-                let dump = Observed { fence: 0, what: LinkObservation::Dump(links) };
+        match place.dump_at() {
+            Ok((fence, links)) => {
+                let dump = Observed { fence, what: LinkObservation::Dump(links) };
                 complain(&engine::links_seen(token, net, dump).errors);
             }
             Err(e) => {
