@@ -75,8 +75,79 @@ pub trait HostServices: Send + Sync {
     /// Runs work inside a namespace and waits for it. The caller is in no hook, or only in hooks of namespaces before
     /// this one in lock order.
     fn run_in(&self, instance: &InstanceRef, cookie: u64, work: u64) -> Result<(), Failure>;
+    /// INTERIM
+    fn run_in_two(&self, instance: &InstanceRef, first: u64, second: u64, work: u64) -> Result<(), Failure>;
+    /// INTERIM
+    fn alloc_netdev(
+        &self,
+        instance: &InstanceRef,
+        spec: crate::engine::LinkSpec,
+        peer: u64,
+        ops: Arc<dyn crate::engine::NetDeviceOps>,
+    ) -> Result<u64, Failure>;
+    /// INTERIM
+    fn register_netdevice(&self, instance: &InstanceRef, cookie: u64, dev: u64, peer: u64) -> Result<(), Failure>;
+    /// INTERIM
+    fn unregister_netdevices(&self, instance: &InstanceRef, devs: &[u64]) -> Result<(), Failure>;
+    /// INTERIM
+    fn free_netdev(&self, instance: &InstanceRef, dev: u64) -> Result<(), Failure>;
+    /// INTERIM
+    fn netdev_change(&self, instance: &InstanceRef, dev: u64, change: ChangeNetdev<'_>) -> Result<(), Failure>;
+    /// INTERIM
+    fn netdev_state(&self, instance: &InstanceRef, dev: u64) -> Result<NetdevSnapshot, Failure>;
+    /// INTERIM
+    fn netdev_hold(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        ifindex: u32,
+        serial: u64,
+        purpose: &str,
+    ) -> Result<u64, Failure>;
+    /// INTERIM
+    fn netdev_put(&self, instance: &InstanceRef, reference: u64) -> Result<(), Failure>;
+    /// INTERIM
+    fn register_notifier(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        priority: i32,
+        block: Arc<dyn crate::engine::NotifierBlock>,
+        number: u32,
+    ) -> Result<(), Failure>;
+    /// INTERIM
+    fn unregister_notifier(&self, instance: &InstanceRef, cookie: u64, number: u32) -> Result<(), Failure>;
     /// An instance panicked, for the first time. Only its exits will be called from now on.
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure);
+}
+
+/// INTERIM
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum ChangeNetdev<'a> {
+    Open,
+    Close,
+    Name(&'a str),
+    Mtu(u32),
+    Address(&'a [u8]),
+    Master(u32),
+    AddAltName(&'a str),
+    DelAltName(&'a str),
+    MoveTo(u64),
+}
+/// INTERIM
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct NetdevSnapshot {
+    pub reg_state: pernet_plugin_api::RegState,
+    pub cookie: u64,
+    pub ifindex: u32,
+    pub serial: u64,
+    pub mtu: u32,
+    pub flags: u32,
+    pub master: u32,
+    pub name: String,
+    pub address: Vec<u8>,
 }
 
 static LOG_LEVEL: AtomicU8 = AtomicU8::new(0);

@@ -25,7 +25,7 @@ pub mod host_api;
 
 pub use elf::FormatError;
 pub use error::PluginError;
-pub use host_api::{HookRecord, HostServices, LogLine};
+pub use host_api::{ChangeNetdev, HookRecord, HostServices, LogLine, NetdevSnapshot};
 pub use inner::InstanceRef;
 pub use instance::{Instance, PluginState, Registered, RegisteredKind};
 pub use load::{Code, ConfigRefusal};
