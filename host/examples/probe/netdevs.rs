@@ -46,7 +46,7 @@ impl Netdevs {
             let here = wanted.netns == net.name();
             if wanted.peer.is_empty() && here {
                 let done = self.register_one(shared, net, wanted);
-                answer(shared, net, wanted, done.as_ref().map(|dev| dev.as_ref()))?;
+                answer(shared, net, wanted, done.as_ref())?;
                 lock(&self.devices).extend(done);
             } else if here || wanted.peer_netns == net.name() {
                 self.register_pair(shared, wanted)?;
@@ -161,11 +161,11 @@ impl NetDeviceOps for Ops {
         self.call("netdev.ndo_stop", net, dev)
     }
 
-    fn change_mtu(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()> {
+    fn change_mtu(&self, net: &Net<'_>, dev: &NdoDevice<'_>, _new: u32) -> Result<()> {
         self.call("netdev.ndo_change_mtu", net, dev)
     }
 
-    fn set_mac_address(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()> {
+    fn set_mac_address(&self, net: &Net<'_>, dev: &NdoDevice<'_>, _new: &[u8]) -> Result<()> {
         self.call("netdev.ndo_set_mac_address", net, dev)
     }
 

@@ -77,8 +77,8 @@ impl Backlog {
         if !lost || !net.watched() {
             return;
         }
-        match place.dump() {
-            Ok(links) => tell(Observed { fence: 0, what: LinkObservation::Dump(links) }),
+        match place.dump_at() {
+            Ok((fence, links)) => tell(Observed { fence, what: LinkObservation::Dump(links) }),
             Err(e) => {
                 tracing::warn!(netns = %net.name(), "cannot list its devices: {e}; tried again at its next event");
                 self.lose();

@@ -13,7 +13,7 @@ use pernet_plugin_api::{NetCookie, RegState};
 
 use super::services::{Services, Task, gone};
 use crate::engine::{
-    self, Failure, HeldRtnl, LinkSpec, Net, NetDeviceOps, NetdevRef, NotifierBlock, OwnDevice, Owner, RtnlGuard,
+    self, Failure, HeldRtnl, Link, LinkSpec, Net, NetDeviceOps, NetdevRef, NotifierBlock, OwnDevice, Owner, RtnlGuard,
 };
 use crate::plugin::{ChangeNetdev, InstanceRef, NetdevSnapshot};
 
@@ -28,8 +28,11 @@ impl Whose {
 }
 
 /// A device that a plugin allocated.
+#[derive(Clone)]
 struct Kept {
     dev: Arc<OwnDevice>,
+    /// The name or pattern that it was allocated with.
+    name: String,
     /// Registered together with this one.
     peer: Option<Arc<OwnDevice>>,
     /// Who may name it; nobody once it is freed, or its instance has ended.
@@ -52,12 +55,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Netdevs {
-    fn find(&self, instance: &InstanceRef, dev: u64) -> Result<(Arc<OwnDevice>, Option<Arc<OwnDevice>>), Failure> {
+    fn find(&self, instance: &InstanceRef, dev: u64) -> Result<Kept, Failure> {
         let whose = Whose::of(instance);
         let devices = lock(&self.devices);
         let kept = devices.get(&dev).filter(|kept| kept.whose.as_ref() == Some(&whose));
-        let no_such = || Failure::new(libc::ESTALE, "this device was freed, or is another plugin's; allocate another");
-        kept.map(|kept| (Arc::clone(&kept.dev), kept.peer.clone())).ok_or_else(no_such)
+        let no_such = || Failure::new(libc::ENOENT, "this device is freed; allocate another");
+        kept.cloned().ok_or_else(no_such)
     }
 
     /// Nobody names it any more. It stays visible until it is released.
@@ -130,7 +133,8 @@ impl Services {
         ops: Arc<dyn NetDeviceOps>,
     ) -> Result<u64, Failure> {
         let owner = self.owners.get(instance)?;
-        let peer = if peer == 0 { None } else { Some(self.netdevs.find(instance, peer)?.0) };
+        let peer = if peer == 0 { None } else { Some(self.netdevs.find(instance, peer)?.dev) };
+        let name = spec.name.clone();
         let dev = engine::alloc_netdev(&owner, spec, ops, peer.clone())?;
         let mut devices = lock(&self.netdevs.devices);
         if devices.len() == devices.capacity() {
@@ -139,12 +143,12 @@ impl Services {
         }
         // Asked again under the lock: whoever ends the instance asks for the lock after it is no more an owner.
         let whose = self.owners.get(instance).is_ok().then(|| Whose::of(instance));
-        devices.insert(dev.id, Kept { dev: Arc::clone(&dev), peer, whose });
+        devices.insert(dev.id, Kept { dev: Arc::clone(&dev), name, peer, whose });
         Ok(dev.id)
     }
 
     pub(super) fn register(&self, instance: &InstanceRef, cookie: u64, dev: u64, peer: u64) -> Result<(), Failure> {
-        let (dev, other) = self.netdevs.find(instance, dev)?;
+        let Kept { dev, peer: other, .. } = self.netdevs.find(instance, dev)?;
         let net = self.net(cookie)?;
         let held = assert_rtnl(&net)?;
         match (other, peer) {
@@ -163,7 +167,7 @@ impl Services {
     }
 
     pub(super) fn unregister(&self, instance: &InstanceRef, devs: &[u64]) -> Result<(), Failure> {
-        let found = devs.iter().map(|dev| self.netdevs.find(instance, *dev).map(|(dev, _)| dev));
+        let found = devs.iter().map(|dev| self.netdevs.find(instance, *dev).map(|kept| kept.dev));
         let devs: Vec<Arc<OwnDevice>> = found.collect::<Result<_, _>>()?;
         let mut nets: Vec<Arc<Net>> = Vec::new();
         for net in devs.iter().filter_map(|dev| dev.net()) {
@@ -176,14 +180,13 @@ impl Services {
     }
 
     pub(super) fn free(&self, instance: &InstanceRef, dev: u64) -> Result<(), Failure> {
-        let (found, _) = self.netdevs.find(instance, dev)?;
-        engine::free_netdev(&found)?;
+        engine::free_netdev(&self.netdevs.find(instance, dev)?.dev)?;
         self.netdevs.disown(dev);
         Ok(())
     }
 
     pub(super) fn change(&self, instance: &InstanceRef, dev: u64, change: &ChangeNetdev<'_>) -> Result<(), Failure> {
-        let (dev, _) = self.netdevs.find(instance, dev)?;
+        let dev = self.netdevs.find(instance, dev)?.dev;
         let net = net_of(&dev)?;
         let held = assert_rtnl(&net)?;
         match change {
@@ -204,16 +207,17 @@ impl Services {
     }
 
     pub(super) fn state(&self, instance: &InstanceRef, dev: u64) -> Result<NetdevSnapshot, Failure> {
-        let (dev, _) = self.netdevs.find(instance, dev)?;
+        let Kept { dev, name, .. } = self.netdevs.find(instance, dev)?;
         let reg_state = dev.reg_state();
-        let cookie = dev.net().map_or(0, |net| net.cookie.0);
         let device = dev.device();
-        let link = device.as_ref().map(|device| device.link.clone()).unwrap_or_default();
+        let link = device.as_ref().map_or_else(|| Link { name, ..Link::default() }, |device| device.link.clone());
+        // Where it is while it is somewhere: what it had there is nobody's to use once it is gone.
+        let here = dev.net().filter(|_| reg_state == RegState::Registered);
         Ok(NetdevSnapshot {
             reg_state,
-            cookie,
-            ifindex: link.ifindex,
-            serial: device.map_or(0, |device| device.serial),
+            ifindex: if here.is_some() { link.ifindex } else { 0 },
+            serial: device.filter(|_| here.is_some()).map_or(0, |device| device.serial),
+            cookie: here.map_or(0, |net| net.cookie.0),
             mtu: link.mtu,
             flags: link.flags,
             master: link.master,
@@ -294,6 +298,7 @@ impl Services {
     }
 
     fn net(&self, cookie: u64) -> Result<Arc<Net>, Failure> {
-        self.places.get(NetCookie(cookie)).ok_or_else(gone)
+        let unknown = || Failure::new(libc::ENOENT, "no such namespace is managed");
+        self.places.get(NetCookie(cookie)).ok_or_else(unknown)
     }
 }

@@ -78,11 +78,6 @@ impl Place {
         }
     }
 
-    /// INTERIM
-    pub(super) fn cookie_of(&self, _nsid: i32, _nets: &[Arc<Net>]) -> Option<NetCookie> {
-        None
-    }
-
     /// Lets the namespace go: nothing else of ours keeps it.
     pub(super) fn release(&self) {
         self.links.unsubscribe(self.cookie);
