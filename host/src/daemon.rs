@@ -5,10 +5,12 @@
 //! of its own. The loop never waits for any of them, so it always answers.
 
 pub(crate) mod start;
+mod devices;
 mod identify;
 mod leases;
 mod links;
 mod namespaces;
+mod netdevs;
 mod operations;
 mod place;
 mod plugins;
@@ -35,6 +37,7 @@ use crate::linux::worker::Workers;
 use crate::systemd;
 
 use leases::Lease;
+use links::InTransit;
 use namespaces::{Held, Managed, Retry};
 use operations::{Done, Operations};
 use plugins::Trouble;
@@ -61,6 +64,8 @@ pub(crate) enum Event {
     Leased(LeaseId, Result<(NetCookie, Pin), ControlError>),
     /// What the path of a lease shows whose client has gone.
     LeaseLooked(LeaseId, Option<NetCookie>),
+    /// A plugin's own device has left its namespace, for this one if it is managed.
+    Departed(Option<NetCookie>, InTransit),
     /// A plugin handed over work for later.
     Work(Work),
     /// A plugin panicked: this generation of it.
@@ -156,6 +161,7 @@ impl Daemon {
             Event::CleanedUp(cookie) => self.cleaned_up(cookie),
             Event::Leased(lease, identity) => self.leased(lease, identity),
             Event::LeaseLooked(lease, there) => self.lease_looked(lease, there),
+            Event::Departed(to, device) => self.departed(to, device),
             Event::Work(work) => self.work(work),
             Event::Poisoned(plugin, generation, trouble) => {
                 // Once stopping its exits come anyway.

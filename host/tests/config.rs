@@ -374,7 +374,7 @@ fn the_shipped_main_file_says_what_is_built_in() -> Outcome {
 
 #[test]
 fn the_shipped_plugin_files_say_what_is_built_in() -> Outcome {
-    for name in ["10-loopback.toml", "20-sysctl.toml"] {
+    for name in ["10-loopback.toml", "20-sysctl.toml", "50-wire.toml"] {
         let etc = Etc::new()?;
         let file = format!("plugins.d/{name}");
         etc.write(&format!("first/plugins.d/{name}"), "#\n")?;

@@ -108,9 +108,27 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     assert_eq!(plugins[0]["error"]["namespace"], Value::Null);
 
     let devices = daemon.json(&["dev", "list", "--netns", "@host"]);
-    assert_eq!(fields(&devices[0]), "ifindex kind mtu name netns owner reg_state up");
+    let of_list = "address alt_names ifindex kind mtu name netns owner reg_state stats up";
+    assert_eq!(fields(&devices[0]), of_list);
+    assert_eq!(devices[0]["stats"], Value::Null, "a list asks for no counters");
     assert_eq!((&devices[0]["netns"], &devices[0]["kind"]), (&json!("@host"), &Value::Null));
     assert_eq!(daemon.json(&["dev", "list"])[0]["netns"], "blue");
+
+    let of_one = "address alt_names holders ifindex kind master mtu name netns owner plugin_stats reg_state serial stats \
+                  up waiting";
+    let device = daemon.json(&["dev", "show", "lo", "--netns", "@host"]);
+    assert_eq!(fields(&device), of_one);
+    let of_stats = "rx_bytes rx_dropped rx_errors rx_packets tx_bytes tx_dropped tx_errors tx_packets";
+    assert_eq!(fields(&device["stats"]), of_stats);
+    assert_eq!((&device["plugin_stats"], &device["master"]), (&Value::Null, &Value::Null));
+    let own = daemon.json(&["dev", "show", "wire0"]);
+    assert_eq!((fields(&own), fields(&own["holders"][0])), (of_one.into(), "plugin purpose".into()));
+    assert_eq!((&own["waiting"], &own["owner"]), (&json!(true), &json!("wire")));
+    let several = daemon.json(&["dev", "show", "lo"]);
+    assert_eq!(
+        several.as_array().unwrap().iter().map(|d| d["netns"].clone()).collect::<Vec<_>>(),
+        ["@host", "blue", "bad"]
+    );
 
     let reload = daemon.json(&["reload"]);
     assert_eq!(
@@ -130,6 +148,17 @@ fn tables_are_for_people() {
     assert!(lines[3].ends_with("sysctl pernet.init: net.x: no such key"), "{list}");
     assert!(table(&["plugin", "list"]).contains("loopback"));
     assert!(table(&["dev", "list"]).contains("65536"));
+    let shown = table(&["dev", "show", "wire0"]);
+    for line in [
+        "also             uplink, wan",
+        "owner            wire",
+        "state            unregistered, up; its last reference is waited for",
+        "held by          shaper for its queue",
+        "received (wire)  13 packets, 840 bytes, 1 dropped, 0 errors",
+    ] {
+        assert!(shown.lines().any(|l| l.trim() == line), "{line}\n{shown}");
+    }
+    assert_eq!(table(&["dev", "show", "lo"]).split("\n\n").count(), 3, "one block per namespace");
     assert!(table(&["reload"]).starts_with("reload done, generation 8\n"));
     assert!(table(&["--help"]).contains("Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon"));
 }
@@ -157,7 +186,22 @@ fn exit_status_and_error_line() {
     assert_eq!(run(&["status"]), (Some(0), String::new()));
     let line = "pernetctl: namespace none: there is no such namespace; see the names with `pernetctl netns list`\n";
     assert_eq!(run(&["netns", "retry", "none"]), (Some(1), line.to_owned()));
-    for usage in [&["statsu"][..], &[], &["netns"], &["netns", "wait"], &["netns", "wait", "--timeout", "soon", "x"]] {
+    let line =
+        "pernetctl: device eth9: there is no such device in namespace blue; see the names with `pernetctl dev list`\n";
+    assert_eq!(run(&["dev", "show", "eth9", "--netns", "blue"]), (Some(1), line.to_owned()));
+    let (code, line) = run(&["dev", "show", "eth9"]);
+    assert!(
+        code == Some(1) && line.starts_with("pernetctl: device eth9: there is no such device in any managed"),
+        "{line}"
+    );
+    for usage in [
+        &["statsu"][..],
+        &[],
+        &["netns"],
+        &["netns", "wait"],
+        &["dev", "show"],
+        &["netns", "wait", "--timeout", "soon", "x"],
+    ] {
         assert_eq!(run(usage).0, Some(2), "{usage:?}");
     }
     assert_eq!(run(&["plugin", "info", "/no/such/file"]).0, Some(1));

@@ -8,14 +8,17 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
 use std::sync::{Arc, Barrier};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use pernet_plugin_api::NetCookie;
 use pernetd::discovery::links::{LinkEvent, LinkSource, Subscription};
+use pernetd::discovery::nsid;
 use pernetd::engine::Link;
 use pernetd::linux::ns::{self, Pin};
 use pernetd::linux::rtnetlink;
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         trial("up, down, up are three events", up_down_up),
         trial("a port that leaves its bridge is not gone", a_port_leaves_its_bridge),
         trial("a moved device is gone here and seen there", a_moved_device),
+        trial("a change whose sender has an echo of it is heard too", a_change_with_an_echo),
         trial("unsubscribed namespaces are silent", unsubscribed_namespaces_are_silent),
         trial("nothing is open while nobody subscribes", nothing_open_without_subscribers),
         trial("a second subscription takes the id that is there", a_second_subscription),
@@ -41,6 +45,9 @@ fn main() -> ExitCode {
         trial("ids of the operator's namespace stay free", ids_stay_free),
         trial("after an overrun a dump restores the view", after_an_overrun),
         trial("an overrun is reported even if the flood never ends", a_flood_without_end),
+        trial("an own change's echo is always before its fence", an_echo_is_before_its_fence),
+        trial("after an overrun fences still come to an end", fences_end_after_an_overrun),
+        trial("without subscribers there is nothing to fence", nothing_to_fence),
         trial("many threads subscribe and unsubscribe at once", many_threads),
         trial("a dump of many links is whole", a_dump_of_many_links),
         trial("a refusal carries the kernel's words", a_refusal_carries_the_kernels_words),
@@ -146,7 +153,7 @@ fn what_changes_after_a_dump() {
     assert_eq!(heard.subscribe(&blue), subscription, "subscribing twice changes nothing");
 
     blue.inside(|| rtnetlink::set_up(LO)).unwrap();
-    let LinkEvent::Seen { cookie, subscription: number, link } = heard.next() else { panic!("not seen") };
+    let LinkEvent::Seen { cookie, subscription: number, link, .. } = heard.next() else { panic!("not seen") };
     assert_eq!((cookie, number), (blue.cookie, subscription.number));
     assert_eq!((link.name.as_str(), up(&link)), ("lo", "up"));
     assert_eq!(heard.source.resyncs(), 0);
@@ -244,11 +251,36 @@ fn a_moved_device() {
     });
     let told = heard.until_mark(&blue, 60_001);
     assert_eq!(story(&told, &blue, |link| link.name.clone()), ["near".to_owned(), format!("{ifindex} gone")]);
+    let from_blue = blue.inside(|| nsid::query(&mut Requests::open().unwrap(), red.pin.as_fd())).unwrap();
+    let new_index = red.links().values().find(|link| link.name == "near").unwrap().ifindex;
+    let gone = told.iter().find_map(|event| match event {
+        LinkEvent::Gone { moved, .. } => Some(*moved),
+        _ => None,
+    });
+    assert_eq!(gone, Some(from_blue.zip(Some(new_index))), "by blue's id for red, not by ours");
+    let managed = || [("blue", blue.pin.as_fd()), ("red", red.pin.as_fd())];
+    let whose = |nsid| blue.inside(|| nsid::whose(nsid, managed())).unwrap();
+    assert_eq!((whose(from_blue.unwrap()), whose(4711)), (Some("red"), None));
     let mut there = story(&told, &red, |link| link.name.clone());
     there.dedup();
     assert_eq!(there, ["far", "near"]);
     assert_eq!(blue.links().len(), 1);
     assert_eq!(red.links().len(), 3);
+}
+
+fn a_change_with_an_echo() {
+    let mut heard = listen(ROOMY);
+    let blue = space("blue");
+    heard.subscribe(&blue);
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName("br".into()));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+    let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
+    // The sender's port is this process's id, as the kernel chooses for whoever comes first.
+    let made = |r: &mut Requests| r.ask(&|| "make br".into(), RouteNetlinkMessage::NewLink(message), flags, |_| {});
+    blue.inside(|| made(&mut Requests::open().unwrap())).unwrap();
+    let told = heard.until_mark(&blue, 60_001);
+    assert_eq!(story(&told, &blue, |link| link.name.clone()), ["br"]);
 }
 
 fn unsubscribed_namespaces_are_silent() {
@@ -428,6 +460,119 @@ fn a_flood_without_end() {
     drop(stop);
     flood.join().unwrap();
     settle(&mut heard, BTreeMap::new(), &blue);
+}
+
+/// Another thread that changes `lo` of the namespace, for every credit once, until the sender of credits is dropped.
+fn flood(space: &Space) -> (Sender<()>, JoinHandle<()>) {
+    let (credit, credits) = unbounded::<()>();
+    let pin = Pin::from(space.pin.as_fd().try_clone_to_owned().unwrap());
+    let flood = thread::spawn(move || {
+        ns::take_seat_here().unwrap();
+        ns::enter(&pin).unwrap();
+        for (round, ()) in (0..).zip(credits) {
+            rtnetlink::set_mtu(LO, 1000 + round % 1000).unwrap();
+        }
+    });
+    (credit, flood)
+}
+
+fn an_echo_is_before_its_fence() {
+    const ROUNDS: u32 = 1000;
+    let mut heard = listen(ROOMY);
+    let (blue, red) = (space("blue"), space("red"));
+    heard.subscribe(&blue);
+    heard.subscribe(&red);
+    let near = blue.inside(|| {
+        rtnetlink::create_veth("near", "far", None).unwrap();
+        rtnetlink::find("near").unwrap().ifindex
+    });
+    // Bounded floods, in the same namespace and in another: what waits never fills the queue.
+    let floods = [flood(&blue), flood(&red)];
+    let mut fences = vec![heard.source.fence()];
+    let mut echoes = 0;
+    for round in 1..=ROUNDS {
+        floods.iter().for_each(|(credit, _)| (0..5).for_each(|_| credit.send(()).unwrap()));
+        blue.inside(|| rtnetlink::set_mtu(near, 2000 + round)).unwrap();
+        fences.push(heard.source.fence());
+        let mut back = false;
+        while round % 4 == 0 && !back {
+            let LinkEvent::Seen { cookie, fence, link, .. } = heard.next() else { panic!("only changes are made") };
+            if cookie != blue.cookie || link.ifindex != near || link.mtu <= 2000 {
+                continue;
+            }
+            let of = (link.mtu - 2000) as usize;
+            assert!(fence < fences[of], "the echo of change {of} came with fence {fence}, not before {}", fences[of]);
+            assert!(fence >= fences[of - 1], "change {of} was made after fence {}, not {fence}", fences[of - 1]);
+            echoes += 1;
+            back = link.mtu == 2000 + round;
+        }
+    }
+    assert!(fences.is_sorted() && fences[0] > 0, "numbers rise");
+    assert!(echoes >= ROUNDS, "{echoes} echoes of {ROUNDS} changes");
+    assert_eq!(heard.source.resyncs(), 0);
+    for (credit, thread) in floods {
+        drop(credit);
+        thread.join().unwrap();
+    }
+}
+
+fn fences_end_after_an_overrun() {
+    ns::take_seat_here().unwrap();
+    let (send, batches) = unbounded();
+    let (open, gate) = unbounded::<()>();
+    let stuck = move |batch: Vec<LinkEvent>| drop((gate.recv(), send.send(batch)));
+    let source = LinkSource::start(4096, Box::new(stuck));
+    let mut heard = Heard { source, batches, waiting: VecDeque::new() };
+    let blue = space("blue");
+    heard.subscribe(&blue);
+    (0..200).for_each(|round| blue.mtu(1000 + round));
+    // The queue is full, and nobody reads it.
+    let lost: Vec<u64> = (0..3).map(|_| heard.source.fence()).collect();
+    assert!(lost.is_sorted() && lost[0] > 0);
+    drop(open);
+    let mut before = 0;
+    loop {
+        match heard.next() {
+            LinkEvent::Seen { fence, .. } => {
+                assert!(fence < lost[0], "what was told before is with an older fence");
+                before += 1;
+            }
+            LinkEvent::Overrun => break,
+            LinkEvent::Gone { .. } => panic!("nothing was deleted"),
+        }
+    }
+    assert!(before < 200, "some were lost");
+    // The loss of messages and the loss of marks may be reported as one or as two.
+    let mut mtu = 60_000;
+    wait_until("events are newer than the lost fences", DEADLINE, || {
+        mtu += 1;
+        blue.mtu(mtu);
+        loop {
+            match heard.next() {
+                LinkEvent::Seen { fence, link, .. } if link.mtu == mtu => return fence >= lost[2],
+                LinkEvent::Overrun => return false,
+                _ => {}
+            }
+        }
+    });
+    let next = heard.source.fence();
+    blue.mtu(1001);
+    assert!(next > lost[2] && matches!(heard.next(), LinkEvent::Seen { fence, .. } if fence == next));
+}
+
+fn nothing_to_fence() {
+    let mut heard = listen(ROOMY);
+    let blue = space("blue");
+    assert_eq!(heard.source.fence(), 0);
+    heard.subscribe(&blue);
+    let first = heard.source.fence();
+    assert!(first > 0);
+    heard.source.unsubscribe(blue.cookie);
+    assert_eq!(heard.source.fence(), 0);
+    heard.subscribe(&blue);
+    blue.mtu(1001);
+    let event = heard.next();
+    assert!(matches!(event, LinkEvent::Seen { fence, .. } if fence == first), "a new listener counts on: {event:?}");
 }
 
 fn many_threads() {

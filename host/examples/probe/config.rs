@@ -34,6 +34,50 @@ pub(crate) struct Config {
     /// What to ask of the daemon, and where.
     #[serde(default)]
     pub(super) works: Vec<Work>,
+    /// Devices of its own, registered by the pernet device.
+    #[serde(default)]
+    pub(super) netdevs: Vec<WantedDevice>,
+    /// Devices to hold from their REGISTER on; the notifier has to be there.
+    #[serde(default)]
+    pub(super) holds: Vec<Hold>,
+}
+
+/// A device to register.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedDevice {
+    /// In the namespace of this name.
+    pub(super) netns: String,
+    /// Its kind.
+    pub(super) kind: String,
+    /// Its name or pattern.
+    pub(super) name: String,
+    /// The other end of a veth: its name …
+    #[serde(default)]
+    pub(super) peer: String,
+    /// … and its namespace.
+    #[serde(default)]
+    pub(super) peer_netns: String,
+    /// Sets it up, and its peer.
+    #[serde(default)]
+    pub(super) open: bool,
+    /// A refusal fails the init.
+    #[serde(default)]
+    pub(super) must: bool,
+}
+
+/// A device to hold.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hold {
+    /// In the namespace of this name …
+    pub(super) netns: String,
+    /// … the device of this name.
+    pub(super) device: String,
+    /// As the operator reads it.
+    pub(super) purpose: String,
+    /// Put when this file is there.
+    pub(super) until: PathBuf,
 }
 
 fn yes() -> bool {
@@ -49,6 +93,8 @@ pub(super) struct Fault {
     /// A glob of namespaces; hooks that run at home have the empty name.
     #[serde(default = "everywhere")]
     netns: String,
+    /// Only for the device of this name.
+    device: Option<String>,
     /// Only the n-th call in a namespace, counted from 1.
     nth: Option<u64>,
     /// Only while this file is there.
@@ -118,10 +164,11 @@ pub(super) enum Ask {
 
 impl Config {
     /// What is to go wrong in this call.
-    pub(super) fn fault(&self, hook: &str, netns: &str, nth: u64) -> Option<&Fault> {
+    pub(super) fn fault(&self, hook: &str, netns: &str, device: Option<&str>, nth: u64) -> Option<&Fault> {
         self.faults.iter().find(|f| {
             f.hook == hook
                 && glob::Pattern::new(&f.netns).is_ok_and(|glob| glob.matches(netns))
+                && f.device.as_deref().is_none_or(|name| device == Some(name))
                 && f.nth.is_none_or(|n| n == nth)
                 && f.when.as_ref().is_none_or(|file| file.exists())
         })

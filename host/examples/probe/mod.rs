@@ -4,6 +4,7 @@
 //! share a `record` file write their lines to it one after another, so its order is the order of the calls.
 
 mod config;
+mod netdevs;
 mod record;
 mod work;
 
@@ -17,6 +18,7 @@ use std::{fs, thread};
 use pernet_plugin_api::prelude::*;
 
 use config::{Action, Config};
+use netdevs::Netdevs;
 use record::{Line, Record};
 use work::Works;
 
@@ -35,14 +37,20 @@ struct Shared {
     /// Calls so far, by hook and namespace.
     counts: Mutex<HashMap<(String, String), u64>>,
     works: Works,
+    netdevs: Netdevs,
 }
 
 impl Shared {
+    /// Writes a line about something that is no hook's call.
+    fn note(&self, line: Line<'_>) {
+        self.record.write(&line, None);
+    }
+
     /// Writes the call's line, then does what the configuration asks for there.
     fn call(&self, line: Line<'_>) -> Result<()> {
         let (hook, netns) = (line.hook, line.netns);
         let nth = self.count(hook, netns);
-        let fault = self.config.fault(hook, netns, nth);
+        let fault = self.config.fault(hook, netns, line.device, nth);
         self.record.write(&line, fault.map(|f| f.action.word()));
         if let Some(fault) = fault {
             self.carry_out(&fault.action, hook, netns)?;
@@ -89,8 +97,8 @@ impl Plugin for Probe {
     fn init(reg: &mut Registrar, host: Host, config: Config) -> Result<Self> {
         let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
         let record = Record::new(&config, instance);
-        let works = Works::new(host, record.clone());
-        let shared = Arc::new(Shared { config, record, counts: Mutex::default(), works });
+        let (works, netdevs) = (Works::new(host.clone(), record.clone()), Netdevs::new(host));
+        let shared = Arc::new(Shared { config, record, counts: Mutex::default(), works, netdevs });
         let config = &shared.config;
         if config.subsys {
             reg.pernet_subsys("subsys", Ops { shared: Arc::clone(&shared), op: "subsys" })?;
@@ -109,6 +117,7 @@ impl Plugin for Probe {
 impl Drop for Probe {
     fn drop(&mut self) {
         self.shared.works.end();
+        self.shared.netdevs.end();
         let _ = self.shared.call(Line::at_home("drop"));
     }
 }
@@ -151,6 +160,9 @@ impl PernetOps for Ops {
         self.shared.works.met(net);
         self.shared.call(Line::of("pernet.init", self.op, net))?;
         self.shared.works.begin(&self.shared.config, "pernet.init", net);
+        if self.op == "device" {
+            self.shared.netdevs.register(&self.shared, net)?;
+        }
         Ok(Area {
             shared: Arc::clone(&self.shared),
             op: self.op,
@@ -184,6 +196,9 @@ impl Notifier for Devices {
             Line { device: Some(event.device.name), replay: Some(event.replay), ..Line::of(&hook, "notifier", net) };
         self.0.call(line)?;
         self.0.works.begin(&self.0.config, &hook, net);
+        if event.kind == EventKind::Register {
+            self.0.netdevs.hold(&self.0, net, event);
+        }
         Ok(Verdict::Ok)
     }
 }

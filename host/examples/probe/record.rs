@@ -26,6 +26,8 @@ pub(super) struct Line<'a> {
     pub(super) area_is_mine: Option<bool>,
     /// The errno of what was asked of the daemon; 0 if it agreed.
     pub(super) errno: Option<i32>,
+    /// What it said where it did not agree.
+    pub(super) message: Option<&'a str>,
 }
 
 impl<'a> Line<'a> {
@@ -42,6 +44,7 @@ impl<'a> Line<'a> {
             replay: None,
             area_is_mine: None,
             errno: None,
+            message: None,
         }
     }
 
@@ -92,6 +95,7 @@ impl Record {
             "replay": line.replay,
             "area_is_mine": line.area_is_mine,
             "errno": line.errno,
+            "message": line.message,
             "fault": fault,
             "inside": inside,
             "read": read.map(|text| text.trim().to_owned()),

@@ -44,7 +44,7 @@ impl Works {
         }
     }
 
-    fn cookie(&self, name: &str) -> NetCookie {
+    pub(super) fn cookie(&self, name: &str) -> NetCookie {
         let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         met.get(name).copied().unwrap_or(NetCookie(0))
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::wire::{Device, Netns, Plugin, ReloadResult, Status};
+use super::wire::{Device, DeviceDetails, Netns, Plugin, ReloadResult, Status};
 
 /// One thing that a client asks for.
 #[derive(Debug)]
@@ -76,6 +76,15 @@ pub enum Request {
         netns: Option<String>,
         /// For the answer.
         reply: Reply<Vec<Device>>,
+    },
+    /// The devices of this name, or alternative name; none is [`ErrorKind::NotFound`].
+    DevShow {
+        /// The device's name.
+        name: String,
+        /// Any of the namespace's names; `None` for all.
+        netns: Option<String>,
+        /// For the answer: at least one.
+        reply: Reply<Vec<DeviceDetails>>,
     },
     /// Reload as SIGHUP does; answered when it is done. A refused configuration is [`ErrorKind::Failed`] with the
     /// errors, or `ok: false` with the plugins concerned.
@@ -197,6 +206,17 @@ impl ControlError {
     pub fn no_such_netns(name: &str) -> ControlError {
         let remedy = "see the names with `pernetctl netns list`";
         ControlError::new(ErrorKind::NotFound, format!("namespace {name}"), "there is no such namespace", remedy)
+    }
+
+    /// No device has this name in the namespace, or in any.
+    #[must_use]
+    pub fn no_such_device(name: &str, netns: Option<&str>) -> ControlError {
+        let what = match netns {
+            Some(netns) => format!("there is no such device in namespace {netns}"),
+            None => "there is no such device in any managed namespace".to_owned(),
+        };
+        let remedy = "see the names with `pernetctl dev list`";
+        ControlError::new(ErrorKind::NotFound, format!("device {name}"), what, remedy)
     }
 
     /// The daemon is stopping.

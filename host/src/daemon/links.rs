@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use pernet_plugin_api::NetCookie;
 
 use crate::discovery::links::LinkEvent;
-use crate::engine::{self, LinkObservation, Net, Observed, ReadToken};
+use crate::engine::{self, Departed, LinkObservation, Net, Observed, ReadToken};
 
-use super::Daemon;
 use super::namespaces::complain;
 use super::place::Place;
+use super::{Daemon, Event};
 
 /// At most one log line per overrun storm.
 const OVERRUN_LOG: Duration = Duration::from_secs(5);
@@ -62,20 +62,23 @@ impl Backlog {
         !std::mem::replace(&mut self.waiting().queued, true)
     }
 
-    /// Compares all that waits with the mirror.
-    fn work_off(&self, token: &ReadToken, net: &Arc<Net>, place: &Place) {
+    /// Compares all that waits with the mirror; plugins' own devices that went elsewhere are `departed`.
+    fn work_off(&self, token: &ReadToken, net: &Arc<Net>, place: &Place, departed: &dyn Fn(Departed)) {
         let Waiting { seen, lost, .. } = std::mem::take(&mut *self.waiting());
-        for observation in seen {
-            complain(&engine::links_seen(token, net, observation).errors);
-        }
+        let tell = |observed: Observed| {
+            let seen = engine::links_seen(token, net, observed);
+            complain(&seen.errors);
+            seen.departed.into_iter().for_each(departed);
+            if seen.lost {
+                self.lose();
+            }
+        };
+        seen.into_iter().for_each(tell);
         if !lost || !net.watched() {
             return;
         }
-        match place.dump() {
-            Ok(links) => {
-                let dump = Observed { fence: 0, what: LinkObservation::Dump(links) };
-                complain(&engine::links_seen(token, net, dump).errors);
-            }
+        match place.dump_at() {
+            Ok((fence, links)) => tell(Observed { fence, what: LinkObservation::Dump(links) }),
             Err(e) => {
                 tracing::warn!(netns = %net.name(), "cannot list its devices: {e}; tried again at its next event");
                 self.lose();
@@ -91,15 +94,28 @@ impl Waiting {
     }
 }
 
+/// A plugin's own device between two namespaces. One that arrives nowhere is lost: its end is told, and it is released.
+pub(crate) struct InTransit(Option<Departed>);
+
+impl Drop for InTransit {
+    fn drop(&mut self) {
+        if let Some(departed) = self.0.take() {
+            complain(&engine::lost(departed));
+        }
+    }
+}
+
 impl Daemon {
     /// Link messages, grouped by namespace, each in the order of the stream.
     pub(super) fn observe_links(&mut self, events: Vec<LinkEvent>) {
         let mut runs: Vec<(NetCookie, Vec<Observed>)> = Vec::new();
         for event in events {
             let (cookie, number, observation) = match event {
-                LinkEvent::Seen { cookie, subscription, link } => (cookie, subscription, LinkObservation::Seen(link)),
-                LinkEvent::Gone { cookie, subscription, ifindex } => {
-                    (cookie, subscription, LinkObservation::Gone { ifindex, moved: None })
+                LinkEvent::Seen { cookie, subscription, fence, link } => {
+                    (cookie, subscription, Observed { fence, what: LinkObservation::Seen(link) })
+                }
+                LinkEvent::Gone { cookie, subscription, fence, ifindex, moved } => {
+                    (cookie, subscription, Observed { fence, what: LinkObservation::Gone { ifindex, moved } })
                 }
                 LinkEvent::Overrun => {
                     // What was read before the loss counts less than the dumps that follow.
@@ -112,7 +128,6 @@ impl Daemon {
             if self.links.subscription(cookie).is_none_or(|s| s.number != number) {
                 continue;
             }
-            let observation = Observed { fence: 0, what: observation };
             match runs.iter_mut().rev().take(8).find(|(c, _)| *c == cookie) {
                 Some((_, run)) => run.push(observation),
                 None => runs.push((cookie, vec![observation])),
@@ -141,7 +156,29 @@ impl Daemon {
         }
         let (net, place, backlog) =
             (Arc::clone(&managed.net), Arc::clone(&managed.place), Arc::clone(&managed.backlog));
-        self.submit(cookie, Box::new(move |token| backlog.work_off(token, &net, &place)));
+        let (events, shared) = (self.events.clone(), Arc::clone(&self.shared));
+        let job = move |token: &ReadToken| {
+            backlog.work_off(token, &net, &place, &|departed| {
+                let to = place.cookie_of(departed.nsid, &shared.nets());
+                let _ = events.send(Event::Departed(to, InTransit(Some(departed))));
+            });
+        };
+        self.submit(cookie, Box::new(job));
+    }
+
+    /// A plugin's own device was moved elsewhere: to a namespace that is managed, or out of sight.
+    pub(super) fn departed(&mut self, to: Option<NetCookie>, mut device: InTransit) {
+        let Some(net) = to.and_then(|cookie| self.nets.get(&cookie)).map(|managed| Arc::clone(&managed.net)) else {
+            self.workers.run_anywhere(Box::new(move || drop(device)));
+            return;
+        };
+        let cookie = net.cookie;
+        let job = move |token: &ReadToken| {
+            if let Some(departed) = device.0.take() {
+                complain(&engine::arrived(token, &net, departed));
+            }
+        };
+        self.submit(cookie, Box::new(job));
     }
 
     /// Messages were lost: every namespace that is listened to is dumped, and the differences are the events. That is

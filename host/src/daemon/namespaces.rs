@@ -144,7 +144,7 @@ impl Daemon {
         let net = Net::new(cookie, generation, Box::new(Handle(Arc::clone(&place))), is_host);
         net.set_names(names);
         let birth = self.shared.add_net(&net);
-        self.shared.places.insert(&net, &place);
+        self.shared.places.insert(&net);
         // Not those that come later: where namespaces come and go all the time, READY would wait for ever.
         let first = self.phase == Phase::Starting && !self.scanned;
         self.nets.insert(

@@ -2,15 +2,17 @@
 //!
 //! It decides nothing. Whoever enters is a thread with a seat; the loop only makes one and, after the exits, closes it.
 
+use std::any::Any;
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pernet_plugin_api::NetCookie;
 
 use crate::discovery::links::LinkSource;
-use crate::engine::{Created, Failure, Link, LinkChange, Links, Namespace, Net, Wanted};
+use crate::discovery::nsid;
+use crate::engine::{Created, Failure, Holder, Link, LinkChange, Links, Namespace, Net, Wanted};
 use crate::linux::ns::{self, Pin};
-use crate::linux::rtnetlink;
+use crate::linux::{device, rtnetlink};
 
 /// How the engine acts in one namespace: the one descriptor that pins it, and its links.
 pub(super) struct Place {
@@ -29,9 +31,19 @@ impl Place {
         Arc::new(Place { cookie, pin: RwLock::new(Some(Arc::new(pin))), links: Arc::clone(links) })
     }
 
-    fn with_pin<T>(&self, act: impl FnOnce(&Pin) -> std::io::Result<T>) -> std::io::Result<T> {
+    fn pin(&self) -> std::io::Result<Arc<Pin>> {
         let pin = self.pin.read().unwrap_or_else(PoisonError::into_inner).clone();
-        pin.map_or_else(|| Err(std::io::Error::from_raw_os_error(libc::ESTALE)), |pin| act(&pin))
+        pin.ok_or_else(|| std::io::Error::from_raw_os_error(libc::ESTALE))
+    }
+
+    fn with_pin<T>(&self, act: impl FnOnce(&Pin) -> std::io::Result<T>) -> std::io::Result<T> {
+        act(&*self.pin()?)
+    }
+
+    /// The devices there now, and the last fence before they were listed: all that was changed before it is in the list.
+    pub(super) fn dump_at(&self) -> std::io::Result<(u64, Vec<Link>)> {
+        let fence = self.links.last_fence();
+        Ok((fence, self.dump()?))
     }
 
     /// The devices there now, without subscribing to their events.
@@ -46,6 +58,18 @@ impl Place {
     pub(super) fn visit<T>(&self, act: impl FnOnce() -> T) -> Result<T, Failure> {
         let visited = self.with_pin(|pin| ns::visit(pin, act));
         visited.map_err(|e| failure("cannot enter the namespace", &e))
+    }
+
+    /// Which of these namespaces the kernel means by `nsid` inside this one. `None` for one that is not among them.
+    #[allow(dead_code)] // Until the loop asks it where a plugin's device went.
+    pub(super) fn cookie_of(&self, nsid: i32, nets: &[Arc<Net>]) -> Option<NetCookie> {
+        let pins: Vec<_> = nets.iter().filter_map(|net| Some((net.cookie, place_of(net)?.pin().ok()?))).collect();
+        let asked = self.visit(|| nsid::whose(nsid, pins.iter().map(|(cookie, pin)| (*cookie, pin))));
+        let found = asked.and_then(|answer| Ok(answer?));
+        found.unwrap_or_else(|failure| {
+            tracing::warn!("a device was moved out of net:{}, and it is not known where to: {failure}", self.cookie.0);
+            None
+        })
     }
 
     /// Stops listening once no plugin wants device events here: every listener costs the senders.
@@ -83,26 +107,77 @@ impl Links for Handle {
             .with_pin(|pin| self.0.links.subscribe(self.0.cookie, pin.as_fd()).map_err(std::io::Error::other))
             .map_err(|e| failure("cannot subscribe to the namespace's link events", &e))?;
         self.enter()?;
-        rtnetlink::dump_links().map_err(|e| Failure::new(e.errno, e.to_string()))
+        Ok(rtnetlink::dump_links()?)
     }
 
-    fn create(&self, _: &Wanted<'_>, _: Option<(&Net, &Wanted<'_>)>) -> Result<(Created, Option<Created>), Failure> {
-        Err(failure("make a link", &std::io::Error::from_raw_os_error(libc::ENOSYS)))
+    fn create(
+        &self,
+        wanted: &Wanted<'_>,
+        peer: Option<(&Net, &Wanted<'_>)>,
+    ) -> Result<(Created, Option<Created>), Failure> {
+        let Some((net, far)) = peer else { return Ok((device::create(wanted)?, None)) };
+        let (near, far) = device::create_pair(wanted, far, &*pin_of(net)?)?;
+        Ok((near, Some(far)))
     }
 
-    fn delete(&self, _: u32) -> Result<(), Failure> {
-        Err(failure("delete a link", &std::io::Error::from_raw_os_error(libc::ENOSYS)))
+    fn delete(&self, ifindex: u32) -> Result<(), Failure> {
+        Ok(rtnetlink::delete_index(ifindex)?)
     }
 
-    fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
-        Err(failure("change a link", &std::io::Error::from_raw_os_error(libc::ENOSYS)))
+    fn change(&self, ifindex: u32, change: &LinkChange<'_>) -> Result<(), Failure> {
+        match *change {
+            LinkChange::Up => rtnetlink::set_up(ifindex)?,
+            LinkChange::Down => rtnetlink::set_down(ifindex)?,
+            LinkChange::Name(name) => rtnetlink::rename(ifindex, name)?,
+            LinkChange::Mtu(mtu) => rtnetlink::set_mtu(ifindex, mtu)?,
+            LinkChange::Address(address) => rtnetlink::set_address(ifindex, address)?,
+            LinkChange::Master(master) => rtnetlink::set_master(ifindex, master)?,
+            LinkChange::AddAltName(name) => rtnetlink::add_alt_name(ifindex, name)?,
+            LinkChange::DelAltName(name) => rtnetlink::del_alt_name(ifindex, name)?,
+            LinkChange::MoveTo { net, ifindex: there, name } => {
+                rtnetlink::move_as(ifindex, pin_of(net)?.as_fd(), there, name)?;
+            }
+        }
+        Ok(())
     }
 
     fn fence(&self) -> Result<u64, Failure> {
-        Ok(0)
+        // Of a namespace that nobody listens to, nothing old can come, whoever else is listened to.
+        let listened = self.0.links.subscription(self.0.cookie).is_some();
+        Ok(if listened { self.0.links.fence() } else { 0 })
     }
 
-    fn look(&self, _: u32) -> Result<Option<Link>, Failure> {
-        Err(failure("look at a link", &std::io::Error::from_raw_os_error(libc::ENOSYS)))
+    fn look(&self, ifindex: u32) -> Result<Option<Link>, Failure> {
+        Ok(rtnetlink::look(ifindex)?.map(|described| described.link))
     }
+
+    fn waiting(&self, device: &str, holders: &[Holder]) {
+        let (netns, count, holders) = (self.0.cookie.0, holders.len(), listed(holders));
+        tracing::warn!("net:{netns}: waiting for {device} to become free. Usage count = {count}: {holders}");
+    }
+
+    fn leaked(&self, device: &str, holders: &[Holder]) {
+        let (netns, count, holders) = (self.0.cookie.0, holders.len(), listed(holders));
+        tracing::error!(
+            "net:{netns}: {device} did not become free and is given up. Usage count = {count}: {holders}; it stays listed \
+             until these let it go"
+        );
+    }
+}
+
+/// The way into another namespace, which is this daemon's as well.
+fn place_of(net: &Net) -> Option<&Place> {
+    let namespace: &dyn Any = net.namespace();
+    namespace.downcast_ref::<Handle>().map(|handle| &*handle.0)
+}
+
+fn pin_of(net: &Net) -> Result<Arc<Pin>, Failure> {
+    let gone = || std::io::Error::from_raw_os_error(libc::ESTALE);
+    let pin = place_of(net).ok_or_else(gone).and_then(Place::pin);
+    pin.map_err(|e| failure("cannot reach the other namespace", &e))
+}
+
+fn listed(holders: &[Holder]) -> String {
+    let each: Vec<String> = holders.iter().map(|holder| format!("{} ({})", holder.plugin, holder.purpose)).collect();
+    each.join(", ")
 }

@@ -4,12 +4,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::config::{self, Config, OnStop, PluginConfig};
 use crate::control::wire;
-use crate::engine::{self, HookError, Item, Level, Member, OnInitFailure, Owner};
-use crate::plugin::Instance;
-use crate::plugin::{self, Code, HostServices, Judge};
+use crate::engine::{self, HookError, Item, Level, Member, OnInitFailure, OwnDevice, Owner};
+use crate::plugin::{self, Code, HostServices, Instance, Judge, PluginError};
+
+use super::services::Services;
 
 /// Why a plugin is not live.
 #[derive(Clone, Debug)]
@@ -192,12 +194,12 @@ fn misplaced(plugin: &Prepared, error: &engine::OrderError) -> config::ConfigErr
 /// Makes instances, each with a generation of its own.
 pub(super) struct Maker {
     next_generation: AtomicU64,
-    services: Arc<dyn HostServices>,
+    services: Arc<Services>,
 }
 
 impl Maker {
     /// A maker whose instances call `services`.
-    pub(super) fn new(services: Arc<dyn HostServices>) -> Self {
+    pub(super) fn new(services: Arc<Services>) -> Self {
         Maker { next_generation: AtomicU64::new(1), services }
     }
 
@@ -205,11 +207,30 @@ impl Maker {
     pub(super) fn create(&self, prepared: &Prepared, place: usize) -> Result<Live, Trouble> {
         let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
         let config = &prepared.config;
-        let services = Arc::clone(&self.services);
-        let instance = Instance::create(&prepared.code, generation, &config.config_json, services)
-            .map_err(|e| Trouble::new("plugin.init", e))?;
+        let services = Arc::clone(&self.services) as Arc<dyn HostServices>;
         let owner = Arc::new(owner(prepared, generation, place));
-        Ok(Live { prepared: prepared.clone(), generation, owner, instance })
+        // Before its init, which may allocate.
+        self.services.owners.insert(&owner);
+        match Instance::create(&prepared.code, generation, &config.config_json, services) {
+            Ok(instance) => Ok(Live { prepared: prepared.clone(), generation, owner, instance }),
+            Err(e) => {
+                self.services.ended(&owner);
+                Err(Trouble::new("plugin.init", e))
+            }
+        }
+    }
+
+    /// Ends an instance whose registrations are undone. What it allocated is dropped in it, so before its `Drop`.
+    pub(super) fn end(&self, live: &Live, patience: Duration) -> Result<(), PluginError> {
+        self.services.ending(&live.owner);
+        live.instance.destroy_within(patience)?;
+        self.services.ended(&live.owner);
+        Ok(())
+    }
+
+    /// Plugins' own devices that are unregistered and still held.
+    pub(super) fn held(&self) -> Vec<Arc<OwnDevice>> {
+        self.services.netdevs.held()
     }
 }
 

@@ -191,7 +191,7 @@ pub(super) fn first_trouble(errors: &[HookError]) -> Trouble {
 pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
     let patience = Duration::from_secs(shared.patience.load(Ordering::Relaxed));
-    if let Err(e) = live.instance.destroy_within(patience) {
+    if let Err(e) = shared.maker.end(&live, patience) {
         tracing::error!(plugin = live.prepared.config.name, "{e}");
         // A call that did not come out is still in there: what it may use is leaked, and dropping it would only wait
         // once more.

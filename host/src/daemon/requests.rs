@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use pernet_plugin_api::NetCookie;
 
-use crate::control::wire::{self, Device, Netns, NetnsError, NetnsState};
+use crate::control::wire::{self, Netns, NetnsError, NetnsState};
 use crate::control::{ControlError, Reply, Request};
-use crate::engine::{Link, Net, NetState};
+use crate::engine::{Net, NetState};
 use crate::plugin;
 
+use super::devices::{self, Inhabited};
 use super::place::Place;
 use super::{Daemon, Phase};
 
@@ -60,17 +61,18 @@ impl Daemon {
             }
             Request::PluginList { reply } => reply.send(Ok(self.plugin_rows())),
             Request::DevList { netns, reply } => self.dev_list(netns.as_deref(), reply),
+            Request::DevShow { name, netns, reply } => self.dev_show(name, netns.as_deref(), reply),
             Request::Reload { reply } => self.reload(Some(reply)),
         }
     }
 
     /// The namespace that an operator calls by this name.
-    fn by_name(&self, name: &str) -> Option<&Arc<Net>> {
+    pub(super) fn by_name(&self, name: &str) -> Option<&Arc<Net>> {
         let cookie = self.names.find(name)?;
         self.nets.get(&cookie).map(|m| &m.net)
     }
 
-    fn in_order(&self) -> Vec<(Arc<Net>, Arc<Place>)> {
+    pub(super) fn in_order(&self) -> Vec<Inhabited> {
         let mut nets: Vec<_> = self.nets.values().map(|m| (Arc::clone(&m.net), Arc::clone(&m.place))).collect();
         nets.sort_by_cached_key(|(net, _)| (!net.is_host, net.name()));
         nets
@@ -117,7 +119,7 @@ impl Daemon {
         }
         let nets = self.in_order();
         self.looks.run_anywhere(Box::new(move || {
-            status.devices = nets.iter().map(|(net, place)| count(devices(net, place).len())).sum();
+            status.devices = nets.iter().map(|(net, place)| count(devices::number(net, place))).sum();
             reply.send(Ok(status));
         }));
     }
@@ -143,7 +145,7 @@ impl Daemon {
             self.in_order().into_iter().map(|(net, place)| (self.wire_netns(&net, None), net, place)).collect();
         self.looks.run_anywhere(Box::new(move || {
             let fill = |(mut row, net, place): (Netns, Arc<Net>, Arc<Place>)| {
-                row.devices = count(devices(&net, &place).len());
+                row.devices = count(devices::number(&net, &place));
                 row
             };
             reply.send(Ok(rows.into_iter().map(fill).collect()));
@@ -162,7 +164,7 @@ impl Daemon {
         let Some(managed) = self.nets.get(&NetCookie(row.cookie)) else { return reply.send(Ok(row)) };
         let (net, place) = (Arc::clone(&managed.net), Arc::clone(&managed.place));
         self.looks.run_anywhere(Box::new(move || {
-            reply.send(Ok(Netns { devices: count(devices(&net, &place).len()), ..row }));
+            reply.send(Ok(Netns { devices: count(devices::number(&net, &place)), ..row }));
         }));
     }
 
@@ -273,19 +275,6 @@ impl Daemon {
         }
         rows
     }
-
-    fn dev_list(&self, netns: Option<&str>, reply: Reply<Vec<Device>>) {
-        let mut nets = self.in_order();
-        if let Some(name) = netns {
-            let Some(cookie) = self.by_name(name).map(|n| n.cookie) else {
-                return reply.send(Err(ControlError::no_such_netns(name)));
-            };
-            nets.retain(|(net, _)| net.cookie == cookie);
-        }
-        self.looks.run_anywhere(Box::new(move || {
-            reply.send(Ok(nets.iter().flat_map(|(net, place)| devices(net, place)).collect()));
-        }));
-    }
 }
 
 /// Where a namespace is in its life. One whose names are gone is dying, even while a hook of its setup still runs.
@@ -298,28 +287,6 @@ fn shown_state(net: &Net) -> NetnsState {
         NetState::Failed => NetnsState::failed,
         NetState::Dying => NetnsState::dying,
     }
-}
-
-/// The devices of a namespace: the mirror where it is kept, else a look into the kernel.
-fn devices(net: &Net, place: &Place) -> Vec<Device> {
-    let netns = net.name();
-    let row = |link: &Link, reg_state: &str| Device {
-        netns: netns.to_string(),
-        ifindex: u64::from(link.ifindex),
-        name: link.name.to_string(),
-        kind: (!link.kind.is_empty()).then(|| link.kind.to_string()),
-        up: link.is_up(),
-        mtu: u64::from(link.mtu),
-        owner: "kernel".to_owned(),
-        reg_state: reg_state.to_owned(),
-    };
-    if net.watched() {
-        return net.devices().iter().map(|d| row(&d.link, d.reg_state.as_str())).collect();
-    }
-    // One that is just going has none to show.
-    let mut links = place.dump().unwrap_or_default();
-    links.sort_by_key(|l| l.ifindex);
-    links.iter().map(|l| row(l, "registered")).collect()
 }
 
 /// Hooks that have been running for so long that an operator wants to know: each keeps its namespace alive.

@@ -4,19 +4,21 @@
 //! the subscriber, a hook's record to the monitor, work to the daemon loop, which alone decides when it runs.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pernet_plugin_api::NetCookie;
 
-use super::place::Place;
+use super::netdevs::Netdevs;
 use super::plugins::Trouble;
 use super::{Daemon, Event};
 use crate::control::monitor::{HookLine, Monitor};
-use crate::engine::{self, At, Failure, Net, NotDeferred, Owner, PernetList};
+use crate::engine::{
+    self, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
+};
 use crate::logging;
-use crate::plugin::{HookRecord, HostServices, InstanceRef, LogLine};
+use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
 
 /// How long `run_in` waits: longer than a namespace's queue should ever be.
 const RUN_IN: Duration = Duration::from_secs(30);
@@ -24,73 +26,75 @@ const RUN_IN: Duration = Duration::from_secs(30);
 /// How often it looks whether there is still somebody to wait for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A namespace, and the way into it.
-type Inhabited = (Arc<Net>, Arc<Place>);
-
 /// Managed namespaces by cookie, for those who are not the loop. The lock is held for a look-up only.
 #[derive(Default)]
-pub(super) struct Places(RwLock<HashMap<NetCookie, Inhabited>>);
+pub(super) struct Places(RwLock<HashMap<NetCookie, Arc<Net>>>);
 
 impl Places {
-    pub(super) fn insert(&self, net: &Arc<Net>, place: &Arc<Place>) {
-        let mut places = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        places.insert(net.cookie, (Arc::clone(net), Arc::clone(place)));
+    pub(super) fn insert(&self, net: &Arc<Net>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(net.cookie, Arc::clone(net));
     }
 
     pub(super) fn remove(&self, cookie: NetCookie) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&cookie);
     }
 
-    fn get(&self, cookie: NetCookie) -> Option<Inhabited> {
+    pub(super) fn get(&self, cookie: NetCookie) -> Option<Arc<Net>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&cookie).cloned()
     }
+}
+
+/// What is to be done under a namespace's lock.
+pub(super) enum Task {
+    /// The plugin's number for its work.
+    Plugins(u64),
+    /// What the plugin asked of the daemon itself.
+    Hosts(Box<dyn FnOnce() -> Result<(), Failure> + Send>),
 }
 
 /// Work that a plugin wants run in one namespace, or in two with both locked.
 pub(crate) struct Work {
     instance: InstanceRef,
     owner: Arc<Owner>,
-    nets: Vec<Inhabited>,
-    /// The plugin's number for it; taken when it runs.
-    work: Option<u64>,
+    nets: Vec<Arc<Net>>,
+    list: Arc<PernetList>,
+    /// Taken when it runs.
+    task: Option<Task>,
     /// Who waits for it (`run_in`); nobody for `defer`.
     reply: Option<Sender<Result<(), Failure>>>,
 }
 
 impl Work {
+    fn netns(&self) -> Arc<str> {
+        self.nets.first().map_or_else(|| "".into(), |net| net.name())
+    }
+
     /// Runs it inside its first namespace, under the lock of each: nothing else of a plugin runs there meanwhile.
-    fn run(mut self) {
-        let result = self.run_locked();
+    fn run(mut self, token: Option<&ReadToken>) {
+        let result = self.run_locked(token);
         if let (Err(failure), None) = (&result, &self.reply) {
             let plugin = &self.instance.plugin;
-            tracing::warn!(%plugin, netns = %self.nets[0].0.name(), "deferred work: {failure}");
+            tracing::warn!(%plugin, netns = %self.netns(), "deferred work: {failure}");
         }
         if let Some(reply) = self.reply.take() {
             let _ = reply.send(result);
         }
     }
 
-    fn run_locked(&mut self) -> Result<(), Failure> {
-        let _one;
-        let _two;
-        match &self.nets[..] {
-            [(a, _), (b, _)] => _two = engine::lock_two(a.rtnl(), b.rtnl())?,
-            [(only, _), ..] => _one = only.rtnl().lock_within(RUN_IN)?,
-            [] => return Err(gone()),
-        }
-        // Under the lock: an exit that was first has taken the plugin away from here.
-        let areas: Option<Vec<_>> = self.nets.iter().map(|(net, _)| net.areas_in_force(&self.owner)).collect();
-        let areas = areas.ok_or_else(gone)?;
-        let at: Vec<At<'_>> = self.nets.iter().zip(&areas).map(|((net, _), areas)| At { net, areas }).collect();
-        let work = self.work.take().ok_or_else(gone)?;
-        self.nets[0].1.visit(|| self.instance.run_work(work, &at))?
+    /// Through the engine, so that what the work registers or changes finds the list and its place.
+    fn run_locked(&mut self, token: Option<&ReadToken>) -> Result<(), Failure> {
+        let (list, nets, owner) = (Arc::clone(&self.list), self.nets.clone(), Arc::clone(&self.owner));
+        engine::work_in(&list, token, &nets, &owner, RUN_IN, |at| match self.task.take().ok_or_else(gone)? {
+            Task::Plugins(work) => self.instance.run_work(work, at),
+            Task::Hosts(act) => act(),
+        })
     }
 }
 
 impl Drop for Work {
     /// Work that never ran is dropped in the plugin too; whoever waits for it learns it from the closed channel.
     fn drop(&mut self) {
-        if let Some(work) = self.work.take()
+        if let Some(Task::Plugins(work)) = self.task.take()
             && let Err(failure) = self.instance.drop_work(work)
         {
             tracing::debug!(plugin = %self.instance.plugin, "work that never ran: {failure}");
@@ -101,9 +105,9 @@ impl Drop for Work {
 impl Daemon {
     /// Work from outside the lock of its namespace: a job of its own, after those that are queued.
     pub(super) fn work(&mut self, work: Work) {
-        let Some(cookie) = work.nets.first().map(|(net, _)| net.cookie) else { return };
+        let Some(cookie) = work.nets.first().map(|net| net.cookie) else { return };
         // Unless it can be queued it is dropped, on a worker: a closure's drop is the plugin's code.
-        if !self.submit(cookie, Box::new(move |_| work.run())) {
+        if !self.submit(cookie, Box::new(move |token| work.run(Some(token)))) {
             tracing::debug!("work came while the daemon is stopping");
         }
     }
@@ -114,23 +118,59 @@ pub(super) struct Services {
     pub(super) events: Sender<Event>,
     pub(super) monitor: Arc<Monitor>,
     pub(super) places: Arc<Places>,
-    /// The list in which a plugin's owner is looked up; set once it exists.
-    pub(super) list: OnceLock<Weak<PernetList>>,
+    /// Plugins' own devices.
+    pub(super) netdevs: Netdevs,
+    /// The instances that may ask.
+    pub(super) owners: Owners,
+    /// What they are registered in.
+    pub(super) list: Weak<PernetList>,
 }
 
-fn gone() -> Failure {
+/// The engine's view of each instance, from before its init until its end.
+#[derive(Default)]
+pub(super) struct Owners(RwLock<Vec<Arc<Owner>>>);
+
+impl Owners {
+    pub(super) fn insert(&self, owner: &Arc<Owner>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(owner));
+    }
+
+    pub(super) fn remove(&self, owner: &Arc<Owner>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|known| !Arc::ptr_eq(known, owner));
+    }
+
+    pub(super) fn get(&self, instance: &InstanceRef) -> Result<Arc<Owner>, Failure> {
+        let owners = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mine = |o: &&Arc<Owner>| o.name == instance.plugin && o.generation == instance.generation;
+        let gone = || Failure::new(libc::ESTALE, "this plugin instance is gone");
+        owners.iter().find(mine).cloned().ok_or_else(gone)
+    }
+}
+
+pub(super) fn gone() -> Failure {
     Failure::new(libc::ESTALE, "the namespace is gone, or the plugin does not act there")
 }
 
 impl Services {
-    fn work(&self, instance: &InstanceRef, cookies: &[u64], work: u64) -> Result<Work, Failure> {
-        let list = self.list.get().and_then(Weak::upgrade).ok_or_else(gone)?;
-        let mine = |o: &&Arc<Owner>| o.name == instance.plugin && o.generation == instance.generation;
-        let members = list.members();
-        let owner = members.iter().map(|m| &m.owner).find(mine).cloned().ok_or_else(gone)?;
-        let places = cookies.iter().map(|c| self.places.get(NetCookie(*c)));
-        let nets: Vec<_> = places.collect::<Option<_>>().ok_or_else(gone)?;
-        Ok(Work { instance: instance.clone(), owner, nets, work: Some(work), reply: None })
+    fn work(&self, instance: &InstanceRef, cookies: &[u64], task: Task) -> Result<Work, Failure> {
+        let list = self.list.upgrade().ok_or_else(gone)?;
+        let owner = self.owners.get(instance)?;
+        let nets: Vec<_> =
+            cookies.iter().map(|c| self.places.get(NetCookie(*c)).ok_or_else(gone)).collect::<Result<_, _>>()?;
+        Ok(Work { instance: instance.clone(), owner, nets, list, task: Some(task), reply: None })
+    }
+
+    /// Runs work at once where this thread's hook may go there itself, else as a job of its own; waits for it.
+    pub(super) fn run_and_wait(&self, instance: &InstanceRef, cookies: &[u64], task: Task) -> Result<(), Failure> {
+        let mut work = self.work(instance, cookies, task)?;
+        let (reply, answer) = bounded(1);
+        work.reply = Some(reply);
+        if crate::plugin::running::current_hook().is_some() {
+            work.run(None);
+        } else {
+            self.events.send(Event::Work(work)).map_err(|_| gone())?;
+        }
+        wait_for(&answer, instance)
     }
 }
 
@@ -188,28 +228,83 @@ impl HostServices for Services {
     /// Onto the todo of a namespace that this thread has locked, so that it runs before the unlock returns; else it
     /// becomes a job of its own.
     fn defer(&self, instance: &InstanceRef, cookies: &[u64], work: u64) -> Result<(), Failure> {
-        let work = self.work(instance, cookies, work)?;
-        let locked = work.nets.iter().map(|(net, _)| Arc::clone(net)).find(|net| net.rtnl().held_by_me());
+        let work = self.work(instance, cookies, Task::Plugins(work))?;
+        let locked = work.nets.iter().find(|net| net.rtnl().held_by_me()).cloned();
         let Some(net) = locked else {
             return self.events.send(Event::Work(work)).map_err(|_| gone());
         };
-        net.rtnl().defer(Box::new(move || work.run())).map_err(|refused| match refused {
+        net.rtnl().defer(Box::new(move || work.run(None))).map_err(|refused| match refused {
             NotDeferred::NobodyHolds(_) => gone(),
             NotDeferred::TooDeep(_) => Failure::new(libc::EDEADLK, "work that defers work that defers work: too deep"),
         })
     }
 
     fn run_in(&self, instance: &InstanceRef, cookie: u64, work: u64) -> Result<(), Failure> {
-        let mut work = self.work(instance, &[cookie], work)?;
-        let (reply, answer) = bounded(1);
-        work.reply = Some(reply);
-        if crate::plugin::running::current_hook().is_some() {
-            // In a hook of an earlier namespace: this thread may take the later lock and go there itself.
-            work.run();
-        } else {
-            self.events.send(Event::Work(work)).map_err(|_| gone())?;
-        }
-        wait_for(&answer, instance)
+        self.run_and_wait(instance, &[cookie], Task::Plugins(work))
+    }
+
+    fn run_in_two(&self, instance: &InstanceRef, first: u64, second: u64, work: u64) -> Result<(), Failure> {
+        self.run_and_wait(instance, &[first, second], Task::Plugins(work))
+    }
+
+    fn alloc_netdev(
+        &self,
+        instance: &InstanceRef,
+        spec: LinkSpec,
+        peer: u64,
+        ops: Arc<dyn NetDeviceOps>,
+    ) -> Result<u64, Failure> {
+        self.alloc(instance, spec, peer, ops)
+    }
+
+    fn register_netdevice(&self, instance: &InstanceRef, cookie: u64, dev: u64, peer: u64) -> Result<(), Failure> {
+        self.register(instance, cookie, dev, peer)
+    }
+
+    fn unregister_netdevices(&self, instance: &InstanceRef, devs: &[u64]) -> Result<(), Failure> {
+        self.unregister(instance, devs)
+    }
+
+    fn free_netdev(&self, instance: &InstanceRef, dev: u64) -> Result<(), Failure> {
+        self.free(instance, dev)
+    }
+
+    fn netdev_change(&self, instance: &InstanceRef, dev: u64, change: ChangeNetdev<'_>) -> Result<(), Failure> {
+        self.change(instance, dev, &change)
+    }
+
+    fn netdev_state(&self, instance: &InstanceRef, dev: u64) -> Result<NetdevSnapshot, Failure> {
+        self.state(instance, dev)
+    }
+
+    fn netdev_hold(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        ifindex: u32,
+        serial: u64,
+        purpose: &str,
+    ) -> Result<u64, Failure> {
+        self.hold(instance, cookie, (ifindex, serial), purpose)
+    }
+
+    fn netdev_put(&self, instance: &InstanceRef, reference: u64) -> Result<(), Failure> {
+        self.put(instance, reference)
+    }
+
+    fn register_notifier(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        priority: i32,
+        block: Arc<dyn NotifierBlock>,
+        number: u32,
+    ) -> Result<(), Failure> {
+        self.add_notifier(instance, cookie, (number, priority), block)
+    }
+
+    fn unregister_notifier(&self, instance: &InstanceRef, cookie: u64, number: u32) -> Result<(), Failure> {
+        self.remove_notifier(instance, cookie, number)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

@@ -16,9 +16,10 @@ use crate::plugin::{self, Judge};
 use crate::{control, discovery, logging, systemd};
 
 use super::identify;
+use super::netdevs::Netdevs;
 use super::plugins::{self, Maker, Plugins};
 use super::reload::{self, Shared};
-use super::services::{Places, Services};
+use super::services::{Owners, Places, Services};
 use super::{Daemon, Event, Phase};
 
 /// What went wrong before the loop ran: printed on standard error, exit code 1.
@@ -64,7 +65,9 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         events: events.clone(),
         monitor: Arc::clone(&monitor),
         places: Arc::clone(&places),
-        list: Arc::downgrade(&list).into(),
+        netdevs: Netdevs::default(),
+        owners: Owners::default(),
+        list: Arc::downgrade(&list),
     });
     let shared = Arc::new(Shared {
         list,

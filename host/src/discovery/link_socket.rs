@@ -9,7 +9,7 @@ use std::mem;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::net::sockopt;
 use rustix::thread::UnshareFlags;
 
@@ -17,6 +17,11 @@ use crate::netlink::NetlinkError;
 
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_NSID: u32 = 28;
+
+/// Where the socket is bound in its private namespace. Not to a process id, as the kernel would choose: a sender that
+/// asks for an echo (`NLM_F_ECHO`) has its message kept from all sockets on the host with its own port number, in
+/// whatever namespace, and a process in a container may well have our process id.
+const PORT: u32 = 0x7065_726e;
 
 /// Datagrams per system call.
 const SLOTS: usize = 32;
@@ -65,7 +70,6 @@ pub(super) enum Received {
 
 pub(super) struct LinkSocket {
     socket: Socket,
-    port: u32,
     slots: Slots,
     /// For each slot: its datagram, or `None` for one that did not fit.
     filled: Vec<Option<(Option<i32>, usize)>>,
@@ -90,20 +94,19 @@ impl LinkSocket {
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, receive_buffer))
             .map_err(|e| NetlinkError::from_io(doing, &e.into()))?;
         // Bound before joining: the kernel's multicasts pass over a socket without a port.
-        let join = |socket: &mut Socket| -> io::Result<u32> {
-            let port = socket.bind_auto()?.port_number();
+        let join = |socket: &mut Socket| -> io::Result<()> {
+            socket.bind(&SocketAddr::new(PORT, 0))?;
             socket.add_membership(RTNLGRP_LINK)?;
-            socket.add_membership(RTNLGRP_NSID)?;
-            Ok(port)
+            socket.add_membership(RTNLGRP_NSID)
         };
-        let port = join(&mut socket).map_err(|e| NetlinkError::from_io(doing, &e))?;
+        join(&mut socket).map_err(|e| NetlinkError::from_io(doing, &e))?;
         let slots = Slots { buffers: vec![0; SLOTS * SLOT], controls: [Control([0; 64]); SLOTS] };
-        Ok(LinkSocket { socket, port, slots, filled: Vec::with_capacity(SLOTS) })
+        Ok(LinkSocket { socket, slots, filled: Vec::with_capacity(SLOTS) })
     }
 
     /// Where to send what shall end a wait.
     pub(super) fn port(&self) -> u32 {
-        self.port
+        PORT
     }
 
     /// Receives what is queued, as much as one system call brings; where nothing is, waits for the first if told to.

@@ -2,8 +2,9 @@
 //! the daemon.
 //!
 //! Owns a reader thread in a network namespace of its own, where the ids that it assigns to subscribed namespaces are
-//! in nobody's way, and the table of these ids. It compares nothing and remembers no device: every message becomes one
-//! [`LinkEvent`], and after a loss the daemon dumps.
+//! in nobody's way, and the table of these ids; what the thread does is `link_reader.rs`'s. It compares nothing and
+//! remembers no device: every message becomes one [`LinkEvent`], and after a loss the daemon dumps. Whoever changes a
+//! device himself marks the place in the stream ([`LinkSource::fence`]), to know which events are older than that.
 //!
 //! A listener costs every sender of link events on the host, and an id, once assigned, lives as long as its namespace.
 //! So the thread, its namespace and its sockets exist only while somebody is subscribed; the next time begins with a
@@ -15,21 +16,14 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use pernet_plugin_api::NetCookie;
 
-use super::link_socket::{Datagram, LinkSocket, Received, leave_for_private_namespace};
+use super::link_reader::Reader;
+use super::link_socket::{LinkSocket, leave_for_private_namespace};
 use super::nsid;
 use crate::engine::Link;
-use crate::netlink::{NetlinkError, Requests, link, messages};
-
-/// Datagrams to one batch: bounds what a flood keeps from the loop, and the memory of one batch.
-const BATCH: usize = 1024;
-
-/// After a loss the queue is emptied before anybody dumps, since messages queued before the dump are older than it. A
-/// flood can make that long; then a resync goes ahead in between, and another one follows at the end.
-const DRAIN: Duration = Duration::from_millis(500);
+use crate::netlink::{NetlinkError, Requests};
 
 /// What the kernel said of a device, or that it said more than we could hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +34,8 @@ pub enum LinkEvent {
         cookie: NetCookie,
         /// The [`Subscription::number`] under which it was heard.
         subscription: u64,
+        /// The number of the last [`LinkSource::fence`] before it.
+        fence: u64,
         /// The device.
         link: Link,
     },
@@ -49,8 +45,12 @@ pub enum LinkEvent {
         cookie: NetCookie,
         /// The [`Subscription::number`] under which it was heard.
         subscription: u64,
+        /// The number of the last [`LinkSource::fence`] before it.
+        fence: u64,
         /// Its index there.
         ifindex: u32,
+        /// Where it was moved, if it was: an id that means something inside this namespace only, and its index there.
+        moved: Option<(i32, u32)>,
     },
     /// Events were lost, of which namespace nobody knows: dump every subscribed one. All that was sent before is older
     /// than such a dump.
@@ -78,15 +78,19 @@ pub struct LinkSource {
     state: Mutex<State>,
 }
 
-struct Shared {
-    send: Mutex<SendBatch>,
-    resyncs: AtomicU64,
+pub(super) struct Shared {
+    pub(super) send: Mutex<SendBatch>,
+    pub(super) resyncs: AtomicU64,
+    /// The highest number of a fence that found the reader's queue full.
+    pub(super) missed: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
     listener: Option<Listener>,
     subscriptions: u64,
+    /// The number of the last fence, whoever listened then.
+    fences: u64,
 }
 
 /// The near end of a reader thread. Dropping it ends the thread, and with it the sockets and their namespace.
@@ -100,8 +104,8 @@ struct Listener {
 }
 
 #[derive(Default)]
-struct Table {
-    by_nsid: HashMap<i32, (NetCookie, u64)>,
+pub(super) struct Table {
+    pub(super) by_nsid: HashMap<i32, (NetCookie, u64)>,
     by_cookie: HashMap<NetCookie, Subscription>,
 }
 
@@ -110,7 +114,7 @@ impl LinkSource {
     /// nothing yet.
     #[must_use]
     pub fn start(receive_buffer: usize, send: SendBatch) -> Arc<Self> {
-        let shared = Arc::new(Shared { send: Mutex::new(send), resyncs: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { send: Mutex::new(send), resyncs: AtomicU64::new(0), missed: AtomicU64::new(0) });
         Arc::new(LinkSource { receive_buffer, shared, state: Mutex::default() })
     }
 
@@ -123,7 +127,7 @@ impl LinkSource {
         }
         let mut listener = match state.listener.take() {
             Some(listener) => listener,
-            None => Listener::start(self.receive_buffer, &self.shared)?,
+            None => Listener::start(self.receive_buffer, &self.shared, state.fences)?,
         };
         state.subscriptions += 1;
         let subscribed = listener.subscribe(cookie, netns, state.subscriptions);
@@ -143,6 +147,31 @@ impl LinkSource {
     /// The current subscription of a namespace, if it has one.
     pub fn subscription(&self, cookie: NetCookie) -> Option<Subscription> {
         lock(&self.state).subscription(cookie)
+    }
+
+    /// Sets a mark at this place of the stream, and says its number: what was told before is in events with lower ones,
+    /// and events with this number or a higher one tell of later. So who changed a device, and then sets a fence, knows
+    /// which of its events are older than what he knows. 0: nobody is subscribed, and no event will come.
+    ///
+    /// Where the reader's queue is full, the mark is lost with what else is lost then: an [`LinkEvent::Overrun`] follows,
+    /// and what is read after it counts as later than the mark. Never waits.
+    pub fn fence(&self) -> u64 {
+        let mut state = lock(&self.state);
+        if state.listener.is_none() {
+            return 0;
+        }
+        state.fences += 1;
+        // 0 on the wire is the end's nudge.
+        state.fences += u64::from(on_the_wire(state.fences) == 0);
+        if let Some(listener) = &state.listener {
+            listener.fence(state.fences, &self.shared);
+        }
+        state.fences
+    }
+
+    /// The number of the last fence: what a dump that begins now shows is not older than that.
+    pub fn last_fence(&self) -> u64 {
+        lock(&self.state).fences
     }
 
     /// Whether the socket is open, and so costs the senders on this host.
@@ -168,13 +197,13 @@ impl State {
 }
 
 impl Listener {
-    fn start(receive_buffer: usize, shared: &Arc<Shared>) -> Result<Self, NetlinkError> {
+    fn start(receive_buffer: usize, shared: &Arc<Shared>, fence: u64) -> Result<Self, NetlinkError> {
         let doing = "start listening for link events";
         let (stop, table, shared) = (Arc::default(), Arc::default(), Arc::clone(shared));
         let (opened, opening) = crossbeam_channel::bounded(1);
         let reader = {
             let (stop, table) = (Arc::clone(&stop), Arc::clone(&table));
-            move |socket| Reader { socket, stop, table, shared, lost_since: None }.run()
+            move |socket| Reader { socket, stop, table, shared, fence, lost_since: None }.run()
         };
         thread::Builder::new()
             .name("links".into())
@@ -220,11 +249,29 @@ impl Listener {
     }
 }
 
+impl Listener {
+    fn fence(&self, number: u64, shared: &Shared) {
+        if self.requests.nudge(self.port, on_the_wire(number)) {
+            return;
+        }
+        shared.missed.fetch_max(number, Ordering::SeqCst);
+        // Once more: the reader may have emptied its queue, looked for misses and begun to wait in the meantime. If this
+        // one fails too, there is something to read still, and it looks afterwards.
+        let _ = self.requests.nudge(self.port, on_the_wire(number));
+    }
+}
+
+/// The part of a fence's number for which a message has room. The reader counts on from the last one.
+#[allow(clippy::cast_possible_truncation)]
+pub(super) fn on_the_wire(number: u64) -> u32 {
+    number as u32
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         // In this order: whatever the reader wakes up for, it looks afterwards.
         self.stop.store(true, Ordering::SeqCst);
-        self.requests.nudge(self.port);
+        let _ = self.requests.nudge(self.port, 0);
     }
 }
 
@@ -241,7 +288,7 @@ impl Table {
     }
 
     /// The id's namespace died: whoever has the id from here on is another one.
-    fn retire(&mut self, nsid: i32) {
+    pub(super) fn retire(&mut self, nsid: i32) {
         if let Some((cookie, _)) = self.by_nsid.remove(&nsid) {
             self.by_cookie.remove(&cookie);
         }
@@ -254,104 +301,7 @@ fn open(receive_buffer: usize) -> Result<(LinkSocket, Requests), NetlinkError> {
     Ok((LinkSocket::open(receive_buffer)?, requests))
 }
 
-/// The far end: reads, translates, sends.
-struct Reader {
-    socket: LinkSocket,
-    stop: Arc<AtomicBool>,
-    table: Arc<Mutex<Table>>,
-    shared: Arc<Shared>,
-    /// Set from a loss until the queue has been empty once.
-    lost_since: Option<Instant>,
-}
-
-impl Reader {
-    fn run(mut self) {
-        while !self.stop.load(Ordering::SeqCst) {
-            self.read_batch();
-        }
-    }
-
-    fn read_batch(&mut self) {
-        let mut events = Vec::new();
-        let drained = self.drain(&mut events);
-        let overdue = self.lost_since.is_some_and(|since| since.elapsed() >= DRAIN);
-        if self.lost_since.is_some() && (drained || overdue) {
-            self.lost_since = (!drained).then(Instant::now);
-            self.shared.resyncs.fetch_add(1, Ordering::Relaxed);
-            events.push(LinkEvent::Overrun);
-        }
-        if !events.is_empty() {
-            lock(&self.shared.send)(events);
-        }
-    }
-
-    /// Waits for something, then reads until nothing is queued (true), or the batch is full.
-    fn drain(&mut self, events: &mut Vec<LinkEvent>) -> bool {
-        let mut read = 0;
-        while read < BATCH {
-            // After a loss there is no waiting before the queue was found empty, and the loss reported.
-            match self.socket.receive(read == 0 && self.lost_since.is_none()) {
-                Received::Empty => return true,
-                Received::Lost => {
-                    self.lost_since.get_or_insert_with(Instant::now);
-                    read += 1;
-                }
-                Received::Datagrams(count) => {
-                    let whole = translate(self.socket.datagrams(), &mut lock(&self.table), events);
-                    if !whole {
-                        self.lost_since.get_or_insert_with(Instant::now);
-                    }
-                    // Saves the call that would say so. After a loss it has to be said: an error may hide behind the
-                    // short count.
-                    if count < LinkSocket::FULL && self.lost_since.is_none() {
-                        return true;
-                    }
-                    read += count;
-                }
-            }
-        }
-        false
-    }
-}
-
-/// Appends what the datagrams say of subscribed namespaces; false if one of them was cut off.
-fn translate<'a>(
-    datagrams: impl Iterator<Item = Option<Datagram<'a>>>,
-    table: &mut Table,
-    events: &mut Vec<LinkEvent>,
-) -> bool {
-    let mut whole = true;
-    for datagram in datagrams {
-        let Some(Datagram { nsid, bytes }) = datagram else {
-            whole = false;
-            continue;
-        };
-        for message in messages(bytes) {
-            match nsid {
-                Some(nsid) => {
-                    let Some(&(cookie, subscription)) = table.by_nsid.get(&nsid) else { continue };
-                    events.extend(event(cookie, subscription, message.message_type(), message.payload()));
-                }
-                // Of the private namespace itself only the end of an id is of interest.
-                None if message.message_type() == nsid::DELNSID => {
-                    nsid::parse(message.payload()).into_iter().for_each(|nsid| table.retire(nsid));
-                }
-                None => {}
-            }
-        }
-    }
-    whole
-}
-
-fn event(cookie: NetCookie, subscription: u64, message_type: u16, payload: &[u8]) -> Option<LinkEvent> {
-    match message_type {
-        link::NEWLINK => Some(LinkEvent::Seen { cookie, subscription, link: link::parse(payload)? }),
-        link::DELLINK => Some(LinkEvent::Gone { cookie, subscription, ifindex: link::ifindex(payload)? }),
-        _ => None,
-    }
-}
-
 /// A panic of another thread leaves nothing half done behind these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

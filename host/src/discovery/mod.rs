@@ -12,10 +12,11 @@
 mod fanotify;
 mod folders;
 mod inotify;
+mod link_reader;
 mod link_socket;
 pub mod links;
 mod mountinfo;
-mod nsid;
+pub mod nsid;
 mod pending;
 mod seen;
 mod statmount;

@@ -1,6 +1,6 @@
 //! Ids by which one network namespace knows others (K1.4): assigning one, asking for one.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use netlink_packet_core::NlasIterator;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -23,11 +23,23 @@ pub(super) fn assign(requests: &mut Requests, netns: BorrowedFd<'_>, nsid: i32) 
 }
 
 /// The id by which the namespace of `requests` knows the namespace `netns`, if it has one.
-pub(super) fn query(requests: &mut Requests, netns: BorrowedFd<'_>) -> Result<Option<i32>, NetlinkError> {
+pub fn query(requests: &mut Requests, netns: BorrowedFd<'_>) -> Result<Option<i32>, NetlinkError> {
     let message = RouteNetlinkMessage::GetNsId(about(netns, &[]));
     let mut found = None;
     requests.ask(&|| "ask for the id of a network namespace".into(), message, 0, |answer| found = parse(answer))?;
     Ok(found)
+}
+
+/// Which of these namespaces the one that the calling thread is in knows as `nsid`. It takes a request for each: for the
+/// rare case that an id has come from there and nobody here assigned it.
+pub fn whose<K, N: AsFd>(nsid: i32, candidates: impl IntoIterator<Item = (K, N)>) -> Result<Option<K>, NetlinkError> {
+    let mut requests = Requests::open()?;
+    for (key, netns) in candidates {
+        if query(&mut requests, netns.as_fd())? == Some(nsid) {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
 }
 
 /// The id that a `RTM_*NSID` message is about; -1 is the kernel's word for none.

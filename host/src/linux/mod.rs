@@ -6,4 +6,8 @@ pub mod worker;
 pub mod netns;
 pub mod userns;
 pub mod rtnetlink;
+pub mod link_create;
+pub mod link_stats;
+pub mod tun;
+pub mod device;
 pub mod peer;

@@ -1,18 +1,19 @@
-//! Requests about links, in the network namespace that the calling thread is in. Mirrors what `ip link` asks of
-//! `net/core/rtnetlink.c`.
+//! Requests about links that exist, in the network namespace that the calling thread is in. Mirrors what `ip link` asks
+//! of `net/core/rtnetlink.c`; `link_create.rs` makes them.
 //!
 //! Every call opens a socket and drops it before it returns: a socket that stayed would keep its namespace alive after
 //! the operator deleted it. Decides nothing, listens to nothing.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop,
 };
 
+use super::link_create::{self, NewLink};
 use crate::engine::Link;
+use crate::netlink::link::Described;
 use crate::netlink::{Answer, NetlinkError, Requests, link};
 
 /// How often a dump is repeated that the kernel calls inconsistent, before we say so: the namespace would have to
@@ -43,38 +44,44 @@ pub fn dump_links() -> Result<Vec<Link>, NetlinkError> {
 
 /// The device of this name, or the kernel's ENODEV.
 pub fn find(name: &str) -> Result<Link, NetlinkError> {
-    let doing = || format!("find the link {name}");
+    ask_for(&|| format!("find the link {name}"), named(name)).map(|described| described.link)
+}
+
+/// All about the device of this name (or alternative name), if there is one.
+pub fn find_described(name: &str) -> Result<Option<Described>, NetlinkError> {
+    unless_gone(ask_for(&|| format!("find the link {name}"), named(name)))
+}
+
+/// All about the device with this index, if there is one.
+pub fn look(ifindex: u32) -> Result<Option<Described>, NetlinkError> {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    let mut found = None;
-    Requests::open()?.ask(&doing, RouteNetlinkMessage::GetLink(message), 0, |payload| found = link::parse(payload))?;
-    found.ok_or_else(|| NetlinkError {
-        doing: doing(),
-        errno: libc::EPROTO,
-        reason: "the kernel's answer has no link".into(),
-    })
+    message.header.index = ifindex;
+    unless_gone(ask_for(&|| format!("look at the link with index {ifindex}"), message))
 }
 
-/// Creates a device of a kind that needs no options (`dummy`, `bridge`, …); it begins down.
+/// Creates a device of a kind that needs no options (`ifb`, `bridge`, …); it begins down.
 pub fn create(name: &str, kind: &str) -> Result<(), NetlinkError> {
-    let info = vec![LinkInfo::Kind(InfoKind::from(kind))];
-    create_with(&|| format!("create the {kind} link {name}"), named(name), info)
+    link_create::create(&NewLink { name, kind, ..NewLink::default() }).map(drop)
 }
 
-/// Creates a pair of veth devices, `name` here and `peer` in the namespace `peer_netns`, or here too. The peer is
-/// announced first (K4.7).
+/// Creates a pair of veth devices, `name` here and `peer` in the namespace `peer_netns`, or here too.
 pub fn create_veth(name: &str, peer: &str, peer_netns: Option<BorrowedFd<'_>>) -> Result<(), NetlinkError> {
-    let mut far = named(peer);
-    far.attributes.extend(peer_netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
-    let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far)))];
-    create_with(&|| format!("create the veth pair {name} and {peer}"), named(name), info)
+    let end = |name| NewLink { name, ..NewLink::default() };
+    link_create::create_pair(&end(name), &end(peer), peer_netns).map(drop)
 }
 
 /// Deletes the device of this name.
 pub fn delete(name: &str) -> Result<(), NetlinkError> {
     let message = RouteNetlinkMessage::DelLink(named(name));
     Requests::open()?.ask(&|| format!("delete the link {name}"), message, 0, |_| {})
+}
+
+/// Deletes the device with this index.
+pub fn delete_index(ifindex: u32) -> Result<(), NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    let doing = || format!("delete the link with index {ifindex}");
+    Requests::open()?.ask(&doing, RouteNetlinkMessage::DelLink(message), 0, |_| {})
 }
 
 /// Takes a device up.
@@ -115,15 +122,67 @@ pub fn set_master(ifindex: u32, master: u32) -> Result<(), NetlinkError> {
     change(&|| format!("put the link with index {ifindex} under the one with index {master}"), message)
 }
 
+/// Writes an alias on a device; an empty one takes it off.
+pub fn set_alias(ifindex: u32, alias: &str) -> Result<(), NetlinkError> {
+    let message = indexed(ifindex, LinkAttribute::IfAlias(alias.to_owned()));
+    change(&|| format!("write the alias `{alias}` on the link with index {ifindex}"), message)
+}
+
+/// Changes what is particular to a device's kind (`IFLA_INFO_DATA`), as far as the kind lets itself be changed.
+pub fn set_data(ifindex: u32, kind: &str, data: &[u8]) -> Result<(), NetlinkError> {
+    let info = vec![LinkInfo::Kind(InfoKind::from(kind)), LinkInfo::Data(InfoData::Other(data.to_vec()))];
+    let message = indexed(ifindex, LinkAttribute::LinkInfo(info));
+    // Not RTM_SETLINK, which leaves this part out without a word.
+    let doing = || format!("change the settings of the {kind} link with index {ifindex}");
+    Requests::open()?.ask(&doing, RouteNetlinkMessage::NewLink(message), 0, |_| {})
+}
+
+/// Gives a device one more name.
+pub fn add_alt_name(ifindex: u32, name: &str) -> Result<(), NetlinkError> {
+    let doing = || format!("give the link with index {ifindex} the alternative name {name}");
+    Requests::open()?.ask(&doing, RouteNetlinkMessage::NewLinkProp(alt_name(ifindex, name)), 0, |_| {})
+}
+
+/// Takes such a name off a device.
+pub fn del_alt_name(ifindex: u32, name: &str) -> Result<(), NetlinkError> {
+    let doing = || format!("take the alternative name {name} off the link with index {ifindex}");
+    Requests::open()?.ask(&doing, RouteNetlinkMessage::DelLinkProp(alt_name(ifindex, name)), 0, |_| {})
+}
+
 /// Moves a device into another namespace. It keeps its name, and its index where that is free there.
 pub fn move_to(ifindex: u32, netns: BorrowedFd<'_>) -> Result<(), NetlinkError> {
-    let message = indexed(ifindex, LinkAttribute::NetNsFd(netns.as_raw_fd()));
+    move_as(ifindex, netns, 0, None)
+}
+
+/// The same, with the index that it shall have there (0: as above; one that is taken is EBUSY) and, unless it shall keep
+/// it, the name: a literal one. The kernel forms a pattern twice (K2.1(7)).
+pub fn move_as(ifindex: u32, netns: BorrowedFd<'_>, there: u32, name: Option<&str>) -> Result<(), NetlinkError> {
+    let mut message = indexed(ifindex, LinkAttribute::NetNsFd(netns.as_raw_fd()));
+    if there != 0 {
+        message.attributes.push(LinkAttribute::NewIfIndex(there.cast_signed()));
+    }
+    message.attributes.extend(name.map(|name| LinkAttribute::IfName(name.to_owned())));
     change(&|| format!("move the link with index {ifindex} to another network namespace"), message)
 }
 
-fn create_with(doing: &dyn Fn() -> String, mut message: LinkMessage, info: Vec<LinkInfo>) -> Result<(), NetlinkError> {
-    message.attributes.push(LinkAttribute::LinkInfo(info));
-    Requests::open()?.ask(doing, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, |_| {})
+/// What the kernel says of one device.
+fn ask_for(doing: &dyn Fn() -> String, mut message: LinkMessage) -> Result<Described, NetlinkError> {
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let mut found = None;
+    Requests::open()?
+        .ask(doing, RouteNetlinkMessage::GetLink(message), 0, |payload| found = link::describe(payload))?;
+    found.ok_or_else(|| NetlinkError {
+        doing: doing(),
+        errno: libc::EPROTO,
+        reason: "the kernel's answer has no link".into(),
+    })
+}
+
+fn unless_gone(asked: Result<Described, NetlinkError>) -> Result<Option<Described>, NetlinkError> {
+    match asked {
+        Err(e) if e.errno == libc::ENODEV => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 fn change(doing: &dyn Fn() -> String, message: LinkMessage) -> Result<(), NetlinkError> {
@@ -134,6 +193,10 @@ fn named(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     message
+}
+
+fn alt_name(ifindex: u32, name: &str) -> LinkMessage {
+    indexed(ifindex, LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]))
 }
 
 fn indexed(ifindex: u32, attribute: LinkAttribute) -> LinkMessage {

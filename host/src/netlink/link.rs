@@ -20,9 +20,26 @@ const AF_UNSPEC: u8 = 0;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_NEW_NETNSID: u16 = 45;
+const IFLA_NEW_IFINDEX: u16 = 49;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
+
+/// A device with what nobody compares, but whoever made it asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// The device.
+    pub link: Link,
+    /// What the operator, or we, wrote on it; mostly empty.
+    pub alias: String,
+    /// The device below it, or a veth's other end (`IFLA_LINK`); in which namespace that is, the index does not say.
+    pub lower: u32,
+}
 
 /// The device that a message is about, or `None` if it is about something else: a message of another family is about a
 /// *port* (of a bridge, mostly) and its DELLINK is no deletion.
@@ -48,10 +65,40 @@ pub fn parse(payload: &[u8]) -> Option<Link> {
             IFLA_MTU => (link.mtu, whole) = (word(value)?, true),
             IFLA_MASTER => link.master = word(value)?,
             IFLA_LINKINFO => link.kind = kind(value),
+            IFLA_PROP_LIST => link.alt_names = alt_names(value),
             _ => {}
         }
     }
     (whole && !link.name.is_empty()).then_some(link)
+}
+
+/// The same with what nobody compares: for an answer, not for the stream.
+#[must_use]
+pub fn describe(payload: &[u8]) -> Option<Described> {
+    let mut described = Described { link: parse(payload)?, ..Described::default() };
+    for attribute in NlasIterator::new(payload.get(IFINFOMSG..)?).flatten() {
+        match attribute.kind() {
+            IFLA_IFALIAS => described.alias = c_string(attribute.value()),
+            IFLA_LINK => described.lower = word(attribute.value()).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    Some(described)
+}
+
+/// Where the device of a `RTM_DELLINK` went, if it was moved to another namespace (K2.8): an id for that namespace, which
+/// means something only inside the one that sent this, and its index there.
+#[must_use]
+pub fn moved(payload: &[u8]) -> Option<(i32, u32)> {
+    let (mut nsid, mut index) = (None, None);
+    for attribute in NlasIterator::new(payload.get(IFINFOMSG..)?).flatten() {
+        match attribute.kind() {
+            IFLA_NEW_NETNSID => nsid = attribute.value().first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)),
+            IFLA_NEW_IFINDEX => index = word(attribute.value()),
+            _ => {}
+        }
+    }
+    nsid.filter(|nsid| *nsid >= 0).zip(index)
 }
 
 fn kind(link_info: &[u8]) -> String {
@@ -60,6 +107,11 @@ fn kind(link_info: &[u8]) -> String {
         .find(|attribute| attribute.kind() == IFLA_INFO_KIND)
         .map(|attribute| c_string(attribute.value()))
         .unwrap_or_default()
+}
+
+fn alt_names(properties: &[u8]) -> Vec<String> {
+    let names = NlasIterator::new(properties).flatten().filter(|property| property.kind() == IFLA_ALT_IFNAME);
+    names.map(|name| c_string(name.value())).collect()
 }
 
 fn word(value: &[u8]) -> Option<u32> {

@@ -15,6 +15,10 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use crate::engine::Failure;
+
+/// The type of an empty message.
+pub const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -61,6 +65,12 @@ impl fmt::Display for NetlinkError {
 }
 
 impl std::error::Error for NetlinkError {}
+
+impl From<NetlinkError> for Failure {
+    fn from(e: NetlinkError) -> Self {
+        Failure::new(e.errno, e.to_string())
+    }
+}
 
 impl From<NetlinkError> for io::Error {
     fn from(e: NetlinkError) -> Self {
@@ -121,14 +131,17 @@ impl Requests {
         self.exchange(doing, message, NLM_F_DUMP, &mut each)
     }
 
-    /// Sends an empty message to another socket of this namespace, to end its wait. Does not wait itself: where it
-    /// finds that socket's queue full, there is no wait to end.
-    pub fn nudge(&self, port: u32) {
-        let mut message = NetlinkMessage::<RouteNetlinkMessage>::new(NetlinkHeader::default(), NetlinkPayload::Noop);
+    /// Sends an empty message with this number to another socket of this namespace: to end its wait, or as a mark in
+    /// its queue. Does not wait itself; false where it cannot be queued, which mostly means that the queue is full.
+    #[must_use]
+    pub fn nudge(&self, port: u32, number: u32) -> bool {
+        let mut header = NetlinkHeader::default();
+        header.sequence_number = number;
+        let mut message = NetlinkMessage::<RouteNetlinkMessage>::new(header, NetlinkPayload::Noop);
         message.finalize();
         let mut bytes = [0; NLMSG_HEADER];
         message.serialize(&mut bytes);
-        let _ = self.socket.send_to(&bytes, &SocketAddr::new(port, 0), libc::MSG_DONTWAIT);
+        self.socket.send_to(&bytes, &SocketAddr::new(port, 0), libc::MSG_DONTWAIT).is_ok()
     }
 
     fn exchange(
@@ -314,6 +327,28 @@ mod tests {
         assert_eq!((link.ifindex, link.flags, link.mtu, link.master), (7, 1, 1400, 9));
         assert_eq!((link.name.as_str(), link.kind.as_str()), ("eth\\xff", "veth"));
         assert_eq!(link.address, [2, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn what_only_some_messages_say_is_read() {
+        let names = [attribute(53, b"second\0"), attribute(53, b"third\0")].concat();
+        let mut attributes = vec![
+            attribute(3, b"eth0\0"),
+            attribute(4, &1400u32.to_ne_bytes()),
+            attribute(52 | 0x8000, &names),
+            attribute(5, &3u32.to_ne_bytes()),
+            attribute(20, b"pernetd: wire\0"),
+        ];
+        let described = link::describe(&link_message(0, &attributes)).expect("a link");
+        assert_eq!((described.alias.as_str(), described.lower), ("pernetd: wire", 3));
+        assert_eq!(described.link.alt_names, ["second", "third"]);
+        assert_eq!(link::moved(&link_message(0, &attributes)), None);
+        attributes.push(attribute(45, &2i32.to_ne_bytes()));
+        assert_eq!(link::moved(&link_message(0, &attributes)), None, "an id without an index");
+        attributes.push(attribute(49, &9i32.to_ne_bytes()));
+        assert_eq!(link::moved(&link_message(0, &attributes)), Some((2, 9)));
+        attributes.push(attribute(45, &(-1i32).to_ne_bytes()));
+        assert_eq!(link::moved(&link_message(0, &attributes)), None, "to a namespace that has no id");
     }
 
     #[test]

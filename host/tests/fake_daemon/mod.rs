@@ -17,8 +17,9 @@ use crossbeam_channel::{Receiver, unbounded};
 use pernetd::config::ControlRead;
 use pernetd::control::monitor::Monitor;
 use pernetd::control::wire::{
-    DaemonState, Device, Facility, LastReload, NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin,
-    PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin, Status,
+    DaemonState, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, LastReload, NamespaceCounts, Netns,
+    NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult,
+    ReloadedPlugin, Status,
 };
 use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -165,6 +166,7 @@ pub fn answer(request: Request) {
             let name = netns.unwrap_or_else(|| "blue".to_owned());
             reply.send(found(&name).map(|n| vec![device(&n.name)]));
         }
+        Request::DevShow { name, netns, reply } => reply.send(devices(&name, netns.as_deref())),
         Request::Reload { reply } => {
             let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
             reply.send(Ok(ReloadResult { ok: true, generation: 8, plugins: vec![kept] }));
@@ -239,6 +241,51 @@ pub fn device(netns: &str) -> Device {
         mtu: 65536,
         owner: "kernel".into(),
         reg_state: "registered".into(),
+        alt_names: Vec::new(),
+        address: Some("00:00:00:00:00:00".into()),
+        stats: None,
+    }
+}
+
+/// `lo` of each namespace, and `wire0`, a plugin's, in `blue` alone: unregistered and held.
+pub fn devices(name: &str, netns: Option<&str>) -> Result<Vec<DeviceDetails>, ControlError> {
+    let named = namespaces().into_iter().filter(|n| netns.is_none_or(|netns| n.name == netns));
+    let there = named.filter(|n| name == "lo" || (name, &*n.name) == ("wire0", "blue"));
+    let found: Vec<_> = there.map(|n| details(&n.name, name)).collect();
+    if found.is_empty() { Err(ControlError::no_such_device(name, netns)) } else { Ok(found) }
+}
+
+pub fn details(netns: &str, name: &str) -> DeviceDetails {
+    let own = name == "wire0";
+    let Device { ifindex, up, mtu, address, .. } = device(netns);
+    let stats = |rx_packets| DeviceStats {
+        rx_packets,
+        rx_bytes: 840,
+        rx_dropped: 1,
+        rx_errors: 0,
+        tx_packets: 0,
+        tx_bytes: 0,
+        tx_dropped: 0,
+        tx_errors: 2,
+    };
+    let holder = DeviceHolder { plugin: "shaper".into(), purpose: "its queue".into() };
+    DeviceDetails {
+        netns: netns.into(),
+        ifindex,
+        name: name.into(),
+        kind: own.then(|| "tap".into()),
+        up,
+        mtu,
+        owner: if own { "wire" } else { "kernel" }.into(),
+        reg_state: if own { "unregistered" } else { "registered" }.into(),
+        alt_names: if own { vec!["uplink".into(), "wan".into()] } else { Vec::new() },
+        address,
+        stats: (!own).then(|| stats(12)),
+        master: own.then_some(7),
+        serial: own.then_some(42),
+        holders: if own { vec![holder] } else { Vec::new() },
+        waiting: own,
+        plugin_stats: own.then(|| stats(13)),
     }
 }
 

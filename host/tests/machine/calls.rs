@@ -27,6 +27,8 @@ pub struct Call {
     pub area_is_mine: Option<bool>,
     /// The answer to something asked of the daemon.
     pub errno: Option<i32>,
+    /// What was said where that is not 0.
+    pub message: Option<String>,
     /// What went wrong there as configured.
     pub fault: Option<String>,
     /// The namespace in which the thread was: `net:[inode]`.

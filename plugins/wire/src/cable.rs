@@ -56,21 +56,11 @@ impl Cable {
             tracing::info!("cable {}: seed = {seed}", plan.name);
         }
         let mut files = Vec::new();
-        let mut lane = |way: usize| -> Result<Lane> {
+        let mut lane = |way: usize| {
             let wanted = &plan.directions[way];
             let capture = wanted.pcap.as_ref().map(|pcap| capture(pcap, plan.snaplen, host, &mut files)).transpose()?;
-            let counters = Arc::new(Counters::default());
-            let far = Arc::clone(&ends[1 - way]);
-            let line = Arc::new(Line { far, counters: Arc::clone(&counters), capture });
-            let seed = dice.u64(..);
-            if !wanted.impairment.is_any() {
-                return Ok(Lane { line, direction: None });
-            }
-            let (around, outlet) = (host.clone(), Arc::clone(&line));
-            let run = move |run: &mut dyn FnMut()| around.attribute(run);
-            let direction = Direction::start(&wanted.impairment, seed, plan.queues, counters, outlet, run);
-            let direction = direction.map_err(|e| cannot_start(&plan.name, &e))?;
-            Ok(Lane { line, direction: Some(direction) })
+            let line = Line { far: Arc::clone(&ends[1 - way]), counters: Arc::default(), capture };
+            Lane::new(plan, way, line, dice.u64(..), host)
         };
         let lanes = [lane(0)?, lane(1)?];
         Ok(Cable { name: Arc::clone(&plan.name), ends, lanes })
@@ -129,6 +119,30 @@ impl Cable {
     }
 }
 
+impl End {
+    /// Where frames go in, if a device is plugged in. The lock is not held over their way: who comes or goes never waits
+    /// for frames.
+    fn datapath(&self) -> Option<Datapath> {
+        let plugged = self.plugged.read().unwrap_or_else(PoisonError::into_inner);
+        plugged.as_ref().map(|device| device.datapath.clone())
+    }
+}
+
+impl Lane {
+    fn new(plan: &CablePlan, way: usize, line: Line, seed: u64, host: &Host) -> Result<Self> {
+        let (line, impairment) = (Arc::new(line), &plan.directions[way].impairment);
+        if !impairment.is_any() {
+            return Ok(Lane { line, direction: None });
+        }
+        let (host, counters) = (host.clone(), Arc::clone(&line.counters));
+        let around = move |run: &mut dyn FnMut()| host.attribute(run);
+        match Direction::start(impairment, seed, plan.queues, counters, Arc::clone(&line), around) {
+            Ok(direction) => Ok(Lane { line, direction: Some(direction) }),
+            Err(e) => Err(cannot_start(&plan.name, e)),
+        }
+    }
+}
+
 /// Opens a file, or finds the one that the other direction has opened.
 fn capture(
     wanted: &CapturePlan,
@@ -145,8 +159,9 @@ fn capture(
     Ok(capture)
 }
 
-fn cannot_start(cable: &str, e: &io::Error) -> Error {
-    Error::new(e.raw_os_error().unwrap_or(5), format!("cable `{cable}`: its thread cannot be started: {e}"))
+fn cannot_start(cable: &str, e: io::Error) -> Error {
+    let e = Error::from(e);
+    Error::new(e.errno(), format!("cable `{cable}`: its thread cannot be started: {e}"))
 }
 
 impl Outlet for Line {
@@ -159,10 +174,7 @@ impl Outlet for Line {
             return;
         }
         let count = frames.len() as u64;
-        // Not held over the writes: a device that comes or goes never waits for frames.
-        let far = self.far.plugged.read().unwrap_or_else(PoisonError::into_inner);
-        let far = far.as_ref().map(|device| device.datapath.clone());
-        let arrived = far.map_or(0, |far| {
+        let arrived = self.far.datapath().map_or(0, |far| {
             if let Some(capture) = &self.capture {
                 capture.record(frames.iter().map(|frame| frame.bytes()));
             }

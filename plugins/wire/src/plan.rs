@@ -4,6 +4,7 @@
 //! Touches no world: whether a capture file can be opened is found at the plugin's init.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,9 +18,9 @@ const HOST: &str = "@host";
 /// IFNAMSIZ, with its terminating zero.
 const NAME_MAX: usize = 15;
 /// What the kernel takes for a tap: the least for IPv4, and 65,535 without the Ethernet header.
-const MTU: std::ops::RangeInclusive<u32> = 68..=65_521;
-/// MAX_TAP_QUEUES.
-const QUEUES_MAX: u32 = 256;
+const MTU: RangeInclusive<u32> = 68..=65_521;
+/// Up to MAX_TAP_QUEUES.
+const QUEUES: RangeInclusive<u16> = 1..=256;
 /// An hour: more is a mistake, not a cable.
 const TIME_MAX: Nanos = 3_600_000_000_000;
 const LIMIT_MAX: u32 = 100_000;
@@ -120,13 +121,7 @@ fn cable(table: &CableTable, field: &str, once: &mut Once) -> Result<CablePlan, 
     }
     once.take(format!("the cable `{}`", table.name), &at("name"))?;
     let ends = [end(&table.a, &at("a"), once)?, end(&table.b, &at("b"), once)?];
-    let queues = table.queues.unwrap_or(1);
-    let queues = u16::try_from(queues).ok().filter(|n| (1..=QUEUES_MAX).contains(&(*n).into()));
-    let queues = queues.ok_or_else(|| ConfigError::at(at("queues"), format!("from 1 to {QUEUES_MAX}")))?;
-    let snaplen = table.snaplen.unwrap_or(SNAPLEN_MAX);
-    if !(SNAPLEN_MIN..=SNAPLEN_MAX).contains(&snaplen) {
-        return Err(ConfigError::at(at("snaplen"), format!("from {SNAPLEN_MIN} to {SNAPLEN_MAX} bytes of each frame")));
-    }
+    let (queues, snaplen) = (queues(table, &at("queues"))?, snaplen(table, &at("snaplen"))?);
     let shared = shared_capture(table, field, once)?;
     let mut direction = |key: &str, own: &Option<DirectionTable>| -> Result<DirectionPlan, ConfigError> {
         let tables = Tables { own: own.as_ref(), both: table.both.as_ref(), cable: field, key };
@@ -139,6 +134,20 @@ fn cable(table: &CableTable, field: &str, once: &mut Once) -> Result<CablePlan, 
         chosen => chosen == Offloads::On,
     };
     Ok(CablePlan { name: table.name.as_str().into(), ends, offloads, queues, directions, snaplen, seed: table.seed })
+}
+
+fn queues(table: &CableTable, field: &str) -> Result<u16, ConfigError> {
+    let queues = u16::try_from(table.queues.unwrap_or(1)).ok();
+    let queues = queues.filter(|queues| QUEUES.contains(queues));
+    queues.ok_or_else(|| ConfigError::at(field, format!("from {} to {}", QUEUES.start(), QUEUES.end())))
+}
+
+fn snaplen(table: &CableTable, field: &str) -> Result<u32, ConfigError> {
+    let snaplen = table.snaplen.unwrap_or(SNAPLEN_MAX);
+    if !(SNAPLEN_MIN..=SNAPLEN_MAX).contains(&snaplen) {
+        return Err(ConfigError::at(field, format!("from {SNAPLEN_MIN} to {SNAPLEN_MAX} bytes of each frame")));
+    }
+    Ok(snaplen)
 }
 
 fn end(table: &EndTable, field: &str, once: &mut Once) -> Result<EndPlan, ConfigError> {

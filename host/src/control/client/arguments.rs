@@ -85,4 +85,14 @@ pub(super) enum DevCommand {
         #[arg(long, value_name = "NAME")]
         netns: Option<String>,
     },
+    /// One device with its counters, its owner's counters, and who holds it
+    ///
+    /// With --json it is one object; an array of them where several namespaces have a device of this name.
+    Show {
+        /// Its name, or one of its alternative names
+        name: String,
+        /// Only in this namespace
+        #[arg(long, value_name = "NAME")]
+        netns: Option<String>,
+    },
 }

@@ -92,6 +92,14 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
             let reply: call::DevList_Reply = open()?.call("DevList", &arguments)?;
             print(json, &reply.devices, |devices| tables::dev_list(devices))
         }
+        Command::Dev(DevCommand::Show { name, netns }) => {
+            let arguments = call::DevShow_Args { name: name.clone(), netns: netns.clone() };
+            let reply: call::DevShow_Reply = open()?.call("DevShow", &arguments)?;
+            match reply.devices.as_slice() {
+                [only] => print(json, only, |only| tables::dev_show(std::slice::from_ref(only))),
+                _ => print(json, &reply.devices, |devices| tables::dev_show(devices)),
+            }
+        }
         Command::Monitor => monitor(open()?, json),
         Command::Reload => {
             let reply: call::Reload_Reply = open()?.call("Reload", &call::Reload_Args {})?;

@@ -1,0 +1,179 @@
+//! Devices of a probe's own, and references to devices of anybody's.
+//!
+//! What the configuration wants is registered in the pernet device's init; a veth pair once both namespaces are met.
+//! The answer is a line `register_netdevice` with an errno and, of a refusal, the sentence; each operation is a line
+//! `netdev.ndo_…`, where a fault may be asked for as in every hook.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use pernet_plugin_api::prelude::*;
+
+use super::config::{Hold, WantedDevice};
+use super::record::Line;
+use super::{Shared, wait_for};
+
+/// What a probe has of devices.
+pub(super) struct Netdevs {
+    host: Host,
+    devices: Mutex<Vec<Netdev>>,
+    /// Pairs of which both ends' namespaces are met, and which have been asked for.
+    paired: Mutex<Vec<(NetCookie, NetCookie, String)>>,
+    /// Put when the plugin ends, or earlier by the thread that waits for the file.
+    held: Arc<Mutex<Vec<(PathBuf, NetdevRef)>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Netdevs {
+    pub(super) fn new(host: Host) -> Netdevs {
+        Netdevs {
+            host,
+            devices: Mutex::default(),
+            paired: Mutex::default(),
+            held: Arc::default(),
+            threads: Mutex::default(),
+        }
+    }
+
+    /// Registers what is wanted in this namespace. A refusal is recorded, and fails the init where it must not be.
+    pub(super) fn register(&self, shared: &Arc<Shared>, net: &Net<'_>) -> Result<()> {
+        for wanted in &shared.config.netdevs {
+            let here = wanted.netns == net.name();
+            if wanted.peer.is_empty() && here {
+                let done = self.register_one(shared, net, wanted);
+                answer(shared, net, wanted, done.as_ref())?;
+                lock(&self.devices).extend(done);
+            } else if here || wanted.peer_netns == net.name() {
+                self.register_pair(shared, wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn register_one(&self, shared: &Arc<Shared>, net: &Net<'_>, wanted: &WantedDevice) -> Result<Netdev> {
+        let spec = NetdevSpec::kind(&wanted.kind, &wanted.name);
+        let tunnel = matches!(&*wanted.kind, "tun" | "tap");
+        let dev = self.host.alloc_netdev(if tunnel { spec.queues(1) } else { spec }, ops(shared, net.name()))?;
+        net.register_netdevice(&dev)?;
+        if wanted.open {
+            net.dev_open(&dev)?;
+        }
+        Ok(dev)
+    }
+
+    /// Both ends, from whichever namespace is met last: under both locks, so after this hook's.
+    fn register_pair(&self, shared: &Arc<Shared>, wanted: &WantedDevice) -> Result<()> {
+        let ends = [shared.works.cookie(&wanted.netns), shared.works.cookie(&wanted.peer_netns)];
+        let [here, there] = ends;
+        let pair = (here, there, wanted.name.clone());
+        let mut paired = lock(&self.paired);
+        if ends.contains(&NetCookie(0)) || paired.contains(&pair) {
+            return Ok(());
+        }
+        paired.push(pair);
+        let near = self.host.alloc_netdev(NetdevSpec::veth(&wanted.name), ops(shared, &wanted.netns))?;
+        let far = NetdevSpec::veth(&wanted.peer).peer(&near);
+        let far = self.host.alloc_netdev(far, ops(shared, &wanted.peer_netns))?;
+        lock(&self.devices).extend([near.clone(), far.clone()]);
+        let (shared, wanted) = (Arc::clone(shared), wanted.clone());
+        self.host.defer_two(here, there, move |here, there| {
+            let mut done = there.register_netdevice_pair(&far, here, &near);
+            if wanted.open {
+                done = done.and_then(|()| here.dev_open(&near)).and_then(|()| there.dev_open(&far));
+            }
+            let _ = answer(&shared, here, &wanted, done.as_ref().map(|()| &near));
+        })
+    }
+
+    /// Takes the references that are wanted to a device that has just been registered.
+    pub(super) fn hold(&self, shared: &Arc<Shared>, net: &Net<'_>, event: &Event<'_>) {
+        let device = &event.device;
+        let wanted = |hold: &&Hold| hold.netns == net.name() && hold.device == device.name;
+        for hold in shared.config.holds.iter().filter(wanted) {
+            let taken = self.host.dev_hold(net.cookie(), device.ifindex, device.serial, &hold.purpose);
+            let errno = Some(taken.as_ref().err().map_or(0, Error::errno));
+            shared.note(Line { device: Some(device.name), errno, ..Line::of("dev_hold", "", net) });
+            let Ok(reference) = taken else { continue };
+            lock(&self.held).push((hold.until.clone(), reference));
+            let (held, until) = (Arc::clone(&self.held), hold.until.clone());
+            lock(&self.threads).push(thread::spawn(move || {
+                wait_for(&until);
+                lock(&held).retain(|(file, _)| *file != until);
+            }));
+        }
+    }
+
+    /// Lets go of everything.
+    pub(super) fn end(&self) {
+        drop(std::mem::take(&mut *lock(&self.held)));
+        drop(std::mem::take(&mut *lock(&self.devices)));
+    }
+}
+
+/// Records how it went.
+fn answer(shared: &Shared, net: &Net<'_>, wanted: &WantedDevice, done: Result<&Netdev, &Error>) -> Result<()> {
+    let name = done.ok().and_then(|dev| dev.state().ok()).map_or_else(|| wanted.name.clone(), |info| info.name);
+    let errno = Some(done.err().map_or(0, Error::errno));
+    let message = done.err().map(ToString::to_string);
+    let line = Line::of("register_netdevice", "", net);
+    shared.note(Line { device: Some(&name), errno, message: message.as_deref(), ..line });
+    match done {
+        Err(error) if wanted.must => Err(Error::new(error.errno(), error.to_string())),
+        _ => Ok(()),
+    }
+}
+
+fn ops(shared: &Arc<Shared>, netns: &str) -> Ops {
+    Ops { shared: Arc::clone(shared), netns: netns.to_owned() }
+}
+
+struct Ops {
+    shared: Arc<Shared>,
+    /// Where it was to be registered: it may be elsewhere by now.
+    netns: String,
+}
+
+impl Ops {
+    fn call(&self, hook: &str, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()> {
+        self.shared.call(Line { device: Some(dev.name), ..Line::of(hook, "", net) })
+    }
+}
+
+impl NetDeviceOps for Ops {
+    fn init(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()> {
+        self.call("netdev.ndo_init", net, dev)
+    }
+
+    fn uninit(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()> {
+        self.call("netdev.ndo_uninit", net, dev)
+    }
+
+    fn open(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()> {
+        self.call("netdev.ndo_open", net, dev)
+    }
+
+    fn stop(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()> {
+        self.call("netdev.ndo_stop", net, dev)
+    }
+
+    fn change_mtu(&self, net: &Net<'_>, dev: &NdoDevice<'_>, _new: u32) -> Result<()> {
+        self.call("netdev.ndo_change_mtu", net, dev)
+    }
+
+    fn set_mac_address(&self, net: &Net<'_>, dev: &NdoDevice<'_>, _new: &[u8]) -> Result<()> {
+        self.call("netdev.ndo_set_mac_address", net, dev)
+    }
+
+    fn get_stats(&self) -> Stats {
+        Stats { rx_packets: 7, ..Stats::default() }
+    }
+
+    fn destructor(&self) {
+        self.shared.note(Line { netns: &self.netns, ..Line::at_home("netdev.destructor") });
+    }
+}

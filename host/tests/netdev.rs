@@ -1,0 +1,420 @@
+//! Devices of plugins' own, in real namespaces: made, shown, changed by others, left behind and taken over again.
+
+#![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
+
+mod machine;
+mod sandbox;
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+use machine::{HOME, Machine, SOON, inside, name_path, of, one};
+use pernetd::engine::Link;
+use pernetd::linux::rtnetlink;
+use rustix::mount::mount_bind;
+use sandbox::{Trial, netns_add, netns_del, wait_until};
+use serde_json::{Value, json};
+
+fn main() -> ExitCode {
+    let no_tun = File::options().read(true).write(true).open("/dev/net/tun").is_err();
+    let with_tun = |name: &str, test: fn(Machine)| -> Vec<Trial> {
+        one(name, test).into_iter().map(|trial| trial.ignored_if(no_tun)).collect()
+    };
+    let trials = [
+        one("a bridge is in the namespace, and its plugin's", bridge),
+        with_tun("a tap is in the namespace, and its plugin's", tap),
+        one("a veth pair has its ends in two namespaces", pair),
+        one("the monitor tells each operation of a device", operations),
+        one("somebody else's changes are followed", followed),
+        one("somebody else's deletion is an unregistration", deleted),
+        one("moved by somebody else to a managed namespace, it is the plugin's there", moved),
+        one("a reload that takes the plugin out takes its devices out", removed),
+        one("a namespace's end ends its devices", namespace_ends),
+        one("a stop leaves a bridge, and the next start adopts it", adopted),
+        one("on_stop = undo leaves nothing", undone_at_stop),
+        one("who holds a device is shown, and waited for no longer than configured", held),
+        one("a device that is put in time is gone at once", put_in_time),
+        one("without the tun device the registration says so, and the rest runs", no_device_file),
+        one("a veto of REGISTER leaves nothing in the kernel", vetoed),
+        one("a name that is taken is refused", taken),
+        one("one name in two namespaces is two devices", same_name),
+    ];
+    sandbox::main(trials.into_iter().flatten().collect())
+}
+
+/// Configures the probe with a notifier and a pernet device that registers these devices.
+fn netdev(m: &Machine, keys: &str, netdevs: &str, more: &str) {
+    let config = format!("subsys = false\ndevice_op = true\nnotifier = 0\nnetdevs = [{netdevs}]\n{more}");
+    m.probe(50, "netdev", keys, &config);
+}
+
+const BRIDGE: &str = "{ netns = \"blue\", kind = \"bridge\", name = \"br0\", must = true }";
+const BRIDGE_UP: &str = "{ netns = \"blue\", kind = \"bridge\", name = \"br0\", must = true, open = true }";
+
+/// The devices of this name in a namespace, by the kernel's word.
+fn link(netns: &str, name: &str) -> Option<Link> {
+    let name = name.to_owned();
+    inside(netns, move || rtnetlink::dump_links().unwrap().into_iter().find(|l| l.name == name))
+}
+
+/// The rows of `dev list` that have this name.
+fn listed(m: &Machine, name: &str) -> Vec<Value> {
+    let all = m.ctl(["dev", "list"]);
+    all.as_array().unwrap().iter().filter(|d| d["name"] == name).cloned().collect()
+}
+
+#[track_caller]
+fn show(m: &Machine, name: &str) -> Value {
+    m.ctl(["dev", "show", name])
+}
+
+/// Adds the namespace and waits until its plugins have acted.
+fn add(m: &Machine, name: &str) {
+    netns_add(name);
+    m.wait_state(name, "live");
+}
+
+fn started(m: &mut Machine, netdevs: &str) {
+    netdev(m, "", netdevs, "");
+    m.start();
+    add(m, "blue");
+}
+
+fn bridge(mut m: Machine) {
+    started(&mut m, BRIDGE);
+    let kernel = link("blue", "br0").unwrap();
+    assert_eq!((kernel.kind.as_str(), kernel.is_up()), ("bridge", false), "made down");
+    let [row] = &listed(&m, "br0")[..] else { panic!("one br0: {}", m.ctl(["dev", "list"])) };
+    assert_eq!(
+        (&row["netns"], &row["owner"], &row["kind"]),
+        (&json!("blue"), &json!("probe-netdev"), &json!("bridge"))
+    );
+    assert_eq!((&row["reg_state"], &row["stats"]), (&json!("registered"), &Value::Null));
+    assert_eq!(row["ifindex"], kernel.ifindex);
+    let shown = show(&m, "br0");
+    assert_eq!(shown["stats"]["rx_packets"], 0, "{shown}");
+    assert_eq!((&shown["plugin_stats"]["rx_packets"], &shown["waiting"]), (&json!(7), &json!(false)), "{shown}");
+    assert!(shown["serial"].as_u64().is_some() && shown["address"].is_string(), "{shown}");
+    let lo = m.ctl(["dev", "show", "lo", "--netns", "blue"]);
+    assert_eq!((&lo["owner"], &lo["plugin_stats"]), (&json!("kernel"), &Value::Null));
+    let unknown = m.ask(["dev", "show", "eth9", "--netns", "blue"]);
+    assert_eq!((unknown.code, unknown.stderr.lines().count()), (1, 1), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("device eth9: there is no such device in namespace blue"), "{}", unknown.stderr);
+    m.stop();
+}
+
+fn tap(mut m: Machine) {
+    started(&mut m, "{ netns = \"blue\", kind = \"tap\", name = \"wire%d\", must = true, open = true }");
+    let kernel = link("blue", "wire0").unwrap();
+    assert!(kernel.is_up() && kernel.kind == "tun", "{kernel:?}");
+    assert_eq!(listed(&m, "wire0")[0]["owner"], "probe-netdev");
+    m.stop();
+    assert_eq!(link("blue", "wire0"), None, "it goes with its descriptors");
+}
+
+fn pair(mut m: Machine) {
+    let pair =
+        "{ netns = \"blue\", kind = \"veth\", name = \"a%d\", peer = \"b%d\", peer_netns = \"green\", open = true }";
+    netdev(&m, "", pair, "");
+    m.start();
+    for netns in ["blue", "green"] {
+        add(&m, netns);
+    }
+    m.wait_call("netdev register_netdevice blue a0 0");
+    for (netns, name) in [("blue", "a0"), ("green", "b0")] {
+        let kernel = link(netns, name).unwrap();
+        assert!(kernel.kind == "veth" && kernel.is_up(), "{kernel:?}");
+        let row = &listed(&m, name)[0];
+        assert_eq!((&row["netns"], &row["owner"]), (&json!(netns), &json!("probe-netdev")), "{row}");
+    }
+    // One end's deletion is the other's.
+    inside("green", || rtnetlink::delete("b0").unwrap());
+    wait_until("both ends are gone", SOON, || listed(&m, "a0").is_empty() && listed(&m, "b0").is_empty());
+    m.wait_call("netdev netdev.ndo_uninit blue a0");
+    m.wait_call("netdev netdev.ndo_uninit green b0");
+    m.stop();
+}
+
+fn operations(mut m: Machine) {
+    netdev(&m, "", BRIDGE_UP, "");
+    m.start();
+    let mut monitor = m.pernetctl(["monitor"]);
+    let output = File::create(m.path("monitor")).unwrap();
+    let mut monitor = monitor.stdout(output).spawn().unwrap();
+    // The first line tells that it listens.
+    let lines = || -> Vec<Value> {
+        let text = fs::read_to_string(m.path("monitor")).unwrap();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let mut round = 0;
+    wait_until("the monitor listens", SOON, || {
+        round += 1;
+        add(&m, &format!("n{round}"));
+        !lines().is_empty()
+    });
+    add(&m, "blue");
+    let hooks = || -> Vec<String> {
+        let told = lines();
+        let of_br0 = told.iter().filter(|l| l["device"] == "br0" && l["netns"] == "blue");
+        of_br0.map(|l| format!("{} {}", l["hook"].as_str().unwrap(), l["result"].as_str().unwrap())).collect()
+    };
+    let expected = [
+        "netdev.ndo_init ok",
+        "netdev.post_init ok",
+        "netdev.register ok",
+        "netdev.pre_up ok",
+        "netdev.ndo_open ok",
+        "netdev.up ok",
+    ];
+    wait_until("it is up", SOON, || hooks().last().is_some_and(|last| last.starts_with("netdev.up")));
+    assert_eq!(hooks(), expected);
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    m.stop();
+}
+
+fn followed(mut m: Machine) {
+    started(&mut m, BRIDGE);
+    let ifindex = link("blue", "br0").unwrap().ifindex;
+    m.forget();
+    inside("blue", move || rtnetlink::set_up(ifindex).unwrap());
+    m.wait_call("netdev netdev.ndo_open blue br0");
+    m.wait_call("netdev netdev.up blue br0");
+    inside("blue", move || rtnetlink::set_mtu(ifindex, 1400).unwrap());
+    m.wait_call("netdev netdev.ndo_change_mtu blue br0");
+    inside("blue", move || rtnetlink::set_address(ifindex, &[2, 0, 0x5e, 0, 0x53, 9]).unwrap());
+    m.wait_call("netdev netdev.ndo_set_mac_address blue br0");
+    inside("blue", move || rtnetlink::set_down(ifindex).unwrap());
+    m.wait_call("netdev netdev.ndo_stop blue br0");
+    inside("blue", move || rtnetlink::rename(ifindex, "br7").unwrap());
+    m.wait_call("netdev netdev.changename blue br7");
+    let row = show(&m, "br7");
+    assert_eq!((&row["mtu"], &row["up"], &row["ifindex"]), (&json!(1400), &json!(false), &json!(ifindex)), "{row}");
+    assert_eq!((&row["address"], &row["owner"]), (&json!("02:00:5e:00:53:09"), &json!("probe-netdev")), "{row}");
+    m.stop();
+}
+
+fn deleted(mut m: Machine) {
+    started(&mut m, BRIDGE_UP);
+    m.forget();
+    inside("blue", || rtnetlink::delete("br0").unwrap());
+    m.wait_call("netdev netdev.destructor blue");
+    // A bridge with nothing in it may tell of its flags first.
+    let calls: Vec<_> = of(&m.calls(), "blue").into_iter().filter(|t| !t.starts_with("netdev netdev.change")).collect();
+    let end = [
+        "netdev netdev.goingdown br0",
+        "netdev netdev.ndo_stop br0",
+        "netdev netdev.down br0",
+        "netdev netdev.unregister br0",
+        "netdev netdev.pre_uninit br0",
+        "netdev netdev.ndo_uninit br0",
+        "netdev netdev.destructor",
+    ];
+    assert_eq!(calls, end);
+    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    m.stop();
+}
+
+fn moved(mut m: Machine) {
+    started(&mut m, "{ netns = \"blue\", kind = \"ifb\", name = \"ifb7\", must = true }");
+    add(&m, "green");
+    let serial = show(&m, "ifb7")["serial"].clone();
+    m.forget();
+    let green = File::open(name_path("green")).unwrap();
+    let ifindex = link("blue", "ifb7").unwrap().ifindex;
+    inside("blue", move || rtnetlink::move_to(ifindex, green.as_fd()).unwrap());
+    m.wait_call("netdev netdev.unregister blue ifb7");
+    m.wait_call("netdev netdev.register green ifb7");
+    wait_until("it is the plugin's there", SOON, || {
+        let rows = listed(&m, "ifb7");
+        rows.len() == 1 && rows[0]["netns"] == "green" && rows[0]["owner"] == "probe-netdev"
+    });
+    assert_ne!(show(&m, "ifb7")["serial"], serial, "a new registration");
+    assert!(!m.trace().iter().any(|t| t.contains("ndo_uninit")), "a move is no end: {:?}", m.trace());
+    m.no_probe(50, "netdev");
+    assert_eq!(m.reload().code, 0);
+    assert_eq!(link("green", "ifb7"), None);
+    m.stop();
+}
+
+fn removed(mut m: Machine) {
+    started(&mut m, &format!("{BRIDGE_UP}, {{ netns = \"blue\", kind = \"ifb\", name = \"ifb7\", must = true }}"));
+    assert!(link("blue", "ifb7").is_some());
+    m.forget();
+    m.no_probe(50, "netdev");
+    assert_eq!(m.reload().code, 0);
+    assert_eq!((link("blue", "br0"), link("blue", "ifb7")), (None, None));
+    assert_eq!((listed(&m, "br0").len(), listed(&m, "ifb7").len()), (0, 0));
+    let calls = of(&m.calls(), "blue");
+    let at = |what: &str| calls.iter().position(|c| c == what).unwrap_or_else(|| panic!("{what}: {calls:?}"));
+    assert!(at("netdev device.exit Removed") < at("netdev netdev.ndo_uninit ifb7"), "{calls:?}");
+    assert!(at("netdev netdev.ndo_uninit ifb7") < at("netdev netdev.ndo_uninit br0"), "the newest first: {calls:?}");
+    m.stop();
+}
+
+fn namespace_ends(mut m: Machine) {
+    started(&mut m, BRIDGE_UP);
+    m.forget();
+    netns_del("blue");
+    m.wait_gone("blue");
+    let calls = of(&m.calls(), "blue");
+    let at = |what: &str| calls.iter().position(|c| c == what).unwrap_or_else(|| panic!("{what}: {calls:?}"));
+    assert!(at("netdev device.exit Died") < at("netdev netdev.ndo_stop br0"), "{calls:?}");
+    assert!(at("netdev netdev.ndo_stop br0") < at("netdev netdev.ndo_uninit br0"), "{calls:?}");
+    assert!(at("netdev netdev.unregister br0") < at("netdev netdev.unregister lo"), "`lo` last: {calls:?}");
+    assert_eq!(calls.iter().filter(|c| *c == "netdev netdev.destructor").count(), 1, "{calls:?}");
+    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    m.stop();
+}
+
+fn adopted(mut m: Machine) {
+    started(&mut m, BRIDGE_UP);
+    let before = link("blue", "br0").unwrap();
+    m.forget();
+    m.stop();
+    let left = link("blue", "br0").unwrap();
+    assert_eq!((left.ifindex, left.is_up()), (before.ifindex, true), "as it was");
+    assert!(m.trace().contains(&"netdev netdev.ndo_uninit blue br0".to_owned()), "{:?}", m.trace());
+    m.forget();
+    m.start();
+    m.wait_state("blue", "live");
+    assert!(m.trace().contains(&"netdev register_netdevice blue br0 0".to_owned()), "{:?}", m.trace());
+    assert_eq!(link("blue", "br0").unwrap().ifindex, before.ifindex, "the same device");
+    assert_eq!(listed(&m, "br0")[0]["owner"], "probe-netdev");
+    m.no_probe(50, "netdev");
+    assert_eq!(m.reload().code, 0);
+    assert_eq!(link("blue", "br0"), None, "adopted, it goes with its plugin");
+    m.stop();
+}
+
+fn undone_at_stop(mut m: Machine) {
+    netdev(&m, "on_stop = \"undo\"", BRIDGE_UP, "");
+    m.start();
+    add(&m, "blue");
+    assert!(link("blue", "br0").is_some());
+    m.stop();
+    assert_eq!(link("blue", "br0"), None);
+}
+
+/// A second plugin that holds `br0` in `blue` until the file `let-go` is there.
+fn holder(m: &Machine) {
+    let holds = format!(
+        "holds = [{{ netns = \"blue\", device = \"br0\", purpose = \"its queue\", until = \"{HOME}/let-go\" }}]"
+    );
+    m.probe(10, "a", "", &format!("subsys = false\nnotifier = 5\n{holds}"));
+}
+
+fn held(mut m: Machine) {
+    m.main("unregister_timeout = 1");
+    holder(&m);
+    started(&mut m, BRIDGE);
+    m.wait_call("a dev_hold blue br0 0");
+    let by = json!([{ "plugin": "probe-a", "purpose": "its queue" }]);
+    assert_eq!((&show(&m, "br0")["holders"], &show(&m, "br0")["waiting"]), (&by, &json!(false)));
+    m.no_probe(50, "netdev");
+    assert_eq!(m.reload().code, 0, "{}", m.log());
+    // The wait is over; the kernel's device is gone, ours is not.
+    assert_eq!(link("blue", "br0"), None);
+    let shown = show(&m, "br0");
+    assert_eq!(
+        (&shown["reg_state"], &shown["holders"], &shown["netns"]),
+        (&json!("unregistered"), &by, &json!("blue"))
+    );
+    assert_eq!(listed(&m, "br0")[0]["reg_state"], "unregistered");
+    assert!(m.log().contains("br0") && m.log().contains("its queue"), "{}", m.log());
+    netns_del("blue");
+    m.wait_gone("blue");
+    let shown = show(&m, "br0");
+    assert_eq!((&shown["netns"], &shown["holders"]), (&json!("blue"), &by), "also when its namespace has gone");
+    m.write("let-go", "");
+    wait_until("it is gone when it is put", SOON, || m.ask(["dev", "show", "br0"]).code == 1);
+    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    m.stop();
+}
+
+fn put_in_time(mut m: Machine) {
+    m.main("unregister_timeout = 30");
+    holder(&m);
+    started(&mut m, BRIDGE);
+    m.wait_call("a dev_hold blue br0 0");
+    m.no_probe(50, "netdev");
+    let mut reload = m.pernetctl(["reload"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    wait_until("the last reference is waited for", SOON, || {
+        let answer = m.ask(["dev", "show", "br0"]);
+        answer.code == 0 && answer.json["waiting"] == true
+    });
+    m.write("let-go", "");
+    wait_until("the reload is done", SOON, || reload.try_wait().unwrap().is_some());
+    assert_eq!(m.ask(["dev", "show", "br0"]).code, 1);
+    m.stop();
+}
+
+fn no_device_file(mut m: Machine) {
+    let empty = m.path("empty");
+    fs::create_dir(&empty).unwrap();
+    if Path::new("/dev/net").exists() {
+        mount_bind(&empty, "/dev/net").unwrap();
+    }
+    m.probe(10, "a", "", "");
+    netdev(
+        &m,
+        "on_init_failure = \"skip\"",
+        &format!("{{ netns = \"blue\", kind = \"tap\", name = \"wire%d\", must = true }}"),
+        "",
+    );
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "degraded");
+    let row = m.netns("blue");
+    let message = row["error"]["message"].as_str().unwrap();
+    assert!(message.contains("/dev/net/tun"), "{message}");
+    assert_eq!(row["subsystems"], json!(["probe-a"]), "the rest runs");
+    assert_eq!(link("blue", "wire0"), None);
+    m.stop();
+}
+
+fn vetoed(mut m: Machine) {
+    let veto = "faults = [{ hook = \"netdev.register\", netns = \"blue\", device = \"br0\", action = { fail = 1 } }]";
+    m.probe(10, "a", "", &format!("subsys = false\nnotifier = -5\n{veto}"));
+    netdev(&m, "on_init_failure = \"skip\"", BRIDGE, "");
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "degraded");
+    assert_eq!(link("blue", "br0"), None, "nothing is left in the kernel");
+    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    let calls = of(&m.calls(), "blue");
+    assert!(calls.iter().any(|c| c == "netdev register_netdevice br0 1"), "{calls:?}");
+    // Who had agreed is told that it goes.
+    assert!(calls.iter().any(|c| c == "netdev netdev.unregister br0"), "{calls:?}");
+    m.stop();
+}
+
+fn taken(mut m: Machine) {
+    netns_add("blue");
+    inside("blue", || rtnetlink::create("br0", "bridge").unwrap());
+    netdev(&m, "on_init_failure = \"skip\"", BRIDGE, "");
+    m.start();
+    m.wait_state("blue", "degraded");
+    assert!(m.trace().contains(&format!("netdev register_netdevice blue br0 {}", libc::EEXIST)), "{:?}", m.trace());
+    assert_eq!(listed(&m, "br0")[0]["owner"], "kernel");
+    m.stop();
+    assert!(link("blue", "br0").is_some(), "somebody else's stays");
+}
+
+fn same_name(mut m: Machine) {
+    let both = BRIDGE.replace("blue", "green");
+    netdev(&m, "", &format!("{BRIDGE}, {both}"), "");
+    m.start();
+    for netns in ["blue", "green"] {
+        add(&m, netns);
+    }
+    let shown = show(&m, "br0");
+    let netns: Vec<_> = shown.as_array().unwrap().iter().map(|d| d["netns"].clone()).collect();
+    assert_eq!(netns, ["blue", "green"]);
+    assert_eq!(m.ctl(["dev", "show", "br0", "--netns", "green"])["netns"], "green");
+    let table = m.pernetctl_for_people(["dev", "show", "br0"]).output().unwrap();
+    assert_eq!(String::from_utf8(table.stdout).unwrap().matches("probe-netdev").count() % 2, 0);
+    m.stop();
+}
