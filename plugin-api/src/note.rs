@@ -323,7 +323,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_slice(&NOTE.as_bytes()[20..20 + word(4)]).expect("JSON");
         assert_eq!(json["name"], "a-1");
         assert_eq!(json["version"], "1.2.3");
-        assert_eq!(json["api"], serde_json::json!([1, 0]));
+        assert_eq!(json["api"], serde_json::json!([crate::abi::API_MAJOR, crate::abi::API_MINOR]));
         assert_eq!(json["level"], "subsys");
         assert_eq!(json["after"], serde_json::json!(["x", "y"]));
         assert_eq!(json["requires"], serde_json::json!([]));

@@ -6,6 +6,7 @@
 //! Not here: entering the namespace and holding its lock, which the caller has done.
 
 use super::inner::Inner;
+use super::ndo::Ndo;
 use super::running::Guard;
 use super::status::failure_of;
 use crate::engine::{Area, At, Failure, NetdevEvent, NotifierBlock, Operations};
@@ -27,6 +28,8 @@ pub(super) enum Hook {
     PernetExitBatch,
     PernetFree,
     Netdev(EventKind),
+    Ndo(Ndo),
+    NetdevFree,
     Work,
     DropWork,
 }
@@ -47,18 +50,28 @@ impl Hook {
             Hook::Work => "work.run",
             Hook::DropWork => "work.drop",
             Hook::Netdev(kind) => kind.hook_name(),
+            Hook::Ndo(ndo) => ndo.as_str(),
+            Hook::NetdevFree => "netdev.free",
         }
     }
 
     /// Whether a panicked instance is still asked for it.
     fn is_exit(self) -> bool {
-        use Hook::{DropWork, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
-        matches!(self, PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork)
+        use Hook::{DropWork, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
+        match self {
+            PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree => true,
+            Hook::Ndo(ndo) => ndo.is_exit(),
+            _ => false,
+        }
     }
 
     /// Whether its calls are told even when all went well; freeing memory is nobody's event.
     fn is_told(self) -> bool {
-        !matches!(self, Hook::PernetFree | Hook::DropWork)
+        match self {
+            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree => false,
+            Hook::Ndo(ndo) => ndo.is_told(),
+            _ => true,
+        }
     }
 }
 
@@ -68,12 +81,14 @@ pub(super) struct Place<'a> {
     pub(super) netns: Arc<str>,
     /// The last in lock order of the namespaces that it is in.
     pub(super) last: Option<NetCookie>,
+    /// The other one, where it is in two.
+    pub(super) other: Option<NetCookie>,
     pub(super) device: Option<&'a str>,
 }
 
 impl Place<'static> {
     pub(super) fn home() -> Self {
-        Place { netns: Arc::from(""), last: None, device: None }
+        Place { netns: Arc::from(""), last: None, other: None, device: None }
     }
 }
 
@@ -91,7 +106,7 @@ pub(super) struct NotifierCaller {
 
 impl Inner {
     /// Calls into the instance. `call` gives the status and what else was answered.
-    fn ask<T>(
+    pub(super) fn ask<T>(
         &self,
         hook: Hook,
         place: &Place<'_>,
@@ -127,7 +142,9 @@ impl Inner {
 
     pub(super) fn run_work(&self, work: u64, nets: &[At<'_>]) -> Result<(), Failure> {
         let netns = nets.first().map_or_else(|| Arc::from(""), |at| at.net.name());
-        let place = Place { netns, last: nets.iter().map(|at| at.net.cookie).max(), device: None };
+        let last = nets.iter().map(|at| at.net.cookie).max();
+        let other = nets.iter().map(|at| at.net.cookie).find(|cookie| Some(*cookie) != last);
+        let place = Place { netns, last, other, device: None };
         with_infos(nets, |infos| {
             self.ask(Hook::Work, &place, |table, instance| (table.run_work()(instance, work, infos), ()))
         })
@@ -223,8 +240,8 @@ fn no_verdict(answered: u8) -> Status {
 const FEW: usize = 8;
 
 /// One namespace, for attribution and for the plugin; its name is asked for once.
-fn with_info<R>(at: &At<'_>, device: Option<&str>, f: impl FnOnce(&Place<'_>, &NetInfo<'_>) -> R) -> R {
-    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), device };
+pub(super) fn with_info<R>(at: &At<'_>, device: Option<&str>, f: impl FnOnce(&Place<'_>, &NetInfo<'_>) -> R) -> R {
+    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device };
     let info = |areas: &[AreaHandle]| {
         let (name, areas) = ((&*place.netns).into(), RSlice::from_slice(areas));
         f(&place, &NetInfo { cookie: at.net.cookie.0, generation: at.net.generation, name, areas })

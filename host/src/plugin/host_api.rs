@@ -3,19 +3,17 @@
 //! Tokens are numbers, never pointers: one that is no more gets `ESTALE`. A call that would wait for what its own
 //! thread's hook holds gets `EDEADLK` at once. What is asked for is done by the daemon, through [`HostServices`].
 //!
-//! Not here: locks, queues and workers (engine, daemon).
+//! Not here: the entries about devices ([`super::host_devices`]); locks, queues and workers (engine, daemon).
 
+use super::host_devices::{self, ChangeNetdev, NetdevSnapshot};
 use super::inner::{Inner, InstanceRef};
 use super::running::{Held, current_hook, held_by_this_thread};
 use super::status::status_of;
-use crate::engine::Failure;
+use crate::engine::{Failure, LinkSpec, NetDeviceOps, NotifierBlock};
 use abi_stable::prefix_type::WithMetadata;
-use abi_stable::std_types::{RSlice, RStr};
+use abi_stable::std_types::RSlice;
 use pernet_plugin_api::NetCookie;
-use pernet_plugin_api::abi::{
-    HoldReturn, HostMod, HostModRef, LogRecord, NetdevChange, NetdevHandle, NetdevReturn, NetdevSpec, NetdevState,
-    Status,
-};
+use pernet_plugin_api::abi::{HostMod, HostModRef, LogRecord, Status};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -75,27 +73,49 @@ pub trait HostServices: Send + Sync {
     /// Runs work inside a namespace and waits for it. The caller is in no hook, or only in hooks of namespaces before
     /// this one in lock order.
     fn run_in(&self, instance: &InstanceRef, cookie: u64, work: u64) -> Result<(), Failure>;
-    /// INTERIM
-    fn run_in_two(&self, instance: &InstanceRef, first: u64, second: u64, work: u64) -> Result<(), Failure>;
-    /// INTERIM
+    /// The same in two namespaces, both locked, inside the first that is named. The caller is in no hook, or only in
+    /// hooks of namespaces before both in lock order.
+    fn run_in_two(&self, instance: &InstanceRef, first: u64, second: u64, work: u64) -> Result<(), Failure> {
+        let _ = (instance, first, second, work);
+        Err(no_devices())
+    }
+    /// Allocates a device, with the other end (0: none) that was allocated before, and gives its number.
     fn alloc_netdev(
         &self,
         instance: &InstanceRef,
-        spec: crate::engine::LinkSpec,
+        spec: LinkSpec,
         peer: u64,
-        ops: Arc<dyn crate::engine::NetDeviceOps>,
-    ) -> Result<u64, Failure>;
-    /// INTERIM
-    fn register_netdevice(&self, instance: &InstanceRef, cookie: u64, dev: u64, peer: u64) -> Result<(), Failure>;
-    /// INTERIM
-    fn unregister_netdevices(&self, instance: &InstanceRef, devs: &[u64]) -> Result<(), Failure>;
-    /// INTERIM
-    fn free_netdev(&self, instance: &InstanceRef, dev: u64) -> Result<(), Failure>;
-    /// INTERIM
-    fn netdev_change(&self, instance: &InstanceRef, dev: u64, change: ChangeNetdev<'_>) -> Result<(), Failure>;
-    /// INTERIM
-    fn netdev_state(&self, instance: &InstanceRef, dev: u64) -> Result<NetdevSnapshot, Failure>;
-    /// INTERIM
+        ops: Arc<dyn NetDeviceOps>,
+    ) -> Result<u64, Failure> {
+        let _ = (instance, spec, peer, ops);
+        Err(no_devices())
+    }
+    /// Registers a device in a namespace whose lock this thread holds, and its other end in another one (0: none).
+    fn register_netdevice(&self, instance: &InstanceRef, cookie: u64, dev: u64, peer: u64) -> Result<(), Failure> {
+        let _ = (instance, cookie, dev, peer);
+        Err(no_devices())
+    }
+    /// Unregisters devices in namespaces whose locks this thread holds.
+    fn unregister_netdevices(&self, instance: &InstanceRef, devs: &[u64]) -> Result<(), Failure> {
+        let _ = (instance, devs);
+        Err(no_devices())
+    }
+    /// Frees a device, or has it freed when its unregistration is done.
+    fn free_netdev(&self, instance: &InstanceRef, dev: u64) -> Result<(), Failure> {
+        let _ = (instance, dev);
+        Err(no_devices())
+    }
+    /// Changes a registered device, under the lock of its namespace.
+    fn netdev_change(&self, instance: &InstanceRef, dev: u64, change: ChangeNetdev<'_>) -> Result<(), Failure> {
+        let _ = (instance, dev, change);
+        Err(no_devices())
+    }
+    /// A device as it is now.
+    fn netdev_state(&self, instance: &InstanceRef, dev: u64) -> Result<NetdevSnapshot, Failure> {
+        let _ = (instance, dev);
+        Err(no_devices())
+    }
+    /// Takes a reference to any device, and gives its number. Waits for no lock of a namespace: it is called from hooks.
     fn netdev_hold(
         &self,
         instance: &InstanceRef,
@@ -103,51 +123,40 @@ pub trait HostServices: Send + Sync {
         ifindex: u32,
         serial: u64,
         purpose: &str,
-    ) -> Result<u64, Failure>;
-    /// INTERIM
-    fn netdev_put(&self, instance: &InstanceRef, reference: u64) -> Result<(), Failure>;
-    /// INTERIM
+    ) -> Result<u64, Failure> {
+        let _ = (instance, cookie, ifindex, serial, purpose);
+        Err(no_devices())
+    }
+    /// Gives a reference back.
+    fn netdev_put(&self, instance: &InstanceRef, reference: u64) -> Result<(), Failure> {
+        let _ = (instance, reference);
+        Err(no_devices())
+    }
+    /// Registers a notifier in one namespace's chain, under its lock: the one that this thread's hook holds, or it is
+    /// taken. `number` is the plugin's name for it.
     fn register_notifier(
         &self,
         instance: &InstanceRef,
         cookie: u64,
         priority: i32,
-        block: Arc<dyn crate::engine::NotifierBlock>,
+        block: Arc<dyn NotifierBlock>,
         number: u32,
-    ) -> Result<(), Failure>;
-    /// INTERIM
-    fn unregister_notifier(&self, instance: &InstanceRef, cookie: u64, number: u32) -> Result<(), Failure>;
+    ) -> Result<(), Failure> {
+        let _ = (instance, cookie, priority, block, number);
+        Err(no_devices())
+    }
+    /// Unregisters it; `ENOENT` if it is not there (any more).
+    fn unregister_notifier(&self, instance: &InstanceRef, cookie: u64, number: u32) -> Result<(), Failure> {
+        let _ = (instance, cookie, number);
+        Err(no_devices())
+    }
     /// An instance panicked, for the first time. Only its exits will be called from now on.
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure);
 }
 
-/// INTERIM
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
-pub enum ChangeNetdev<'a> {
-    Open,
-    Close,
-    Name(&'a str),
-    Mtu(u32),
-    Address(&'a [u8]),
-    Master(u32),
-    AddAltName(&'a str),
-    DelAltName(&'a str),
-    MoveTo(u64),
-}
-/// INTERIM
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct NetdevSnapshot {
-    pub reg_state: pernet_plugin_api::RegState,
-    pub cookie: u64,
-    pub ifindex: u32,
-    pub serial: u64,
-    pub mtu: u32,
-    pub flags: u32,
-    pub master: u32,
-    pub name: String,
-    pub address: Vec<u8>,
+/// What a host without devices answers, such as a test's.
+fn no_devices() -> Failure {
+    Failure::new(libc::ENOSYS, "this host has no devices of plugins' own")
 }
 
 static LOG_LEVEL: AtomicU8 = AtomicU8::new(0);
@@ -185,7 +194,7 @@ fn find(token: u64) -> Option<Arc<Inner>> {
 }
 
 /// The instance behind a token, while it may still ask for things.
-fn find_open(token: u64) -> Result<Arc<Inner>, Failure> {
+pub(super) fn find_open(token: u64) -> Result<Arc<Inner>, Failure> {
     let instance = find(token).filter(|i| !i.is_closed());
     instance.ok_or_else(|| Failure::new(libc::ESTALE, "this plugin instance is gone"))
 }
@@ -197,17 +206,17 @@ pub(super) fn host_mod() -> HostModRef {
         log,
         defer,
         run_in,
-        run_in_two,
-        alloc_netdev,
-        register_netdevice,
-        unregister_netdevices,
-        free_netdev,
-        netdev_change,
-        netdev_state,
-        netdev_hold,
-        netdev_put,
-        register_notifier,
-        unregister_notifier,
+        run_in_two: host_devices::run_in_two,
+        alloc_netdev: host_devices::alloc_netdev,
+        register_netdevice: host_devices::register_netdevice,
+        unregister_netdevices: host_devices::unregister_netdevices,
+        free_netdev: host_devices::free_netdev,
+        netdev_change: host_devices::netdev_change,
+        netdev_state: host_devices::netdev_state,
+        netdev_hold: host_devices::netdev_hold,
+        netdev_put: host_devices::netdev_put,
+        register_notifier: host_devices::register_notifier,
+        unregister_notifier: host_devices::unregister_notifier,
     });
     HostModRef(TABLE.static_as_prefix())
 }
@@ -253,16 +262,7 @@ extern "C" fn defer(token: u64, cookies: RSlice<'_, u64>, work: u64) -> Status {
 extern "C" fn run_in(token: u64, cookie: u64, work: u64) -> Status {
     guarded(|| {
         let instance = find_open(token)?;
-        let deadlock =
-            |why| Err(Failure::new(libc::EDEADLK, format!("run_in would wait for itself: {why}; use defer")));
-        match held_by_this_thread() {
-            Held::Everything => return deadlock("this hook runs while the list of plugins is locked"),
-            Held::UpTo(held) if held == NetCookie(cookie) => return deadlock("this hook is in that namespace"),
-            Held::UpTo(held) if held > NetCookie(cookie) => {
-                return deadlock("this hook is in a namespace that comes after that one in lock order");
-            }
-            Held::UpTo(_) | Held::Nothing => {}
-        }
+        may_wait_for("run_in", NetCookie(cookie))?;
         if instance.is_coming() {
             return Err(Failure::new(libc::EAGAIN, "the plugin's init has not returned yet; use defer"));
         }
@@ -270,68 +270,21 @@ extern "C" fn run_in(token: u64, cookie: u64, work: u64) -> Status {
     })
 }
 
-fn not_yet() -> Result<(), Failure> {
-    Err(Failure::new(libc::ENOSYS, "devices are not there yet"))
-}
-
-extern "C" fn run_in_two(_token: u64, _first: u64, _second: u64, _work: u64) -> Status {
-    guarded(not_yet)
-}
-
-extern "C" fn alloc_netdev(_token: u64, _spec: &NetdevSpec<'_>) -> NetdevReturn {
-    NetdevReturn { status: guarded(not_yet), dev: NetdevHandle(0) }
-}
-
-extern "C" fn register_netdevice(_token: u64, _cookie: u64, _dev: NetdevHandle, _peer_cookie: u64) -> Status {
-    guarded(not_yet)
-}
-
-extern "C" fn unregister_netdevices(_token: u64, _devs: RSlice<'_, NetdevHandle>) -> Status {
-    guarded(not_yet)
-}
-
-extern "C" fn free_netdev(_token: u64, _dev: NetdevHandle) -> Status {
-    guarded(not_yet)
-}
-
-extern "C" fn netdev_change(_token: u64, _dev: NetdevHandle, _change: &NetdevChange<'_>) -> Status {
-    guarded(not_yet)
-}
-
-extern "C" fn netdev_state(_token: u64, _dev: NetdevHandle) -> NetdevState {
-    let status = guarded(not_yet);
-    NetdevState {
-        status,
-        reg_state: 0,
-        cookie: 0,
-        ifindex: 0,
-        serial: 0,
-        mtu: 0,
-        flags: 0,
-        master: 0,
-        name: "".into(),
-        address: Vec::new().into(),
+/// Whether this thread may wait for a namespace's lock, as far as the hooks that it is in are concerned.
+pub(super) fn may_wait_for(what: &str, cookie: NetCookie) -> Result<(), Failure> {
+    let deadlock = |why| Err(Failure::new(libc::EDEADLK, format!("{what} would wait for itself: {why}; use defer")));
+    match held_by_this_thread() {
+        Held::Everything => deadlock("this hook runs while the list of plugins is locked"),
+        Held::UpTo(held) if held == cookie => deadlock("this hook is in that namespace"),
+        Held::UpTo(held) if held > cookie => {
+            deadlock("this hook is in a namespace that comes after that one in lock order")
+        }
+        Held::UpTo(_) | Held::Nothing => Ok(()),
     }
 }
 
-extern "C" fn netdev_hold(_token: u64, _cookie: u64, _ifindex: u32, _serial: u64, _purpose: RStr<'_>) -> HoldReturn {
-    HoldReturn { status: guarded(not_yet), reference: 0 }
-}
-
-extern "C" fn netdev_put(_token: u64, _reference: u64) -> Status {
-    guarded(not_yet)
-}
-
-extern "C" fn register_notifier(_token: u64, _cookie: u64, _priority: i32, _number: u32) -> Status {
-    guarded(not_yet)
-}
-
-extern "C" fn unregister_notifier(_token: u64, _cookie: u64, _number: u32) -> Status {
-    guarded(not_yet)
-}
-
 /// The host's own panics stop here, as a plugin's stop inside the plugin.
-fn guarded(call: impl FnOnce() -> Result<(), Failure>) -> Status {
+pub(super) fn guarded(call: impl FnOnce() -> Result<(), Failure>) -> Status {
     let result = catch_unwind(AssertUnwindSafe(call));
     status_of(result.unwrap_or_else(|_| Err(Failure::new(libc::EIO, "pernetd itself panicked in this call"))))
 }

@@ -136,6 +136,7 @@ impl Inner {
             generation: self.generation,
             hook: hook.as_str(),
             cookie: place.last,
+            other: place.other,
             netns: Arc::clone(&place.netns),
             since: Instant::now(),
             token: self.token,

@@ -20,12 +20,15 @@ pub mod file;
 pub mod load;
 pub mod running;
 mod call;
+mod ndo;
 pub mod instance;
 pub mod host_api;
+mod host_devices;
 
 pub use elf::FormatError;
 pub use error::PluginError;
-pub use host_api::{ChangeNetdev, HookRecord, HostServices, LogLine, NetdevSnapshot};
+pub use host_api::{HookRecord, HostServices, LogLine};
+pub use host_devices::{ChangeNetdev, NetdevSnapshot};
 pub use inner::InstanceRef;
 pub use instance::{Instance, PluginState, Registered, RegisteredKind};
 pub use load::{Code, ConfigRefusal};

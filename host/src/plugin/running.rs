@@ -21,6 +21,8 @@ pub struct Running {
     pub hook: &'static str,
     /// The namespace it is in, the later one of two; none for what runs at home.
     pub cookie: Option<NetCookie>,
+    /// The earlier one of two.
+    pub(super) other: Option<NetCookie>,
     /// That namespace's name; empty for what runs at home.
     pub netns: Arc<str>,
     /// Since when.
@@ -94,6 +96,12 @@ pub(super) fn held_by_this_thread() -> Held {
     held.unwrap_or(Held::Nothing)
 }
 
+/// Whether the calling thread is in a hook of this namespace, and so has its lock.
+pub(super) fn holds(cookie: NetCookie) -> bool {
+    let is_in = |hook: &Running| [hook.cookie, hook.other].contains(&Some(cookie));
+    with_slot(|slot| lock(slot).iter().any(is_in)).unwrap_or(false)
+}
+
 /// While it lives, its thread is shown as being in a hook.
 pub(super) struct Guard {
     pub(super) since: Instant,
@@ -111,7 +119,16 @@ impl Guard {
     /// For what is called at home and for no instance.
     pub(super) fn without_instance(plugin: &Arc<str>, hook: Hook) -> Self {
         let (plugin, netns, since) = (Arc::clone(plugin), Arc::from(""), Instant::now());
-        Self::enter(Running { plugin, generation: 0, hook: hook.as_str(), cookie: None, netns, since, token: 0 })
+        Self::enter(Running {
+            plugin,
+            generation: 0,
+            hook: hook.as_str(),
+            cookie: None,
+            other: None,
+            netns,
+            since,
+            token: 0,
+        })
     }
 }
 
@@ -128,7 +145,16 @@ mod tests {
     fn hook(cookie: Option<u64>) -> Running {
         let (plugin, netns) = (Arc::from("p"), Arc::from("n"));
         let cookie = cookie.map(NetCookie);
-        Running { plugin, generation: 1, hook: "pernet.init", cookie, netns, since: Instant::now(), token: 77 }
+        Running {
+            plugin,
+            generation: 1,
+            hook: "pernet.init",
+            cookie,
+            other: None,
+            netns,
+            since: Instant::now(),
+            token: 77,
+        }
     }
 
     #[test]
