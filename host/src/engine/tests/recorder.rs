@@ -192,11 +192,7 @@ impl Links for Memory {
         Ok(self.inside().iter().rev().cloned().collect())
     }
 
-    fn create(
-        &self,
-        _: &Wanted<'_>,
-        _: Option<(&Net, &Wanted<'_>)>,
-    ) -> Result<(Created, Option<Created>), Failure> {
+    fn create(&self, _: &Wanted<'_>, _: Option<(&Net, &Wanted<'_>)>) -> Result<(Created, Option<Created>), Failure> {
         Err(Failure::new(38, "this world makes no links"))
     }
 
