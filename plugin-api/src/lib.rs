@@ -38,7 +38,7 @@ mod area;
 mod export;
 
 pub use chain::NotifierId;
-pub use datapath::{Batch, Datapath, Frame, Queue, VnetHeader};
+pub use datapath::{Batch, Datapath, Frame, Framing, Queue, VnetHeader};
 pub use error::{Error, Result};
 pub use field::{FieldStep, field_key, field_steps};
 pub use host::{Host, Registrar};

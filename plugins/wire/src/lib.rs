@@ -46,7 +46,8 @@
 //! through a symbolic link; one of an earlier run is continued, any other file is refused. What the disk is too slow for
 //! is missing in the file and counted; the cable never waits for it.
 //!
-//! A changed configuration makes the devices anew, so addresses and routes on them have to be set again.
+//! Frames pass through the daemon, so when it stops, the devices go whatever `on_stop` says. A start, and a reload with
+//! another configuration, makes them anew: addresses and routes on them have to be set again.
 
 #![forbid(unsafe_code)]
 
