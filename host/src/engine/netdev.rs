@@ -232,6 +232,12 @@ impl OwnDevice {
         self.life().references.holders().to_vec()
     }
 
+    /// Whether its unregistration waits for the last of them.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.life().references.is_waited_for()
+    }
+
     /// What its plugin counts.
     ///
     /// # Errors
