@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::links::Link;
 use super::mirror::{LinkObservation, Observed};
-use super::net::{Net, NetState};
+use super::net::{Net, NetState, Record};
 use super::netdev::OwnDevice;
 use super::unregister::Kernel;
 use super::walk::{Walk, own_error};
@@ -31,20 +31,21 @@ impl Net {
         if !open || !record.watched {
             return None;
         }
-        if !record.ahead.is_empty() {
-            match &seen.what {
-                // A dump is newer than what was read before it, fences or not: one may be among what was lost.
-                LinkObservation::Dump(_) => record.ahead.clear(),
-                _ => record.ahead.retain(|(_, fence)| *fence > seen.fence),
-            }
-        }
-        let ifindex = match &seen.what {
-            LinkObservation::Seen(link) => link.ifindex,
-            LinkObservation::Gone { ifindex, .. } => *ifindex,
-            LinkObservation::Dump(_) => 0,
+        record.ahead.retain(|(_, fence)| *fence > seen.fence);
+        let stale = match &seen.what {
+            LinkObservation::Seen(link) => record.is_ahead(link.ifindex),
+            LinkObservation::Gone { ifindex, .. } => record.is_ahead(*ifindex),
+            // Parts of it may be: `merge` leaves those out.
+            LinkObservation::Dump(_) => false,
         };
-        let stale = record.ahead.iter().any(|(index, _)| *index == ifindex);
         (!stale).then_some(!record.own.is_empty())
+    }
+}
+
+impl Record {
+    /// Whether what is seen of this index is older than what was done here.
+    pub(super) fn is_ahead(&self, ifindex: u32) -> bool {
+        self.ahead.iter().any(|(index, _)| *index == ifindex)
     }
 }
 

@@ -53,7 +53,7 @@ pub enum LinkObservation {
 /// An observation, and its place in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// The number of the last fence that was read before it ([`super::Links::fence`]); of a dump it says nothing.
+    /// The number of the last fence that was read before it ([`super::Links::fence`]); of a dump, before it was begun.
     pub fence: u64,
     /// What was seen.
     pub what: LinkObservation,
@@ -194,12 +194,14 @@ impl Walk {
     /// Brings the mirror to a full list: what is missing goes, newest first; then the rest, `lo` first.
     pub(super) fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>) {
         sort_links(&mut links);
-        for device in oldest_first(net).iter().rev() {
+        // What was done to a device since the list was begun is newer than the list.
+        let ahead: Vec<u32> = net.record().ahead.iter().map(|(ifindex, _)| *ifindex).collect();
+        for device in oldest_first(net).iter().rev().filter(|device| !ahead.contains(&device.link.ifindex)) {
             if links.binary_search_by_key(&device.link.ifindex, |link| link.ifindex).is_err() {
                 self.unregister_device(net, device, Who::All, false);
             }
         }
-        for link in &links {
+        for link in links.iter().filter(|link| !ahead.contains(&link.ifindex)) {
             self.observe(net, link, true);
         }
     }

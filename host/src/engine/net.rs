@@ -4,6 +4,7 @@
 //! other threads (status, lists) take one short lock that is never held while a hook runs. The world is reached only
 //! through [`Namespace`], which the daemon implements with descriptors and tests in memory.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,7 +56,7 @@ impl fmt::Display for NetState {
 }
 
 /// How the world acts in one namespace.
-pub trait Namespace: Links {
+pub trait Namespace: Links + Any {
     /// The calling thread acts inside from here on, until [`Namespace::home`] or another namespace's `enter`.
     fn enter(&self) -> Result<(), Failure>;
     /// The calling thread acts at home again. After a failure it must not be used for anything else.

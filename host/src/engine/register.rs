@@ -208,7 +208,8 @@ impl Walk {
         name: &str,
         mut links: impl Iterator<Item = &'l Link>,
     ) -> Result<bool, Failure> {
-        let Some(link) = links.find(|link| link.name == name && link.kind == dev.spec.kind) else { return Ok(false) };
+        let kind = kernel_kind(&dev.spec.kind);
+        let Some(link) = links.find(|link| link.name == name && link.kind == kind) else { return Ok(false) };
         if find(net, link.ifindex).is_none_or(|known| known.own.is_some()) {
             return Ok(false);
         }
@@ -370,6 +371,11 @@ fn retry_name(net: &Net, dev: &OwnDevice, named: &mut Named, refused: &mut Vec<S
         named.name = Wish::of(&dev.spec.name)?.resolve(taken)?;
     }
     Ok(())
+}
+
+/// The kernel's word for a kind: it calls a tap a tun too.
+fn kernel_kind(kind: &str) -> &str {
+    if kind == "tap" { "tun" } else { kind }
 }
 
 /// What marks a device as its plugin's.
