@@ -207,7 +207,8 @@ impl Walk<'_> {
 
     /// Puts a link into the mirror as a new device, telling nobody.
     pub(super) fn mirror_device(&mut self, net: &Net, link: Link) -> Arc<NetDevice> {
-        let device = Arc::new(NetDevice { link, serial: self.next_serial(), reg_state: RegState::Registered, own: None });
+        let device =
+            Arc::new(NetDevice { link, serial: self.next_serial(), reg_state: RegState::Registered, own: None });
         put(net, device.clone());
         device
     }

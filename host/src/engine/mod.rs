@@ -29,11 +29,11 @@ pub use failure::{Failure, HookError};
 pub use gate::Blocked;
 pub use generic::Area;
 pub use initcall::{Item, Level, OrderError, order};
+pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
 pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
+pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};
 pub use names::{HOST, Names, NetChange, Observation, escape};
 pub use net::{Namespace, Net, NetState};
-pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
-pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};
 pub use netdev::{
     Departed, NetDeviceOps, NetdevRef, OwnDevice, alloc_netdev, altname_add, altname_del, arrived, dev_change_name,
     dev_change_net_namespace, dev_close, dev_hold, dev_open, dev_set_mac_address, dev_set_master, dev_set_mtu,

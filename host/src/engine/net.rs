@@ -12,8 +12,8 @@ use pernet_plugin_api::NetCookie;
 
 use super::failure::{Failure, HookError};
 use super::generic::{Area, Tenant};
-use super::member::{At, Member, Owner};
 use super::links::Links;
+use super::member::{At, Member, Owner};
 use super::mirror::NetDevice;
 use super::netdev::OwnDevice;
 use super::rtnl::{Rtnl, RtnlGuard};

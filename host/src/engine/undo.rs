@@ -12,8 +12,8 @@ use pernet_plugin_api::ExitReason;
 use super::failure::Failure;
 use super::generic::Area;
 use super::member::{At, Class, Member};
-use super::net::Net;
 use super::mirror::oldest_first;
+use super::net::Net;
 use super::pernet::{ChainRef, OpRef};
 use super::walk::Walk;
 
