@@ -68,6 +68,11 @@ impl Space {
         }
     }
 
+    /// As if this index had been given last.
+    pub(super) fn set_last(&mut self, ifindex: u32) {
+        self.last = ifindex;
+    }
+
     /// K2.2(2): a wanted one does not move the cursor.
     fn reserve(&mut self, wanted: u32) -> Result<u32, Failure> {
         match wanted {
@@ -431,6 +436,7 @@ impl Kernel {
             state.remove(cookie, link.ifindex);
         }
         state.spaces.remove(&cookie);
+        state.stream.forget(cookie);
     }
 }
 

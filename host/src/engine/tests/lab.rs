@@ -2,6 +2,7 @@
 //!
 //! Plugin `a` owns devices and listens to nothing; `w` and `x` listen, `w` before `x`. Every net has `lo` and all three.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub(super) struct Lab {
     pub(super) list: PernetList,
     pub(super) nets: Vec<Arc<Net>>,
     pub(super) a: Arc<Owner>,
+    /// What the ops of a device record under, by its id.
+    labels: HashMap<u64, String>,
 }
 
 pub(super) type Answer = Result<(), Failure>;
@@ -32,7 +35,7 @@ pub(super) fn lab(nets: u64) -> Lab {
     let nets: Vec<_> = (1..=nets).map(|cookie| world.net(cookie, &["lo"])).collect();
     nets.iter().for_each(|net| assert_eq!(set_up(&list, net).state, NetState::Live));
     world.take();
-    Lab { world, list, nets, a }
+    Lab { world, list, nets, a, labels: HashMap::new() }
 }
 
 impl Lab {
@@ -169,6 +172,14 @@ impl Lab {
         let errors = clean_up(&self.list, self.net(cookie), ExitReason::Died);
         self.world.kernel.dies(cookie);
         errors
+    }
+
+    pub(super) fn label_all(&mut self, devs: &[(&Arc<OwnDevice>, &str)]) {
+        self.labels.extend(devs.iter().map(|(dev, label)| (dev.id, (*label).to_owned())));
+    }
+
+    pub(super) fn label(&self, dev: &OwnDevice) -> &str {
+        &self.labels[&dev.id]
     }
 
     /// From here on the n-th call of anything fails: hooks, ops, and what the kernel is asked.

@@ -23,7 +23,7 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-fn hold(lab: &Lab, dev: &OwnDevice, holder: &str, purpose: &str) -> NetdevRef {
+fn hold(dev: &OwnDevice, holder: &str, purpose: &str) -> NetdevRef {
     let known = dev.device().unwrap();
     dev_hold(&dev.net().unwrap(), known.link.ifindex, known.serial, holder, purpose).unwrap()
 }
@@ -178,7 +178,7 @@ fn k2_6_1_the_destructor_runs_after_the_unlock_before_the_call_returns_without_t
 fn k2_6_4_whichever_is_free_first_ends_first_and_others_may_take_the_lock_meanwhile() {
     let lab = lab(1);
     let (one, two) = (lab.registered(tap("t0")), lab.registered(tap("t1")));
-    let reference = hold(&lab, &one, "b", "a route");
+    let reference = hold(&one, "b", "a route");
     thread::scope(|scope| {
         let going = scope.spawn(|| lab.unregister_in(1, &[one.clone(), two.clone()]));
         until("t1 ends", || lab.calls("t1").destructor == 1);
@@ -202,7 +202,7 @@ fn k2_6_4_whichever_is_free_first_ends_first_and_others_may_take_the_lock_meanwh
 fn k2_6_5_unregister_is_told_again_each_second_on_a_device_that_is_out_of_every_list() {
     let lab = lab(1);
     let dev = lab.registered(tap("t0"));
-    let reference = hold(&lab, &dev, "b", "a route");
+    let reference = hold(&dev, "b", "a route");
     thread::scope(|scope| {
         let going = scope.spawn(|| lab.unregister(&dev));
         let told = || lab.world.count("w.n0.unregister(t0)@1");
@@ -220,7 +220,7 @@ fn k2_6_5_the_wait_is_bounded_and_what_it_leaves_is_leaked_and_visible() {
     let lab = lab(1);
     lab.unregister_timeout(Duration::from_millis(50));
     let dev = lab.registered(LinkSpec { needs_free: true, ..tap("t0") });
-    let reference = hold(&lab, &dev, "b", "a route");
+    let reference = hold(&dev, "b", "a route");
     let _ = lab.unregister(&dev);
     let calls = lab.take();
     assert!(calls.contains(&"k.leaked(t0: b/a route)@1".to_owned()), "{calls:?}");
@@ -241,7 +241,7 @@ fn k2_6_6_two_references_by_two_plugins_are_both_named_and_each_put_counts_once(
     let lab = lab(1);
     lab.unregister_timeout(Duration::from_millis(50));
     let dev = lab.registered(tap("t0"));
-    let (one, two) = (hold(&lab, &dev, "b", "one"), hold(&lab, &dev, "c", "two"));
+    let (one, two) = (hold(&dev, "b", "one"), hold(&dev, "c", "two"));
     let purposes = |dev: &OwnDevice| dev.holders().iter().map(|h| h.purpose.to_string()).collect::<Vec<_>>();
     assert_eq!(purposes(&dev), ["one", "two"]);
     drop(one);
@@ -394,4 +394,49 @@ fn k2_9_at_a_death_what_is_left_goes_in_reverse_between_the_two_kinds_of_exit() 
     );
     assert_eq!(world.kernel.ours(), []);
     world.ledger.assert_balanced();
+}
+
+#[test]
+fn k2_5_both_ends_of_a_pair_in_two_namespaces_go_in_one_call_each_once() {
+    let lab = lab(2);
+    let (one, other) = lab.pair("v0", "v1");
+    lab.register_pair(&one, &other, 2).unwrap();
+    lab.settle();
+    lab.take();
+    lab.inside(&[1, 2], || {
+        let held = (lab.net(1).rtnl().assert_rtnl()?, lab.net(2).rtnl().assert_rtnl()?);
+        unregister_many(&[&held.0, &held.1], &[one.clone(), other.clone()])
+    })
+    .unwrap();
+    for label in ["v0", "v1"] {
+        assert_eq!((lab.calls(label).uninit, lab.calls(label).destructor), (1, 1), "{label}");
+    }
+    let told = lab.take().iter().filter(|call| call.contains("w.n0.unregister(")).count();
+    assert_eq!((told, lab.world.kernel.ours()), (2, vec![]));
+    lab.settle();
+    assert_eq!(lab.take(), Vec::<String>::new());
+    lab.assert_agrees();
+}
+
+#[test]
+fn a_call_from_a_hook_into_another_namespace_brings_the_thread_back() {
+    let (world, list) = (World::new(), PernetList::new());
+    let member = add(&list, world.plugin("a", 0).subsys().subsys(), &[]);
+    let (net, other) = (world.net(1, &["lo"]), world.net(2, &["lo"]));
+    set_up(&list, &other);
+    let dev = world.own(&member.owner, "t0", tap("t0"));
+    let (own, there, inner) = (dev.clone(), other.clone(), world.clone());
+    world.at("a.init0@1", move |net| {
+        let held = there.rtnl().lock().unwrap();
+        register_netdevice(&held, &there, &own).unwrap();
+        drop(held);
+        inner.assert_inside(net, "the hook, after it registered a device elsewhere");
+    });
+    assert_eq!(set_up(&list, &net).state, NetState::Live);
+    assert_eq!(world.kernel.ours(), [(2, "t0".to_owned())]);
+    world.heal();
+    clean_up(&list, &net, ExitReason::Died);
+    assert_eq!(dev.reg_state(), RegState::Registered, "it is not of that namespace");
+    clean_up(&list, &other, ExitReason::Died);
+    assert_eq!(world.kernel.ours(), []);
 }

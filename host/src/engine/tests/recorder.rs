@@ -32,6 +32,8 @@ pub(super) struct World {
     doing: Mutex<HashMap<String, Arc<Hook>>>,
     /// Fails the call with this number, counting those that may fail from 1; 0 none.
     pub(super) fail_nth: AtomicUsize,
+    /// What fails is, of a notifier, a veto.
+    pub(super) nth_is_a_veto: AtomicBool,
     fallible: AtomicUsize,
     last_area: AtomicU64,
     /// Areas that init gave and free has not taken: by (plugin, op, cookie).
@@ -408,9 +410,19 @@ impl NotifierBlock for Recorder {
         let replay = if event.replay { "~" } else { "" };
         let old = event.old_name.map_or(String::new(), |old| format!("{old}>"));
         let hook = format!("n{}.{}{replay}({old}{})", self.number, event.kind.as_str(), event.device.link.name);
-        Recorder::call(self, &hook, at)?;
+        match Recorder::call(self, &hook, at) {
+            Err(_) if self.world.nth_is_a_veto.load(Ordering::SeqCst) => return Ok(Verdict::Bad),
+            answer => answer?,
+        }
         let call = format!("{}.{hook}@{}", self.plugin, at.net.cookie.0);
         Ok(self.world.verdicts.lock().unwrap().get(&call).copied().unwrap_or(Verdict::Ok))
+    }
+}
+
+impl World {
+    /// A notifier that records as this plugin's with this number, for a chain of one namespace.
+    pub(super) fn block(self: &Arc<Self>, plugin: &str, number: usize) -> Arc<dyn NotifierBlock> {
+        Arc::new(Recorder { world: self.clone(), plugin: plugin.into(), number })
     }
 }
 

@@ -51,6 +51,11 @@ impl Stream {
         self.waiting.iter().filter(|m| matches!(m, Message::Of(..))).count()
     }
 
+    /// Nobody listens to that namespace any more.
+    pub(super) fn forget(&mut self, cookie: u64) {
+        self.waiting.retain(|message| !matches!(message, Message::Of(of, _) if *of == cookie));
+    }
+
     /// Everything that waits is lost, and nobody knows what it was.
     pub(super) fn lose(&mut self) {
         self.waiting.clear();
@@ -99,6 +104,11 @@ impl World {
             errors
         };
         departed.into_iter().flat_map(one).collect()
+    }
+
+    /// How many messages nobody has read yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.kernel.state().stream.len()
     }
 
     /// Everything that waits, and what follows from it.
