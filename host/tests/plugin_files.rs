@@ -5,8 +5,8 @@
 
 use pernet_plugin_api::{EventKind, ExitReason, NetCookie, Verdict};
 use pernetd::engine::{
-    Area, At, Created, Failure, Link, LinkChange, Links, Member, Namespace, Net, NetDevice, NetdevEvent, Owner, RegState,
-    Wanted,
+    Area, At, Created, Failure, Link, LinkChange, Links, Member, Namespace, Net, NetDevice, NetdevEvent, Owner,
+    RegState, Wanted,
 };
 use pernetd::plugin::file::{PluginFile, open};
 use pernetd::plugin::load::{AbiError, retired, use_folder_where_memfd_is_refused};
@@ -178,11 +178,7 @@ impl Links for Nowhere {
     fn list(&self) -> Result<Vec<Link>, Failure> {
         Ok(Vec::new())
     }
-    fn create(
-        &self,
-        _: &Wanted<'_>,
-        _: Option<(&Net, &Wanted<'_>)>,
-    ) -> Result<(Created, Option<Created>), Failure> {
+    fn create(&self, _: &Wanted<'_>, _: Option<(&Net, &Wanted<'_>)>) -> Result<(Created, Option<Created>), Failure> {
         Err(Failure::new(38, "no links are made here"))
     }
     fn delete(&self, _: u32) -> Result<(), Failure> {

@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use pernet_plugin_api::{ExitReason, NetCookie};
 use pernetd::control::monitor::{HookLine, Monitor};
-use pernetd::engine::{
-    Area, At, Created, Failure, Link, LinkChange, Links, Namespace, Net, Operations, Owner, Wanted,
-};
+use pernetd::engine::{Area, At, Created, Failure, Link, LinkChange, Links, Namespace, Net, Operations, Owner, Wanted};
 use pernetd::plugin::file::open;
 use pernetd::plugin::{Code, HookRecord, HostServices, Instance, InstanceRef, Judge, LogLine};
 
@@ -86,11 +84,7 @@ impl Links for Here {
     fn list(&self) -> Result<Vec<Link>, Failure> {
         Ok(Vec::new())
     }
-    fn create(
-        &self,
-        _: &Wanted<'_>,
-        _: Option<(&Net, &Wanted<'_>)>,
-    ) -> Result<(Created, Option<Created>), Failure> {
+    fn create(&self, _: &Wanted<'_>, _: Option<(&Net, &Wanted<'_>)>) -> Result<(Created, Option<Created>), Failure> {
         Err(Failure::new(38, "no links are made here"))
     }
     fn delete(&self, _: u32) -> Result<(), Failure> {

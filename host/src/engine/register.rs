@@ -325,14 +325,7 @@ impl Walk {
     }
 
     /// Step 9: it can be found by name and index.
-    fn enlist(
-        &mut self,
-        net: &Arc<Net>,
-        dev: &Arc<OwnDevice>,
-        draft: NetDevice,
-        created: Created,
-        settled: &Settled,
-    ) {
+    fn enlist(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, draft: NetDevice, created: Created, settled: &Settled) {
         // One that is taken over was the kernel's until now.
         if let Some(known) = find(net, created.link.ifindex) {
             self.unregister_device(net, &known, Who::All, false);

@@ -191,7 +191,8 @@ impl Walk {
             // It was seen there before we came: told already.
             Some(known) => {
                 let own = Some(dev.clone());
-                let known = NetDevice { own, link: Link { flags: link.flags, ..known.link.clone() }, ..(*known).clone() };
+                let known =
+                    NetDevice { own, link: Link { flags: link.flags, ..known.link.clone() }, ..(*known).clone() };
                 put(to, Arc::new(known));
             }
             None => {
@@ -206,13 +207,7 @@ impl Walk {
     }
 
     /// Somebody moved a plugin's device away.
-    pub(super) fn depart(
-        &mut self,
-        net: &Arc<Net>,
-        dev: &Arc<OwnDevice>,
-        nsid: i32,
-        ifindex: u32,
-    ) -> Option<Departed> {
+    pub(super) fn depart(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, nsid: i32, ifindex: u32) -> Option<Departed> {
         dev.may_change().ok()?;
         let mut device = dev.listed(net)?;
         let was_up = device.link.is_up();
