@@ -384,6 +384,11 @@ impl Kernel {
         }
     }
 
+    /// Whether what is wanted would be taken over.
+    pub(super) fn is_left(&self, cookie: u64, wanted: &Wanted<'_>) -> bool {
+        self.state().adoptable(cookie, wanted).is_some()
+    }
+
     /// The marked devices that exist: (cookie, name).
     pub(super) fn ours(&self) -> Vec<(u64, String)> {
         let state = self.state();

@@ -44,9 +44,16 @@ impl Lab {
         self.nets.iter().find(|net| net.cookie.0 == cookie).unwrap()
     }
 
+    /// Recorded under its name as wanted; or, where another one is, under that and a number.
     pub(super) fn own(&self, spec: LinkSpec) -> Arc<OwnDevice> {
-        let label = spec.name.clone();
-        self.world.own(&self.a, &label, spec)
+        self.try_own(spec).unwrap()
+    }
+
+    pub(super) fn try_own(&self, spec: LinkSpec) -> Result<Arc<OwnDevice>, Failure> {
+        let known = |label: &String| self.world.ledger.knows(&format!("a.{label}"));
+        let numbered = (2..).map(|n| format!("{}#{n}", spec.name));
+        let label = std::iter::once(spec.name.clone()).chain(numbered).find(|label| !known(label)).unwrap();
+        alloc_netdev(&self.a, spec, self.world.ops(&self.a, &label), None)
     }
 
     /// A pair of veth ends; the second names the first as its other end.
@@ -146,6 +153,11 @@ impl Lab {
 
     pub(super) fn unregister_timeout(&self, timeout: Duration) {
         self.list.set_unregister_timeout(timeout);
+    }
+
+    /// How long until UNREGISTER is told again, and until the holders are named.
+    pub(super) fn unregister_pace(&self, retell: Duration, warn: Duration) {
+        self.list.set_unregister_pace(retell, warn, PATIENCE);
     }
 
     pub(super) fn take(&self) -> Vec<String> {

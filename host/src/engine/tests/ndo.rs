@@ -40,6 +40,10 @@ impl Ledger {
         self.0.lock().unwrap().get(who).copied().unwrap_or_default()
     }
 
+    pub(super) fn knows(&self, who: &str) -> bool {
+        self.0.lock().unwrap().contains_key(who)
+    }
+
     pub(super) fn is_open(&self, who: &str) -> bool {
         self.of(who).open > self.of(who).stop
     }

@@ -46,12 +46,13 @@ fn k2_5_the_order_of_an_unregistration() {
     assert_eq!(
         lab.take(),
         [
+            // Its name and index are free before anybody hears (K2.5(3)).
+            "k.delete(t0)@1",
             "w.n0.unregister(t0)@1",
             "x.n0.unregister(t0)@1",
             "w.n0.pre_uninit(t0)@1",
             "x.n0.pre_uninit(t0)@1",
             "a.ndo_uninit(t0)@1",
-            "k.delete(t0)@1",
             "unlock",
             "a.destructor(t0)",
             "a.free(t0)",
@@ -201,6 +202,7 @@ fn k2_6_4_whichever_is_free_first_ends_first_and_others_may_take_the_lock_meanwh
 #[test]
 fn k2_6_5_unregister_is_told_again_each_second_on_a_device_that_is_out_of_every_list() {
     let lab = lab(1);
+    lab.unregister_pace(Duration::from_millis(20), LONG);
     let dev = lab.registered(tap("t0"));
     let reference = hold(&dev, "b", "a route");
     thread::scope(|scope| {
@@ -213,6 +215,24 @@ fn k2_6_5_unregister_is_told_again_each_second_on_a_device_that_is_out_of_every_
         going.join().unwrap().unwrap();
     });
     assert_eq!(lab.calls("t0").destructor, 1);
+}
+
+#[test]
+fn k2_6_5_after_long_the_wait_names_the_holders_again_and_again() {
+    let lab = lab(1);
+    lab.unregister_pace(LONG, Duration::from_millis(20));
+    let dev = lab.registered(tap("t0"));
+    let (one, two) = (hold(&dev, "b", "a route"), hold(&dev, "c", "datapath, queue 0"));
+    thread::scope(|scope| {
+        let going = scope.spawn(|| lab.unregister(&dev));
+        until("both are named", || lab.world.count("k.waiting(t0: b/a route, c/datapath, queue 0)@1") >= 2);
+        drop(one);
+        until("one is named", || lab.world.count("k.waiting(t0: c/datapath, queue 0)@1") >= 1);
+        drop(two);
+        going.join().unwrap().unwrap();
+    });
+    assert_eq!(lab.calls("t0").destructor, 1);
+    assert!(lab.take().iter().all(|call| !call.starts_with("k.leaked")));
 }
 
 #[test]
@@ -234,6 +254,8 @@ fn k2_6_5_the_wait_is_bounded_and_what_it_leaves_is_leaked_and_visible() {
     lab.unregister(&next).unwrap();
     drop(reference);
     assert!(dev.holders().is_empty());
+    assert_eq!((lab.calls("t0").destructor, lab.calls("t0").free), (1, 1), "who lets it go last ends it");
+    assert!(lab.net(1).own_devices().is_empty());
 }
 
 #[test]

@@ -284,6 +284,11 @@ impl Links for Memory {
         self.world.kernel.create(self.cookie, wanted, peer.map(|(net, wanted)| (net.cookie.0, wanted)))
     }
 
+    fn is_left(&self, wanted: &Wanted<'_>) -> Result<bool, Failure> {
+        self.world.asked(&format!("k.is_left({})@{}", wanted.name, self.cookie), self.cookie, false)?;
+        Ok(self.world.kernel.is_left(self.cookie, wanted))
+    }
+
     fn delete(&self, ifindex: u32) -> Result<(), Failure> {
         self.world.asked(&format!("k.delete({})@{}", self.name(ifindex), self.cookie), self.cookie, true)?;
         self.world.kernel.state().delete(self.cookie, ifindex)
