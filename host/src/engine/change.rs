@@ -306,12 +306,7 @@ impl Walk {
     }
 
     /// The plugin has agreed, and the kernel has not.
-    fn put_back(
-        &mut self,
-        at: &Current<'_>,
-        hook: &'static str,
-        back: impl FnOnce(&mut Walk) -> Result<(), Failure>,
-    ) {
+    fn put_back(&mut self, at: &Current<'_>, hook: &'static str, back: impl FnOnce(&mut Walk) -> Result<(), Failure>) {
         if let Err(failure) = back(self)
             && !failure.panicked
         {

@@ -71,7 +71,10 @@ fn with_unit(before: &str, unit: u32, after: &str) -> Result<String, Failure> {
     let mut name = format!("{before}{unit}{after}");
     if name.len() > LONGEST {
         if !name.is_char_boundary(LONGEST) {
-            return Err(Failure::new(EINVAL, format!("`{name}` cannot be cut off to a device name; choose a shorter one")));
+            return Err(Failure::new(
+                EINVAL,
+                format!("`{name}` cannot be cut off to a device name; choose a shorter one"),
+            ));
         }
         name.truncate(LONGEST);
     }

@@ -13,8 +13,8 @@ use pernet_plugin_api::{NetCookie, RegState};
 
 use super::failure::{ENODEV, EPERM, ESTALE, Failure, HookError};
 use super::generic::{Area, Tenant};
-use super::member::{At, Member, Owner};
 use super::links::Links;
+use super::member::{At, Member, Owner};
 use super::mirror::NetDevice;
 use super::net_chain::NetNotifier;
 use super::netdev::OwnDevice;

@@ -155,7 +155,9 @@ impl Walk {
     fn note_notifier(&mut self, net: &Net, owner: &Owner, event: &NetdevEvent<'_>, mut failure: Failure) {
         let refuses = !failure.panicked && !event.replay && event.may_be_refused() && event.device.own.is_none();
         if refuses && owner.refuses_first() {
-            failure.message.push_str("; the kernel made this device and has done it, so nothing can be refused: answer Ok");
+            failure
+                .message
+                .push_str("; the kernel made this device and has done it, so nothing can be refused: answer Ok");
         }
         let error = self.note(net, owner, event.kind.hook_name(), failure);
         net.note_device_error(error, event.device.link.ifindex);

@@ -58,7 +58,9 @@ impl fmt::Display for LockError {
                 "this thread's hook already holds the lock of this namespace, or of one after it; use defer"
             }
             LockError::Timeout => "another hook in this namespace did not end in time",
-            LockError::NotHeld => "this thread does not hold the lock of this namespace; call it from a hook or use run_in",
+            LockError::NotHeld => {
+                "this thread does not hold the lock of this namespace; call it from a hook or use run_in"
+            }
         })
     }
 }
