@@ -5,14 +5,21 @@
 //! has gone, but not their last reference, are shown as they were.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
 
 use crate::control::wire::{Device, DeviceDetails, DeviceHolder, DeviceStats};
 use crate::control::{ControlError, Reply};
 use crate::engine::{Holder, Link, Net, NetDevice, OwnDevice, RegState, Stats};
 use crate::linux::link_stats::{self, Counters};
+use crate::linux::worker::Workers;
 
 use super::Daemon;
 use super::place::Place;
+
+/// How long a plugin may take to say what it counted.
+const COUNTING: Duration = Duration::from_secs(1);
 
 /// A namespace to look at, and the way into it.
 pub(super) type Inhabited = (Arc<Net>, Arc<Place>);
@@ -64,12 +71,13 @@ impl Daemon {
             Ok(look) => look,
             Err(error) => return reply.send(Err(error)),
         };
-        let netns = netns.map(str::to_owned);
+        let (netns, workers) = (netns.map(str::to_owned), Arc::clone(&self.workers));
         self.looks.run_anywhere(Box::new(move || {
             let mut shown = Vec::new();
             look.each(|netns, found, place| {
                 if found.is_called(&name) {
-                    shown.push(details(netns, found, place));
+                    let counted = found.own.as_ref().and_then(|own| counted(own, &workers));
+                    shown.push(details(netns, found, place, counted));
                 }
             });
             let none = || ControlError::no_such_device(&name, netns.as_deref());
@@ -148,13 +156,23 @@ fn row(netns: &str, found: Found) -> Device {
     }
 }
 
-fn details(netns: &str, found: Found, place: Option<&Place>) -> DeviceDetails {
-    let Found { link: Link { ifindex, master, .. }, serial, reg_state, ref own } = found;
+/// What a plugin counts. Asked for on a worker, as any code of a plugin runs: should it hang there, the operator is still
+/// answered.
+fn counted(own: &Arc<OwnDevice>, workers: &Workers) -> Option<Stats> {
+    let (reply, answer) = bounded(1);
+    let own = Arc::clone(own);
+    workers.run_anywhere(Box::new(move || {
+        let _ = reply.send(own.stats().ok());
+    }));
+    answer.recv_timeout(COUNTING).ok().flatten()
+}
+
+fn details(netns: &str, found: Found, place: Option<&Place>, counted: Option<Stats>) -> DeviceDetails {
+    let Found { link: Link { ifindex, master, .. }, serial, ref own, .. } = found;
     let stats = place.and_then(|place| place.visit(|| link_stats::of(ifindex)).ok()?.ok());
-    let plugin_stats = own.as_ref().and_then(|own| own.stats().ok()).map(plugin_stats);
     let holders = own.as_ref().map(|own| own.holders()).unwrap_or_default();
     let holders: Vec<DeviceHolder> = holders.iter().map(holder).collect();
-    let waiting = reg_state == RegState::Unregistered && !holders.is_empty();
+    let waiting = own.as_ref().is_some_and(|own| own.is_waited_for());
     let Device { netns, ifindex, name, kind, up, mtu, owner, reg_state, alt_names, address, .. } = row(netns, found);
     DeviceDetails {
         netns,
@@ -172,7 +190,7 @@ fn details(netns: &str, found: Found, place: Option<&Place>) -> DeviceDetails {
         serial,
         waiting,
         holders,
-        plugin_stats,
+        plugin_stats: counted.map(plugin_stats),
     }
 }
 

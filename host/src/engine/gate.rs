@@ -121,8 +121,8 @@ impl<T> Exclusive<T> {
         self.gate.current()
     }
 
-    pub(super) fn replace(&self, value: T) {
-        self.gate.lock().value = Arc::new(value);
+    pub(super) fn replace(&self, value: impl Into<Arc<T>>) {
+        self.gate.lock().value = value.into();
     }
 }
 

@@ -20,12 +20,14 @@ pub(super) struct Tenant {
     live: u64,
     /// Bit n: notifier n is on this namespace's chain.
     chained: u64,
+    /// The plugin's end here has come to its devices: it registers no more.
+    pub(super) closed: bool,
 }
 
 impl Tenant {
     pub(super) fn new(member: Arc<Member>) -> Self {
         let areas = member.ops().iter().map(|_| Area::default()).collect();
-        Tenant { member, areas, live: 0, chained: 0 }
+        Tenant { member, areas, live: 0, chained: 0, closed: false }
     }
 
     pub(super) fn areas(&self) -> Arc<[Area]> {

@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::failure::Failure;
+use super::failure::{Failure, HookError};
 use super::net::Net;
 
 /// Administratively up.
@@ -43,7 +43,6 @@ impl Link {
         self.flags & IFF_UP != 0
     }
 
-    #[expect(dead_code, reason = "name.rs is being written")]
     /// Whether it is called so, by its name or an alternative one.
     pub(super) fn is_called(&self, name: &str) -> bool {
         self.name == name || self.alt_names.iter().any(|alt| alt == name)
@@ -163,7 +162,7 @@ pub struct Stats {
     pub tx_errors: u64,
 }
 
-/// The links of one namespace. Everything but `waiting` and `leaked` is called inside it, under its RTNL.
+/// The links of one namespace. Everything but `waiting`, `leaked` and `noted` is called inside it, under its RTNL.
 pub trait Links: Send + Sync {
     /// Subscribes to the namespace's device events (idempotent), then lists its devices, in any order.
     fn list(&self) -> Result<Vec<Link>, Failure>;
@@ -177,6 +176,12 @@ pub trait Links: Send + Sync {
         wanted: &Wanted<'_>,
         peer: Option<(&Net, &Wanted<'_>)>,
     ) -> Result<(Created, Option<Created>), Failure>;
+    /// Whether the link of that name and kind, which is there, would be taken over by [`Links::create`]. Asked before
+    /// anything is done for it; who does not know lets `create` decide.
+    #[expect(unused_variables, reason = "tests need none")]
+    fn is_left(&self, wanted: &Wanted<'_>) -> Result<bool, Failure> {
+        Ok(true)
+    }
     /// Deletes a link; `ENODEV` where there is none, which is the caller's to judge.
     fn delete(&self, ifindex: u32) -> Result<(), Failure>;
     /// Changes a link: wholly, or not at all.
@@ -192,4 +197,7 @@ pub trait Links: Send + Sync {
     /// An unregistration has given up waiting; the device stays until these let it go.
     #[expect(unused_variables, reason = "tests need none")]
     fn leaked(&self, device: &str, holders: &[Holder]) {}
+    /// Something went wrong in a call that answers with an errno only, or with nothing.
+    #[expect(unused_variables, reason = "tests need none")]
+    fn noted(&self, error: &HookError) {}
 }

@@ -3,7 +3,7 @@
 //! Mirrors `struct pernet_operations` and `struct notifier_block`. The traits are the engine's only way to a plugin;
 //! `plugin/call.rs` implements them over the ABI, tests in memory.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use pernet_plugin_api::{ExitReason, Verdict};
@@ -82,6 +82,8 @@ pub struct Owner {
     pub requires: Vec<Arc<str>>,
     place: AtomicUsize,
     poison: OnceLock<HookError>,
+    /// It was told that it cannot refuse what the kernel did.
+    told_off: AtomicBool,
 }
 
 impl Owner {
@@ -99,6 +101,7 @@ impl Owner {
             requires: Vec::new(),
             place: AtomicUsize::new(place),
             poison: OnceLock::new(),
+            told_off: AtomicBool::new(false),
         }
     }
 
@@ -127,6 +130,11 @@ impl Owner {
     /// Marks it as panicked. The first error stays.
     pub fn poison(&self, why: HookError) {
         let _ = self.poison.set(why);
+    }
+
+    /// Whether this is the first time that it refuses what cannot be refused.
+    pub(super) fn refuses_first(&self) -> bool {
+        !self.told_off.load(Ordering::Relaxed) && !self.told_off.swap(true, Ordering::Relaxed)
     }
 
     /// The reason that this plugin's exits are told.

@@ -12,11 +12,14 @@ use pernet_plugin_api::{EventKind, RegState};
 
 use super::failure::HookError;
 use super::links::{IFF_OPERATIONAL, IFF_UP, Link};
-use super::net::{Net, NetState};
-use super::netdev::{Departed, OwnDevice};
+use super::net::Net;
+use super::netdev::OwnDevice;
+use super::notifier::NetdevEvent;
 use super::pernet::ReadToken;
+use super::relocate::Departed;
 use super::undo::Who;
-use super::walk::Walk;
+use super::unregister::Kernel;
+use super::walk::{Walk, own_error};
 
 /// A device in the mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +43,7 @@ pub enum LinkObservation {
     Gone {
         /// Its index.
         ifindex: u32,
-        /// It was moved: the id of its new namespace, as this one knows it, and its index there.
+        /// Somebody moved it: the id of its new namespace, as this one knows it, and its index there.
         moved: Option<(i32, u32)>,
     },
     /// Everything that there is, after a loss or a late start. What is not in it is gone.
@@ -50,7 +53,7 @@ pub enum LinkObservation {
 /// An observation, and its place in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// The number of the last fence that was read before it ([`super::Links::fence`]); of a dump it says nothing.
+    /// The number of the last fence that was read before it ([`super::Links::fence`]); of a dump, before it was begun.
     pub fence: u64,
     /// What was seen.
     pub what: LinkObservation,
@@ -74,15 +77,18 @@ pub(super) fn sort_links(links: &mut [Link]) {
 
 /// Whether both can be the same device. A kind never changes. A hardware address may, in a live message; but after a
 /// loss an ifindex with another address is taken for another device, since the messages that would tell are lost.
-fn same_device(known: &Link, seen: &Link, after_loss: bool) -> bool {
-    known.kind == seen.kind && (!after_loss || known.address == seen.address)
+///
+/// A plugin's own device is itself, whatever its address: it is easily taken for another, and that would be its end.
+fn same_device(known: &NetDevice, seen: &Link, after_loss: bool) -> bool {
+    let judged = after_loss && known.own.is_none();
+    known.link.kind == seen.kind && (!judged || known.link.address == seen.address)
 }
 
 /// What turns `known` into `seen`, in the order in which it is told.
 ///
 /// The name first, so that every later event calls the device what it is called. Going down before, going up after
 /// the settings: as the kernel's own tools do it, and what is told to be up has its settings. Other flags last.
-fn changes(known: &Link, seen: &Link) -> Vec<EventKind> {
+pub(super) fn changes(known: &Link, seen: &Link) -> Vec<EventKind> {
     let mut kinds = Vec::new();
     let flipped = known.flags ^ seen.flags;
     let toggled = flipped & IFF_UP != 0;
@@ -99,7 +105,7 @@ fn changes(known: &Link, seen: &Link) -> Vec<EventKind> {
 }
 
 /// Applies the part of `seen` that an event of this kind tells.
-fn apply(link: &mut Link, kind: EventKind, seen: &Link) {
+pub(super) fn apply(link: &mut Link, kind: EventKind, seen: &Link) {
     match kind {
         EventKind::ChangeName => link.name.clone_from(&seen.name),
         EventKind::ChangeAddr => link.address.clone_from(&seen.address),
@@ -115,33 +121,40 @@ fn apply(link: &mut Link, kind: EventKind, seen: &Link) {
     }
 }
 
-/// Takes an observation into the mirror and tells the chain what follows. Nothing happens where nobody watches.
+/// Takes an observation into the mirror and tells the chain what follows. Nothing happens where nobody watches, or what
+/// was seen is older than what was done here.
 pub fn links_seen(token: &ReadToken, net: &Arc<Net>, seen: Observed) -> Seen {
-    if net.dying() || !net.watched() || !matches!(net.state(), NetState::Live | NetState::Degraded) {
-        return Seen::default();
+    let Some(owns) = net.admits(&seen) else { return Seen::default() };
+    let mut walk = Walk::new(token.list());
+    if !owns {
+        let departed = walk.observed(net, seen.what);
+        return Seen { errors: walk.finish(), departed, lost: false };
     }
-    let mut walk = Walk::new(token.list(), token.serials());
-    match seen.what {
-        LinkObservation::Seen(link) => walk.observe(net, &link, false),
-        LinkObservation::Gone { ifindex, .. } => {
-            if let Some(device) = find(net, ifindex) {
-                walk.unregister_device(net, &device, Who::All, false);
-            }
+    // What is done to plugins' own devices is done under the lock, and comparing must not come in between.
+    let held = match walk.hold(&[&**net]) {
+        Ok(held) => held,
+        Err(failure) => {
+            walk.complain(own_error(net, "namespace.links", failure));
+            return Seen { errors: walk.finish(), departed: Vec::new(), lost: true };
         }
-        LinkObservation::Dump(links) => walk.merge(net, links),
-    }
-    Seen { errors: walk.finish(), ..Seen::default() }
+    };
+    let departed = if net.admits(&seen).is_some() { walk.observed(net, seen.what) } else { Vec::new() };
+    walk.release(held);
+    Seen { errors: walk.finish(), departed, lost: false }
 }
 
 /// The device with this index, as the mirror has it.
-fn find(net: &Net, ifindex: u32) -> Option<Arc<NetDevice>> {
+pub(super) fn find(net: &Net, ifindex: u32) -> Option<Arc<NetDevice>> {
     let record = net.record();
     let at = record.devices.binary_search_by_key(&ifindex, |d| d.link.ifindex).ok()?;
     record.devices.get(at).cloned()
 }
 
 /// Puts a device into the mirror, in the place of one with its index.
-fn put(net: &Net, device: Arc<NetDevice>) {
+pub(super) fn put(net: &Net, device: Arc<NetDevice>) {
+    if let Some(own) = &device.own {
+        own.is_now(&device);
+    }
     let mut record = net.record();
     match record.devices.binary_search_by_key(&device.link.ifindex, |d| d.link.ifindex) {
         Ok(at) => record.devices[at] = device,
@@ -150,7 +163,7 @@ fn put(net: &Net, device: Arc<NetDevice>) {
 }
 
 /// Takes a device out of the mirror.
-fn remove(net: &Net, device: &NetDevice) {
+pub(super) fn remove(net: &Net, device: &NetDevice) {
     let mut record = net.record();
     let at = record.devices.binary_search_by_key(&device.link.ifindex, |d| d.link.ifindex);
     if let Some(at) = at.ok().filter(|at| record.devices[*at].serial == device.serial) {
@@ -165,72 +178,111 @@ pub(super) fn oldest_first(net: &Net) -> Vec<Arc<NetDevice>> {
     devices
 }
 
-impl Walk<'_> {
+impl Walk {
+    fn observed(&mut self, net: &Arc<Net>, seen: LinkObservation) -> Vec<Departed> {
+        match seen {
+            LinkObservation::Seen(link) => self.observe(net, &link, false),
+            LinkObservation::Gone { ifindex, moved } => {
+                let Some(device) = find(net, ifindex) else { return Vec::new() };
+                if let (Some(own), Some((nsid, there))) = (&device.own, moved) {
+                    return self.depart(net, own, nsid, there).into_iter().collect();
+                }
+                self.unregister_device(net, &device, Who::All, false);
+            }
+            LinkObservation::Dump(links) => self.merge(net, links),
+        }
+        Vec::new()
+    }
+
     /// Brings the mirror to a full list: what is missing goes, newest first; then the rest, `lo` first.
     pub(super) fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>) {
         sort_links(&mut links);
-        for device in oldest_first(net).iter().rev() {
+        // What was done to a device since the list was begun is newer than the list.
+        let ahead: Vec<u32> = net.record().ahead.iter().map(|(ifindex, _)| *ifindex).collect();
+        for device in oldest_first(net).iter().rev().filter(|device| !ahead.contains(&device.link.ifindex)) {
             if links.binary_search_by_key(&device.link.ifindex, |link| link.ifindex).is_err() {
                 self.unregister_device(net, device, Who::All, false);
             }
         }
-        for link in &links {
+        for link in links.iter().filter(|link| !ahead.contains(&link.ifindex)) {
             self.observe(net, link, true);
         }
     }
 
     /// One link against the mirror.
-    fn observe(&mut self, net: &Arc<Net>, seen: &Link, after_loss: bool) {
+    pub(super) fn observe(&mut self, net: &Arc<Net>, seen: &Link, after_loss: bool) {
         let Some(known) = find(net, seen.ifindex) else { return self.register_device(net, seen) };
-        if !same_device(&known.link, seen, after_loss) {
+        if !same_device(&known, seen, after_loss) {
             self.unregister_device(net, &known, Who::All, false);
             return self.register_device(net, seen);
         }
+        if let Some(own) = &known.own {
+            return self.observe_own(net, own, seen);
+        }
         let mut device = known;
+        if device.link.alt_names != seen.alt_names {
+            // No event tells it (K2.1(9)).
+            device = replace(net, &device, |link| link.alt_names.clone_from(&seen.alt_names));
+        }
         for kind in changes(&device.link, seen) {
             let old_name = (kind == EventKind::ChangeName).then(|| device.link.name.clone());
-            let mut next = (*device).clone();
-            apply(&mut next.link, kind, seen);
-            device = Arc::new(next);
-            put(net, device.clone());
-            self.tell(net, Who::All, kind, false, &device, old_name.as_deref());
+            device = replace(net, &device, |link| apply(link, kind, seen));
+            let event = NetdevEvent { old_name: old_name.as_deref(), ..NetdevEvent::new(kind, &device) };
+            self.tell(net, Who::All, &event);
         }
     }
 
-    fn register_device(&mut self, net: &Arc<Net>, seen: &Link) {
+    pub(super) fn register_device(&mut self, net: &Arc<Net>, seen: &Link) {
         let device = self.mirror_device(net, seen.clone());
-        self.tell(net, Who::All, EventKind::Register, false, &device, None);
+        self.tell(net, Who::All, &NetdevEvent::new(EventKind::Register, &device));
         if device.link.is_up() {
-            self.tell(net, Who::All, EventKind::Up, false, &device, None);
+            self.tell(net, Who::All, &NetdevEvent::new(EventKind::Up, &device));
         }
     }
 
     /// Puts a link into the mirror as a new device, telling nobody.
     pub(super) fn mirror_device(&mut self, net: &Net, link: Link) -> Arc<NetDevice> {
-        let device =
-            Arc::new(NetDevice { link, serial: self.next_serial(), reg_state: RegState::Registered, own: None });
+        let (serial, reg_state) = (self.next_serial(), RegState::Registered);
+        let device = Arc::new(NetDevice { link, serial, reg_state, own: None });
         put(net, device.clone());
         device
     }
 
     /// Tells that a device goes: GOING_DOWN and DOWN if it was up, then UNREGISTER. As a replay (to some, who go) the
-    /// device stays as it is; otherwise it leaves the mirror before anybody hears UNREGISTER, as in the kernel (K2.5).
+    /// device stays as it is; otherwise it leaves the mirror before anybody hears UNREGISTER, as in the kernel (K2.5),
+    /// and if it is a plugin's own it ends.
     pub(super) fn unregister_device(&mut self, net: &Arc<Net>, device: &Arc<NetDevice>, who: Who<'_>, replay: bool) {
+        if let Some(own) = device.own.as_ref().filter(|_| !replay) {
+            let _ = self.unregister_own(vec![(own.clone(), Kernel::Gone)]);
+            return;
+        }
         let mut last = (**device).clone();
+        let told = |kind, device: &NetDevice, walk: &mut Walk| {
+            walk.tell(net, who, &NetdevEvent { replay, ..NetdevEvent::new(kind, device) });
+        };
         if last.link.is_up() {
-            self.tell(net, who, EventKind::GoingDown, replay, &last, None);
+            told(EventKind::GoingDown, &last, self);
             if !replay {
                 last.link.flags &= !(IFF_UP | IFF_OPERATIONAL);
             }
-            self.tell(net, who, EventKind::Down, replay, &last, None);
+            told(EventKind::Down, &last, self);
         }
         if !replay {
             remove(net, device);
             last.reg_state = RegState::Unregistering;
         }
-        self.tell(net, who, EventKind::Unregister, replay, &last, None);
+        told(EventKind::Unregister, &last, self);
         if !replay {
             net.resolve_device_error(None, device.link.ifindex);
         }
     }
+}
+
+/// Puts a device's next state into the mirror.
+pub(super) fn replace(net: &Net, device: &NetDevice, change: impl FnOnce(&mut Link)) -> Arc<NetDevice> {
+    let mut next = device.clone();
+    change(&mut next.link);
+    let next = Arc::new(next);
+    put(net, next.clone());
+    next
 }

@@ -7,24 +7,36 @@
 //! Not here: finding namespaces (`discovery`), acting in them (`linux`), calling plugins (`plugin`), deciding when
 //! (`daemon`). Hooks of one [`Net`] must be asked for by one job at a time; jobs of different nets run in parallel.
 
+mod change;
+mod external;
 mod failure;
-mod generic;
+mod fence;
 mod gate;
+mod generic;
 mod initcall;
 mod links;
 mod member;
 mod mirror;
+mod name;
 mod names;
 mod net;
+mod net_chain;
 mod netdev;
 mod notifier;
 mod pernet;
+mod refs;
+mod register;
+mod relocate;
 mod rtnl;
 mod setup;
 mod todo;
 mod undo;
+mod unregister;
 mod walk;
 
+pub use change::{
+    altname_add, altname_del, dev_change_name, dev_close, dev_open, dev_set_mac_address, dev_set_master, dev_set_mtu,
+};
 pub use failure::{Failure, HookError};
 pub use gate::Blocked;
 pub use generic::Area;
@@ -32,20 +44,21 @@ pub use initcall::{Item, Level, OrderError, order};
 pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
 pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
 pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};
+pub use name::dev_valid_name;
 pub use names::{HOST, Names, NetChange, Observation, escape};
 pub use net::{Namespace, Net, NetState};
-pub use netdev::{
-    Departed, NetDeviceOps, NetdevRef, OwnDevice, alloc_netdev, altname_add, altname_del, arrived, dev_change_name,
-    dev_change_net_namespace, dev_close, dev_hold, dev_open, dev_set_mac_address, dev_set_master, dev_set_mtu,
-    free_netdev, lost, register_netdev, register_netdevice, register_notifier_net, register_pair, unregister_many,
-    unregister_netdev, unregister_notifier_net,
-};
+pub use net_chain::{register_notifier_net, unregister_notifier_net};
+pub use netdev::{NetDeviceOps, OwnDevice, alloc_netdev, free_netdev};
 pub use notifier::NetdevEvent;
 pub use pernet::{PernetList, ReadToken, WriteToken, register, renumber, unregister};
 pub use pernet_plugin_api::RegState;
+pub use refs::{NetdevRef, dev_hold};
+pub use register::{register_netdev, register_netdevice, register_pair};
+pub use relocate::{Departed, arrived, dev_change_net_namespace, lost};
 pub use rtnl::{HeldRtnl, LockError, QuietGuard, Rtnl, RtnlGuard, RtnlPair, lock_two};
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
 pub use todo::{NotDeferred, Work};
+pub use unregister::{unregister_many, unregister_netdev};
 pub use walk::work_in;
 
 #[cfg(test)]

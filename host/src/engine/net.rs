@@ -9,13 +9,14 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pernet_plugin_api::NetCookie;
+use pernet_plugin_api::{NetCookie, RegState};
 
-use super::failure::{Failure, HookError};
+use super::failure::{ENODEV, EPERM, ESTALE, Failure, HookError};
 use super::generic::{Area, Tenant};
 use super::links::Links;
 use super::member::{At, Member, Owner};
 use super::mirror::NetDevice;
+use super::net_chain::NetNotifier;
 use super::netdev::OwnDevice;
 use super::rtnl::{Rtnl, RtnlGuard};
 
@@ -71,7 +72,7 @@ struct Notice {
 /// What the lock guards.
 pub(super) struct Record {
     names: Vec<Arc<str>>,
-    state: NetState,
+    pub(super) state: NetState,
     pub(super) tenants: Vec<Tenant>,
     /// Plugins that should act here and do not, each with why.
     pub(super) absent: Vec<HookError>,
@@ -81,6 +82,23 @@ pub(super) struct Record {
     /// By ifindex.
     pub(super) devices: Vec<Arc<NetDevice>>,
     pub(super) watched: bool,
+    /// Devices of plugins' own, from the beginning of their registration until they are free.
+    pub(super) own: Vec<Arc<OwnDevice>>,
+    /// The net's own notifiers, in calling order.
+    pub(super) chain: Vec<Arc<NetNotifier>>,
+    /// Indexes whose observations lag behind what was done here, each until a fence is read.
+    pub(super) ahead: Vec<(u32, u64)>,
+}
+
+impl Record {
+    /// A plugin's areas; empty where it has nothing here.
+    pub(super) fn areas_of(&self, owner: &Owner) -> Arc<[Area]> {
+        self.tenant_of(owner).map_or_else(Arc::default, Tenant::areas)
+    }
+
+    fn tenant_of(&self, owner: &Owner) -> Option<&Tenant> {
+        self.tenants.iter().find(|t| std::ptr::eq(&raw const *t.member.owner, owner))
+    }
 }
 
 /// One life of a network namespace.
@@ -110,6 +128,9 @@ impl Net {
             notice: None,
             devices: Vec::new(),
             watched: false,
+            own: Vec::new(),
+            chain: Vec::new(),
+            ahead: Vec::new(),
         };
         let (rtnl, dying) = (Rtnl::new(cookie), AtomicBool::new(false));
         Arc::new(Net { cookie, generation, is_host, namespace, rtnl, dying, record: Mutex::new(record) })
@@ -204,7 +225,7 @@ impl Net {
     /// Devices of plugins' own that are registered here, or ended here and are not free yet, in that order.
     #[must_use]
     pub fn own_devices(&self) -> Vec<Arc<OwnDevice>> {
-        Vec::new()
+        self.record().own.iter().filter(|own| own.reg_state() != RegState::Uninitialized).cloned().collect()
     }
 
     /// How many devices the mirror has.
@@ -230,10 +251,32 @@ impl Net {
     /// The areas of a plugin of which a hook is in force here. Ask under the RTNL, or the answer is stale at once.
     #[must_use]
     pub fn areas_in_force(&self, owner: &Owner) -> Option<Arc<[Area]>> {
+        self.record().tenant_of(owner).filter(|t| t.in_force()).map(Tenant::areas)
+    }
+
+    pub(super) fn areas_of(&self, owner: &Owner) -> Arc<[Area]> {
+        self.record().areas_of(owner)
+    }
+
+    /// `ASSERT_RTNL`, for a proof that may have outlived the lock or be another net's.
+    pub(super) fn check_held(&self, rtnl: &RtnlGuard<'_>) -> Result<(), Failure> {
+        if rtnl.cookie() == self.cookie && self.rtnl.held_here() {
+            return Ok(());
+        }
+        Err(Failure::new(EPERM, format!("this thread does not hold the lock of `{}`", self.name())))
+    }
+
+    /// Whether a plugin may still register things here.
+    pub(super) fn check_acting(&self, owner: &Owner) -> Result<(), Failure> {
         let record = self.record();
-        let mut tenants = record.tenants.iter();
-        let tenant = tenants.find(|t| std::ptr::eq(&raw const *t.member.owner, owner) && t.in_force())?;
-        Some(tenant.areas())
+        if record.state == NetState::Dying {
+            return Err(Failure::new(ENODEV, "the namespace is going; nothing can be registered in it"));
+        }
+        match record.tenant_of(owner) {
+            Some(tenant) if !tenant.closed => Ok(()),
+            Some(_) => Err(Failure::new(ESTALE, format!("plugin `{}` is going; it registers no more", owner.name))),
+            None => Err(Failure::new(ESTALE, format!("plugin `{}` does not act in this namespace", owner.name))),
+        }
     }
 
     pub(super) fn has_tenant(&self, member: &Arc<Member>) -> bool {

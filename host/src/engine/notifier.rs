@@ -1,9 +1,9 @@
-//! The notifier chain: `register_netdevice_notifier` and `call_netdevice_notifiers`.
+//! The notifier chains: `call_netdevice_notifiers`.
 //!
-//! Order: priority descending, then list order (K3.1). What happens to observed devices has happened: no error and no
-//! veto can be honoured (K3.4), but STOP and BAD still cut the chain (K3.3). The exception is the replay to a notifier
-//! that is being added, where REGISTER's error fails the registration (K3.5). Unlike the kernel, where an errno cuts
-//! the chain too, a plugin's error is noted and the others are told: it harms nobody else.
+//! Order: the net's own chain (`net_chain.rs`), then the one of all (K3.2); in each, priority descending, then list order
+//! (K3.1). STOP and BAD cut both (K3.3). What happens to observed devices has happened: no error and no veto can be
+//! honoured, and, unlike the kernel's, an errno is noted and the others are told: it harms nobody else. Where a plugin's
+//! own device is asked about (K3.4), an errno refuses and cuts, as in the kernel; a panic is no answer and refuses nothing.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use pernet_plugin_api::{EventKind, Verdict};
 
 use super::failure::{Failure, HookError};
 use super::generic::Area;
-use super::member::{At, Member};
+use super::member::{At, Member, NotifierBlock, Owner};
 use super::mirror::{NetDevice, oldest_first};
 use super::net::Net;
-use super::pernet::ChainRef;
+use super::net_chain::NetNotifier;
+use super::pernet::{ChainRef, List};
 use super::undo::Who;
 use super::walk::{Walk, refused};
 
@@ -32,6 +33,21 @@ pub struct NetdevEvent<'a> {
     pub old_name: Option<&'a str>,
 }
 
+impl<'a> NetdevEvent<'a> {
+    /// Something that just happened.
+    pub(super) fn new(kind: EventKind, device: &'a NetDevice) -> Self {
+        NetdevEvent { kind, replay: false, device, old_name: None }
+    }
+
+    /// K3.4: whether an error refuses what a plugin does to its own device.
+    fn may_be_refused(&self) -> bool {
+        use EventKind::{ChangeMtu, ChangeName, ChangeUpper, PostInit, PreChangeAddr, PreChangeMtu, PreChangeUpper};
+        use EventKind::{PreUp, Register};
+        let asks = matches!(self.kind, PostInit | Register | PreUp | PreChangeMtu | ChangeMtu | PreChangeAddr);
+        asks || matches!(self.kind, ChangeName | PreChangeUpper | ChangeUpper)
+    }
+}
+
 /// K3.3: whether the chain goes on, and what error it was.
 fn decode(answer: Result<Verdict, Failure>) -> (ControlFlow<()>, Option<Failure>) {
     match answer {
@@ -42,55 +58,109 @@ fn decode(answer: Result<Verdict, Failure>) -> (ControlFlow<()>, Option<Failure>
     }
 }
 
-/// The notifiers of `who` that are on this net's chain, with their areas.
-fn chained<'l>(chain: &'l [ChainRef], net: &Net, who: Who<'_>) -> Vec<(&'l ChainRef, Arc<[Area]>)> {
-    let record = net.record();
-    let called = |link: &'l ChainRef| {
-        let tenant = record.tenants.iter().find(|t| Arc::ptr_eq(&t.member, &link.member))?;
-        tenant.is_chained(link.number).then(|| (link, tenant.areas()))
-    };
-    chain.iter().filter(|link| who.includes_notifier(link)).filter_map(called).collect()
+/// Somebody on a chain.
+pub(super) enum Listener<'l> {
+    Listed(&'l ChainRef),
+    Net(Arc<NetNotifier>),
 }
 
-impl Walk<'_> {
-    /// Tells one event to the chain, as far as `who` is on it. One RTNL section.
-    pub(super) fn tell(
+impl Listener<'_> {
+    fn owner(&self) -> &Arc<Owner> {
+        match self {
+            Listener::Listed(link) => &link.member.owner,
+            Listener::Net(own) => &own.owner,
+        }
+    }
+
+    fn block(&self) -> &dyn NotifierBlock {
+        match self {
+            Listener::Listed(link) => link.block(),
+            Listener::Net(own) => &*own.block,
+        }
+    }
+
+    /// One of the net's own chain may be taken off by who was called before it.
+    fn is_off(&self, net: &Net) -> bool {
+        matches!(self, Listener::Net(own) if own.is_off(net))
+    }
+}
+
+/// Those of `who` that are on this net's chains, in order, with their areas.
+fn listeners<'l>(list: &'l List, net: &Net, who: Who<'_>) -> Vec<(Listener<'l>, Arc<[Area]>)> {
+    let record = net.record();
+    if let Who::NetNotifier(own) = who {
+        return vec![(Listener::Net((*own).clone()), record.areas_of(&own.owner))];
+    }
+    let own = record.chain.iter().filter(|own| who.includes_own(own));
+    let own = own.map(|own| (Listener::Net(own.clone()), record.areas_of(&own.owner)));
+    let called = |link: &'l ChainRef| {
+        let tenant = record.tenants.iter().find(|t| Arc::ptr_eq(&t.member, &link.member))?;
+        tenant.is_chained(link.number).then(|| (Listener::Listed(link), tenant.areas()))
+    };
+    let listed = list.chain().iter().filter(|link| who.includes_notifier(link)).filter_map(called);
+    own.chain(listed).collect()
+}
+
+impl Walk {
+    /// Tells what has happened to the chains, as far as `who` is on them. One RTNL section.
+    pub(super) fn tell(&mut self, net: &Arc<Net>, who: Who<'_>, event: &NetdevEvent<'_>) {
+        let _ = self.call_chains(net, who, event, false);
+    }
+
+    /// Asks everybody about a plugin's own device (K3.4).
+    ///
+    /// # Errors
+    /// The first refusal; who comes after it was not asked.
+    pub(super) fn ask(&mut self, net: &Arc<Net>, event: &NetdevEvent<'_>) -> Result<(), Failure> {
+        self.call_chains(net, Who::All, event, true)
+    }
+
+    fn call_chains(
         &mut self,
         net: &Arc<Net>,
         who: Who<'_>,
-        kind: EventKind,
-        replay: bool,
-        device: &NetDevice,
-        old_name: Option<&str>,
-    ) {
-        let list = self.list;
-        let told = chained(list.chain(), net, who);
-        if told.is_empty() {
-            return;
-        }
-        let event = NetdevEvent { kind, replay, device, old_name };
+        event: &NetdevEvent<'_>,
+        honours: bool,
+    ) -> Result<(), Failure> {
+        let list = self.list();
+        let told = listeners(&list, net, who);
+        let Some((first, _)) = told.first() else { return Ok(()) };
         let mut failures = Vec::new();
+        let mut veto = None;
         let section = self.section(net, || {
-            for (link, areas) in &told {
-                let (flow, failure) = call(net, link, areas, &event);
-                failures.extend(failure.map(|failure| (&link.member, failure)));
-                if flow.is_break() {
+            let alone = matches!(who, Who::NetNotifier(_));
+            for (listener, areas) in told.iter().filter(|(listener, _)| alone || !listener.is_off(net)) {
+                let (flow, failure) = call(net, listener, areas, event);
+                match failure {
+                    Some(failure) if honours && !failure.panicked => veto = Some((listener.owner(), failure)),
+                    failure => failures.extend(failure.map(|failure| (listener.owner(), failure))),
+                }
+                if flow.is_break() || veto.is_some() {
                     break;
                 }
             }
         });
-        if let (Err(failure), Some((link, _))) = (section, told.first()) {
-            failures.push((&link.member, failure));
+        if let Err(failure) = section {
+            if honours {
+                return Err(failure);
+            }
+            failures.push((first.owner(), failure));
         }
-        for (member, failure) in failures {
-            self.note_notifier(net, member, &event, failure);
+        for (owner, failure) in failures {
+            self.note_notifier(net, owner, event, failure);
         }
+        veto.map_or(Ok(()), |(owner, failure)| Err(vetoed(owner, event, failure)))
     }
 
-    fn note_notifier(&mut self, net: &Net, member: &Member, event: &NetdevEvent<'_>, failure: Failure) -> HookError {
-        let error = self.note(net, member, event.kind.hook_name(), failure);
-        net.note_device_error(error.clone(), event.device.link.ifindex);
-        error
+    fn note_notifier(&mut self, net: &Net, owner: &Owner, event: &NetdevEvent<'_>, mut failure: Failure) {
+        let refuses = !failure.panicked && !event.replay && event.may_be_refused() && event.device.own.is_none();
+        if refuses && owner.refuses_first() {
+            failure
+                .message
+                .push_str("; the kernel made this device and has done it, so nothing can be refused: answer Ok");
+        }
+        let error = self.note(net, owner, event.kind.hook_name(), failure);
+        net.note_device_error(error, event.device.link.ifindex);
     }
 
     /// Starts keeping the mirror, unless it is kept already.
@@ -114,50 +184,79 @@ impl Walk<'_> {
             net.tenant(member, |t| (0..member.notifiers().len()).for_each(|n| t.chain(n)));
         }
         for device in oldest_first(net) {
-            self.tell(net, Who::Some(members), EventKind::Register, true, &device, None);
+            let replayed = |kind| NetdevEvent { replay: true, ..NetdevEvent::new(kind, &device) };
+            self.tell(net, Who::Some(members), &replayed(EventKind::Register));
             if device.link.is_up() {
-                self.tell(net, Who::Some(members), EventKind::Up, true, &device, None);
+                self.tell(net, Who::Some(members), &replayed(EventKind::Up));
             }
         }
     }
 
-    /// K3.5: puts one notifier on the chain and replays what exists to it alone; REGISTER's error is honoured. Then
-    /// the devices before the failing one are taken back in reverse, the failing one is not, and it is off the chain.
+    /// K3.5: puts one notifier on the chain and replays what exists to it alone; after an error it is off again.
     pub(super) fn attach_one(&mut self, net: &Arc<Net>, link: &ChainRef) -> Result<(), HookError> {
-        self.watch(net).map_err(|failure| self.note(net, &link.member, "netdev.register", failure))?;
+        self.watch(net).map_err(|failure| self.note(net, &link.member.owner, "netdev.register", failure))?;
         net.tenant(&link.member, |t| t.chain(link.number));
+        self.replay_all(net, &Listener::Listed(link), Who::Notifier(link)).inspect_err(|_| {
+            net.tenant(&link.member, |t| t.unchain(link.number));
+        })
+    }
+
+    /// Replays what exists to one notifier, who is `who`; REGISTER's error is honoured. Then the devices before the
+    /// failing one are taken back in reverse, and the failing one is not.
+    pub(super) fn replay_all(
+        &mut self,
+        net: &Arc<Net>,
+        listener: &Listener<'_>,
+        who: Who<'_>,
+    ) -> Result<(), HookError> {
         let devices = oldest_first(net);
         for (n, device) in devices.iter().enumerate() {
-            if let Err(error) = self.replay(net, link, EventKind::Register, device) {
+            if let Err(error) = self.replay(net, listener, EventKind::Register, device) {
                 let told = devices.iter().take(n).rev();
-                told.for_each(|device| self.unregister_device(net, device, Who::Notifier(link), true));
-                net.tenant(&link.member, |t| t.unchain(link.number));
+                told.for_each(|device| self.unregister_device(net, device, who, true));
                 return Err(error);
             }
             if device.link.is_up() {
-                let _ = self.replay(net, link, EventKind::Up, device);
+                let _ = self.replay(net, listener, EventKind::Up, device);
             }
         }
         Ok(())
     }
 
     /// One replayed event to one notifier.
-    fn replay(&mut self, net: &Arc<Net>, link: &ChainRef, kind: EventKind, dev: &NetDevice) -> Result<(), HookError> {
-        let Some(areas) = net.tenant(&link.member, |t| t.areas()) else { return Ok(()) };
-        let event = NetdevEvent { kind, replay: true, device: dev, old_name: None };
-        let failure = self.section(net, || call(net, link, &areas, &event).1).unwrap_or_else(Some);
-        failure.map_or(Ok(()), |failure| Err(self.note(net, &link.member, kind.hook_name(), failure)))
+    fn replay(
+        &mut self,
+        net: &Arc<Net>,
+        listener: &Listener<'_>,
+        kind: EventKind,
+        device: &NetDevice,
+    ) -> Result<(), HookError> {
+        let areas = net.areas_of(listener.owner());
+        let event = NetdevEvent { replay: true, ..NetdevEvent::new(kind, device) };
+        let failure = self.section(net, || call(net, listener, &areas, &event).1).unwrap_or_else(Some);
+        failure.map_or(Ok(()), |failure| Err(self.note(net, listener.owner(), kind.hook_name(), failure)))
     }
 }
 
+/// What whoever is refused is told.
+fn vetoed(owner: &Owner, event: &NetdevEvent<'_>, failure: Failure) -> Failure {
+    let message = format!("plugin `{}` refused it at {}: {}", owner.name, event.kind.hook_name(), failure.message);
+    Failure { message, ..failure }
+}
+
 /// Calls one notifier, unless its plugin is poisoned.
-fn call(net: &Net, link: &ChainRef, areas: &[Area], event: &NetdevEvent<'_>) -> (ControlFlow<()>, Option<Failure>) {
-    if link.member.owner.poisoned() {
+fn call(
+    net: &Net,
+    listener: &Listener<'_>,
+    areas: &[Area],
+    event: &NetdevEvent<'_>,
+) -> (ControlFlow<()>, Option<Failure>) {
+    if listener.owner().poisoned() {
         return (ControlFlow::Continue(()), None);
     }
-    let decoded = decode(link.block().call(&At { net, areas }, event));
+    let decoded = decode(listener.block().call(&At { net, areas }, event));
     if decoded.1.is_none() {
-        net.resolve_device_error(Some(&link.member.owner.name), event.device.link.ifindex);
+        net.resolve_device_error(Some(&listener.owner().name), event.device.link.ifindex);
     }
     decoded
 }

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pernet_plugin_api::ExitReason;
@@ -15,6 +15,7 @@ use super::failure::{E2BIG, EEXIST, ENOENT, Failure, HookError};
 use super::gate::{Admission, Blocked, Exclusive, Gate};
 use super::member::{Class, Member, NotifierBlock, OnInitFailure, Operations, Step};
 use super::net::{Net, NetState};
+use super::todo::Patience;
 use super::undo::Who;
 use super::walk::Walk;
 
@@ -47,18 +48,25 @@ impl ChainRef {
     }
 }
 
+/// What all snapshots of one list share.
+pub(super) struct Common {
+    serials: AtomicU64,
+    /// How long an unregistration waits.
+    pub(super) patience: Patience,
+}
+
 /// A snapshot of the list.
-#[derive(Default)]
 pub(super) struct List {
     /// By place.
     members: Vec<Arc<Member>>,
     /// Subsystems, then devices.
     ops: Vec<OpRef>,
     chain: Vec<ChainRef>,
+    pub(super) common: Arc<Common>,
 }
 
 impl List {
-    fn of(mut members: Vec<Arc<Member>>) -> Self {
+    fn of(mut members: Vec<Arc<Member>>, common: &Arc<Common>) -> Self {
         members.sort_by_key(|m| m.owner.place());
         let mut ops = Vec::new();
         for class in [Class::Subsys, Class::Device] {
@@ -73,11 +81,16 @@ impl List {
         };
         let mut chain: Vec<ChainRef> = members.iter().flat_map(refs).collect();
         chain.sort_by_key(|link| Reverse(link.priority()));
-        List { members, ops, chain }
+        List { members, ops, chain, common: common.clone() }
     }
 
     pub(super) fn members(&self) -> &[Arc<Member>] {
         &self.members
+    }
+
+    /// A number that was never given.
+    pub(super) fn next_serial(&self) -> u64 {
+        self.common.serials.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn ops(&self) -> &[OpRef] {
@@ -93,11 +106,11 @@ impl List {
     }
 
     fn with(&self, member: Arc<Member>) -> Self {
-        List::of(self.members.iter().cloned().chain([member]).collect())
+        List::of(self.members.iter().cloned().chain([member]).collect(), &self.common)
     }
 
     fn without(&self, member: &Arc<Member>) -> Self {
-        List::of(self.members.iter().filter(|m| !Arc::ptr_eq(m, member)).cloned().collect())
+        List::of(self.members.iter().filter(|m| !Arc::ptr_eq(m, member)).cloned().collect(), &self.common)
     }
 
     /// Who should act in this net: selected by its own names, and everybody whom it requires is selected too.
@@ -131,7 +144,7 @@ impl List {
 #[derive(Clone)]
 pub struct PernetList {
     gate: Arc<Gate<List>>,
-    serials: Arc<AtomicU64>,
+    common: Arc<Common>,
 }
 
 impl Default for PernetList {
@@ -144,14 +157,15 @@ impl PernetList {
     /// An empty list, open.
     #[must_use]
     pub fn new() -> Self {
-        PernetList { gate: Gate::new(List::default()), serials: Arc::new(AtomicU64::new(1)) }
+        let common = Arc::new(Common { serials: AtomicU64::new(1), patience: Patience::default() });
+        PernetList { gate: Gate::new(List::of(Vec::new(), &common)), common }
     }
 
     /// Admission for a job; `None` while a writer waits or works: keep the job and ask again afterwards.
     #[must_use]
     pub fn read(&self) -> Option<ReadToken> {
         let admission = self.gate.read()?;
-        Some(ReadToken { admission, serials: self.serials.clone() })
+        Some(ReadToken { admission })
     }
 
     /// Stops admission and waits until the admitted jobs are done.
@@ -160,12 +174,23 @@ impl PernetList {
     /// The deadline passed; admission is open again and nothing has changed.
     pub fn write(&self, deadline: Duration) -> Result<WriteToken, Blocked> {
         let exclusive = self.gate.write(deadline)?;
-        Ok(WriteToken { exclusive, serials: self.serials.clone() })
+        Ok(WriteToken { exclusive })
     }
 
     /// How long an unregistration waits for a device's last reference before it gives the device up as leaked.
     pub fn set_unregister_timeout(&self, timeout: Duration) {
-        let _ = (self, timeout);
+        self.common.patience.set_bound(timeout);
+    }
+
+    /// The same, and how often it tells UNREGISTER again, and that it waits, meanwhile.
+    #[cfg(test)]
+    pub(super) fn set_unregister_pace(&self, retell: Duration, warn: Duration, timeout: Duration) {
+        self.common.patience.set_pace(retell, warn, timeout);
+    }
+
+    /// The list as it is now, for who has no admission.
+    pub(super) fn current(&self) -> Arc<List> {
+        self.gate.current()
     }
 
     /// Who is registered, in list order.
@@ -187,32 +212,22 @@ impl PernetList {
 /// A job's admission, with the list as it was then. Dropping it tells the writer that the job is done.
 pub struct ReadToken {
     admission: Admission<List>,
-    serials: Arc<AtomicU64>,
 }
 
 impl ReadToken {
-    pub(super) fn list(&self) -> &List {
+    pub(super) fn list(&self) -> &Arc<List> {
         &self.admission.value
-    }
-
-    pub(super) fn serials(&self) -> &AtomicU64 {
-        &self.serials
     }
 }
 
 /// The writer's admission: no job runs in any namespace. Dropping it opens the gate.
 pub struct WriteToken {
     exclusive: Exclusive<List>,
-    serials: Arc<AtomicU64>,
 }
 
 impl WriteToken {
     pub(super) fn list(&self) -> Arc<List> {
         self.exclusive.current()
-    }
-
-    pub(super) fn serials(&self) -> &AtomicU64 {
-        &self.serials
     }
 }
 
@@ -241,8 +256,8 @@ pub fn register(token: &WriteToken, member: Arc<Member>, nets: &[Arc<Net>]) -> R
         let (plugin, netns) = (member.owner.name.clone(), "".into());
         return Err(vec![HookError { plugin, hook: "pernet.register", netns, failure }]);
     }
-    let list = before.with(member.clone());
-    let mut walk = Walk::new(&list, token.serials());
+    let list = Arc::new(before.with(member.clone()));
+    let mut walk = Walk::new(&list);
     let nets = walk.join_everywhere(&member, nets);
     for step in member.steps() {
         for net in &nets {
@@ -263,12 +278,12 @@ pub fn register(token: &WriteToken, member: Arc<Member>, nets: &[Arc<Net>]) -> R
     Ok(())
 }
 
-impl Walk<'_> {
+impl Walk {
     /// Makes room for a new member wherever it should act, and says where that is.
     fn join_everywhere(&mut self, member: &Arc<Member>, nets: &[Arc<Net>]) -> Vec<Arc<Net>> {
         let acts = |net: &&Arc<Net>| {
             let open = matches!(net.state(), NetState::Live | NetState::Degraded) && !net.dying();
-            open && self.list.selected(net).iter().any(|m| Arc::ptr_eq(m, member))
+            open && self.list().selected(net).iter().any(|m| Arc::ptr_eq(m, member))
         };
         let nets: Vec<Arc<Net>> = nets.iter().filter(acts).cloned().collect();
         nets.iter().for_each(|net| self.join(net, member));
@@ -281,7 +296,7 @@ impl Walk<'_> {
             return Ok(());
         }
         let here = |m: &Arc<Member>, n: usize, number: usize| Arc::ptr_eq(m, member) && n == number;
-        let list = self.list;
+        let list = self.list();
         match step {
             Step::Op(number) => {
                 let op = list.ops().iter().find(|op| here(&op.member, op.number, number));
@@ -306,7 +321,7 @@ pub fn unregister(
 ) -> (Option<Arc<Member>>, Vec<HookError>) {
     let list = token.list();
     let Some(member) = list.find(name).cloned() else { return (None, Vec::new()) };
-    let mut walk = Walk::new(&list, token.serials());
+    let mut walk = Walk::new(&list);
     walk.undo(nets, Who::Some(std::slice::from_ref(&member)), reason);
     nets.iter().for_each(|net| net.forget_absent(name));
     nets.iter().for_each(|net| net.judge_again());
@@ -323,5 +338,5 @@ pub fn renumber(token: &WriteToken, places: &[(Arc<str>, usize)]) {
             member.owner.set_place(*place);
         }
     }
-    token.exclusive.replace(List::of(list.members.clone()));
+    token.exclusive.replace(List::of(list.members.clone(), &list.common));
 }

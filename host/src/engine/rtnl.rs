@@ -17,7 +17,8 @@ use std::time::Duration;
 use pernet_plugin_api::NetCookie;
 
 use super::failure::{EDEADLK, EPERM, ETIMEDOUT, Failure};
-use super::todo::{self, NotDeferred, Work};
+use super::refs::Ended;
+use super::todo::{self, NotDeferred, Todo, Work};
 
 /// How long a lock is waited for before the wait is given up as hopeless: a hook hangs in that namespace.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,7 +76,7 @@ impl From<LockError> for Failure {
 #[derive(Default)]
 struct State {
     owner: Option<ThreadId>,
-    todo: Vec<Work>,
+    todo: Todo,
     /// Held by a [`QuietGuard`], who runs no todo.
     quiet: bool,
 }
@@ -136,6 +137,11 @@ impl Rtnl {
         self.state().owner == Some(thread::current().id())
     }
 
+    /// The same, for who mostly does not: nothing is locked to find that out.
+    pub(super) fn held_here(&self) -> bool {
+        HELD.with_borrow(|held| held.contains(&self.cookie)) && self.held_by_me()
+    }
+
     /// Leaves work for whoever unlocks.
     ///
     /// # Errors
@@ -148,8 +154,13 @@ impl Rtnl {
         if !todo::may_defer() {
             return Err(NotDeferred::TooDeep(work));
         }
-        state.todo.push(work);
+        state.todo.work.push(work);
         Ok(())
+    }
+
+    /// `net_set_todo`: a device was unregistered, and the rest of its end comes after the unlock. Ask under the lock.
+    pub(super) fn set_todo(&self, ended: Ended) {
+        self.state().todo.ended.push(ended);
     }
 
     fn acquire(&self, deadline: Duration) -> Result<(), LockError> {
@@ -167,7 +178,7 @@ impl Rtnl {
     }
 
     /// Gives up the lock and takes the todo list, in one step.
-    fn release(&self) -> Vec<Work> {
+    fn release(&self) -> Todo {
         let mut state = self.state();
         (state.owner, state.quiet) = (None, false);
         let todo = std::mem::take(&mut state.todo);
@@ -244,10 +255,47 @@ pub struct RtnlPair<'a> {
 impl Drop for RtnlPair<'_> {
     fn drop(&mut self) {
         let second = self.second.release();
-        let first = self.first.release();
+        let mut first = self.first.release();
+        first.append(second);
         todo::run(first);
-        todo::run(second);
     }
+}
+
+/// Locks any number of nets, in cookie order, each with a deadline.
+///
+/// # Errors
+/// [`LockError::Deadlock`] if two are the same, or this thread holds one that is not before all.
+pub(super) fn lock_all<'a>(
+    nets: impl Iterator<Item = &'a Rtnl>,
+    deadline: Option<Duration>,
+) -> Result<Vec<RtnlGuard<'a>>, LockError> {
+    let mut nets: Vec<&Rtnl> = nets.collect();
+    nets.sort_by_key(|rtnl| rtnl.cookie);
+    let mut held = Vec::with_capacity(nets.len());
+    for rtnl in nets {
+        match rtnl.lock_within(deadline.unwrap_or(PATIENCE)) {
+            Ok(guard) => held.push(guard),
+            Err(e) => {
+                unlock_all(held);
+                return Err(e);
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// Gives up all of them, then runs what was left, and says how many pieces that were.
+pub(super) fn unlock_all(held: Vec<RtnlGuard<'_>>) -> usize {
+    let mut left = Todo::default();
+    for guard in held.into_iter().rev() {
+        let rtnl = guard.rtnl;
+        std::mem::forget(guard);
+        let mut todo = rtnl.release();
+        // The first net's work comes first.
+        std::mem::swap(&mut todo, &mut left);
+        left.append(todo);
+    }
+    todo::run(left)
 }
 
 /// Locks two nets, in cookie order whichever way they are named.

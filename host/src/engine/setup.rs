@@ -30,7 +30,7 @@ struct Ended;
 /// Brings a net to life, or retries: everything in a failed one, only who is absent in a degraded one.
 pub fn setup_net(token: &ReadToken, net: &Arc<Net>) -> Setup {
     let list = token.list();
-    let mut walk = Walk::new(list, token.serials());
+    let mut walk = Walk::new(list);
     match net.state() {
         NetState::Setup | NetState::Failed => {
             net.begin_setup();
@@ -59,7 +59,7 @@ pub fn rejudge_net(token: &ReadToken, net: &Arc<Net>) -> Vec<HookError> {
         return Vec::new();
     }
     let list = token.list();
-    let mut walk = Walk::new(list, token.serials());
+    let mut walk = Walk::new(list);
     let selected = list.selected(net);
     let kept = |member: &Arc<Member>| selected.iter().any(|m| Arc::ptr_eq(m, member));
     let leaving: Vec<_> = list.members().iter().filter(|m| net.has_tenant(m) && !kept(m)).cloned().collect();
@@ -77,7 +77,7 @@ pub fn rejudge_net(token: &ReadToken, net: &Arc<Net>) -> Vec<HookError> {
 
 /// The net ends: everything in force there exits, its devices are told gone, its areas are dropped.
 pub fn cleanup_net(token: &ReadToken, net: &Arc<Net>, reason: ExitReason) -> Vec<HookError> {
-    let mut walk = Walk::new(token.list(), token.serials());
+    let mut walk = Walk::new(token.list());
     walk.end(std::slice::from_ref(net), reason);
     walk.finish()
 }
@@ -85,12 +85,12 @@ pub fn cleanup_net(token: &ReadToken, net: &Arc<Net>, reason: ExitReason) -> Vec
 /// All nets end, as one batch.
 pub fn cleanup_all(token: &WriteToken, nets: &[Arc<Net>], reason: ExitReason) -> Vec<HookError> {
     let list = token.list();
-    let mut walk = Walk::new(&list, token.serials());
+    let mut walk = Walk::new(&list);
     walk.end(nets, reason);
     walk.finish()
 }
 
-impl Walk<'_> {
+impl Walk {
     fn end(&mut self, nets: &[Arc<Net>], reason: ExitReason) {
         for net in nets {
             net.mark_dying();
@@ -127,7 +127,7 @@ impl Walk<'_> {
         if let Some(panic) = owner.poison_error() {
             return Some(panic.clone());
         }
-        let there = |name: &Arc<str>| self.list.find(name).is_some_and(|required| net.has_tenant(required));
+        let there = |name: &Arc<str>| self.list().find(name).is_some_and(|required| net.has_tenant(required));
         let missing = owner.requires.iter().find(|name| !there(name))?;
         Some(absent_because(net, member, missing))
     }
@@ -142,7 +142,7 @@ impl Walk<'_> {
 
     /// The inits of one class, in list order.
     fn init_all(&mut self, net: &Arc<Net>, joining: &[Arc<Member>], class: Class, fresh: bool) -> Result<(), Ended> {
-        let list = self.list;
+        let list = self.list();
         for op in list.ops().iter().filter(|op| op.class == class && Who::Some(joining).includes(&op.member)) {
             self.unless_dying(net)?;
             if !net.has_tenant(&op.member) {
@@ -183,7 +183,7 @@ impl Walk<'_> {
     /// Makes a plugin absent in a net: what it has there is undone, and who requires it goes with it.
     pub(super) fn skip(&mut self, net: &Arc<Net>, member: &Arc<Member>, error: HookError) {
         let mut gone = vec![member.clone()];
-        gone.extend(self.list.dependents(&member.owner.name).into_iter().filter(|m| net.has_tenant(m)));
+        gone.extend(self.list().dependents(&member.owner.name).into_iter().filter(|m| net.has_tenant(m)));
         self.undo(std::slice::from_ref(net), Who::Some(&gone), ExitReason::RolledBack);
         net.note_absent(error);
         for dependent in gone.iter().skip(1) {
@@ -201,7 +201,7 @@ impl Walk<'_> {
         self.unless_dying(net)?;
         if let Err(failure) = self.watch(net) {
             let error = own_error(net, "namespace.links", failure);
-            self.errors.push(error.clone());
+            self.complain(error.clone());
             if fresh {
                 return Err(self.roll_back(net, error));
             }

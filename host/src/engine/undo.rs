@@ -2,18 +2,19 @@
 //!
 //! A failed setup, the death of a namespace, a failed registration, an unregistration, a skipped plugin and the stop
 //! of the daemon are all this routine, over some plugins in some nets. Phases, each finished for all ops and all nets
-//! before the next (K1.1(5)): every `pre_exit`, reverse → pernet-device exits, reverse → devices told gone, newest
-//! first → subsystem exits, reverse → areas dropped. Errors are collected; nothing stops a teardown.
+//! before the next (K1.1(5)): every `pre_exit`, reverse → pernet-device exits, reverse → the plugins' own devices unregistered
+//! and the others told gone, newest first → subsystem exits, reverse → areas dropped. Errors are collected; nothing stops a teardown.
 
 use std::sync::Arc;
 
 use pernet_plugin_api::ExitReason;
 
-use super::failure::Failure;
 use super::generic::Area;
-use super::member::{At, Class, Member};
+use super::member::{At, Class, Member, Owner};
 use super::mirror::oldest_first;
 use super::net::Net;
+use super::net_chain::NetNotifier;
+use super::netdev::OwnDevice;
 use super::pernet::{ChainRef, OpRef};
 use super::walk::Walk;
 
@@ -26,6 +27,8 @@ pub(super) enum Who<'a> {
     Some(&'a [Arc<Member>]),
     /// One notifier's alone.
     Notifier(&'a ChainRef),
+    /// One notifier's of a net's own chain alone.
+    NetNotifier(&'a Arc<NetNotifier>),
 }
 
 impl Who<'_> {
@@ -34,6 +37,23 @@ impl Who<'_> {
             Who::All => true,
             Who::Some(members) => members.iter().any(|m| Arc::ptr_eq(m, member)),
             Who::Notifier(link) => Arc::ptr_eq(&link.member, member),
+            Who::NetNotifier(_) => false,
+        }
+    }
+
+    /// Whether a plugin's end is meant, and this is the plugin.
+    fn includes_owner(self, owner: &Arc<Owner>) -> bool {
+        match self {
+            Who::All => true,
+            Who::Some(members) => members.iter().any(|m| Arc::ptr_eq(&m.owner, owner)),
+            Who::Notifier(_) | Who::NetNotifier(_) => false,
+        }
+    }
+
+    pub(super) fn includes_own(self, own: &Arc<NetNotifier>) -> bool {
+        match self {
+            Who::NetNotifier(one) => Arc::ptr_eq(one, own),
+            who => who.includes_owner(&own.owner),
         }
     }
 
@@ -41,18 +61,19 @@ impl Who<'_> {
         self.includes(&link.member)
             && match self {
                 Who::Notifier(one) => one.number == link.number,
-                Who::All | Who::Some(_) => true,
+                Who::All | Who::Some(_) | Who::NetNotifier(_) => true,
             }
     }
 }
 
-impl Walk<'_> {
+impl Walk {
     /// Undoes what is in force of `who` in these nets, in the order given.
     pub(super) fn undo(&mut self, nets: &[Arc<Net>], who: Who<'_>, reason: ExitReason) {
-        let list = self.list;
+        let list = self.list();
         let ops = || list.ops().iter().rev().filter(|op| who.includes(&op.member));
         ops().for_each(|op| self.pre_exit(nets, op, reason));
         ops().filter(|op| op.class == Class::Device).for_each(|op| self.exit(nets, op, reason));
+        nets.iter().for_each(|net| self.end_devices(net, who, reason));
         nets.iter().for_each(|net| self.detach(net, who));
         ops().filter(|op| op.class == Class::Subsys).for_each(|op| self.exit(nets, op, reason));
         for member in list.members().iter().rev().filter(|member| who.includes(member)) {
@@ -66,7 +87,7 @@ impl Walk<'_> {
             let live = net.tenant(&op.member, |t| t.is_live(op.number).then(|| t.areas())).flatten();
             if let Some(areas) = live {
                 let answer = self.section(net, || op.ops().pre_exit(&At { net, areas: &areas }, told));
-                self.complain(net, &op.member, "pernet.pre_exit", answer);
+                self.judge(net, &op.member.owner, "pernet.pre_exit", answer);
             }
         }
     }
@@ -79,28 +100,44 @@ impl Walk<'_> {
             let due = net.tenant(&op.member, |t| t.begin_exit(op.number).then(|| t.areas())).flatten();
             let Some(areas) = due else { continue };
             let answer = self.section(net, || op.ops().exit(&At { net, areas: &areas }, told));
-            self.complain(net, &op.member, "pernet.exit", answer);
+            self.judge(net, &op.member.owner, "pernet.exit", answer);
             batch.push((net, areas));
         }
         let Some((first, _)) = batch.first() else { return };
         let at: Vec<At<'_>> = batch.iter().map(|(net, areas)| At { net, areas }).collect();
         let answer = self.home().and_then(|()| op.ops().exit_batch(&at, told));
-        self.complain(first, &op.member, "pernet.exit_batch", Ok(answer));
+        self.judge(first, &op.member.owner, "pernet.exit_batch", Ok(answer));
     }
 
     /// Tells the notifiers of `who` that every device goes, newest first, `lo` last; then they are off the chain.
     fn detach(&mut self, net: &Arc<Net>, who: Who<'_>) {
-        let chained = net.record().tenants.iter().any(|t| t.has_chained() && who.includes(&t.member));
+        let record = net.record();
+        let listed = record.tenants.iter().any(|t| t.has_chained() && who.includes(&t.member));
+        let chained = listed || record.chain.iter().any(|own| who.includes_own(own));
+        drop(record);
         if chained {
             let replay = !matches!(who, Who::All);
             oldest_first(net).iter().rev().for_each(|device| self.unregister_device(net, device, who, replay));
         }
         let mut record = net.record();
         record.tenants.iter_mut().filter(|t| who.includes(&t.member)).for_each(|t| t.unchain_all());
-        if record.tenants.iter().all(|t| !t.has_chained()) {
-            // Nobody wants to know any more; and what is not kept up must not be shown.
-            record.watched = false;
-            record.devices = Vec::new();
+        let gone: Vec<_> = record.chain.extract_if(.., |own| who.includes_own(own)).collect();
+        drop(record);
+        // A notifier's end is its plugin's code.
+        drop(gone);
+        self.unwatch_if_idle(net);
+    }
+
+    /// Unregisters what is left of the devices of `who`, newest first (K1.6). Told that the daemon stops, the plugin
+    /// leaves them in the kernel: an upgrade is no outage.
+    fn end_devices(&mut self, net: &Arc<Net>, who: Who<'_>, reason: ExitReason) {
+        let mut record = net.record();
+        record.tenants.iter_mut().filter(|t| who.includes(&t.member)).for_each(|t| t.closed = true);
+        let own = record.own.iter().rev().filter(|own| who.includes_owner(&own.owner) && own.is_listed());
+        let going: Vec<Arc<OwnDevice>> = own.cloned().collect();
+        drop(record);
+        if !going.is_empty() {
+            self.end_all(net, going, reason);
         }
     }
 
@@ -109,21 +146,10 @@ impl Walk<'_> {
         for (number, (_, ops)) in member.ops().iter().enumerate().rev() {
             if let Some(area) = net.tenant(member, |t| t.take_area(number)).flatten() {
                 let answer = self.section(net, || ops.free(area));
-                self.complain(net, member, "pernet.free", answer);
+                self.judge(net, &member.owner, "pernet.free", answer);
             }
         }
         net.leave(member);
-    }
-
-    fn complain(
-        &mut self,
-        net: &Net,
-        member: &Member,
-        hook: &'static str,
-        answer: Result<Result<(), Failure>, Failure>,
-    ) {
-        if let Err(failure) = answer.and_then(|answer| answer) {
-            self.note(net, member, hook, failure);
-        }
+        self.let_go(net, &member.owner);
     }
 }

@@ -165,12 +165,10 @@ fn failed(new: &NewTun<'_>, error: &io::Error) -> NetlinkError {
     NetlinkError::from_io(format!("create the {kind} link {}", new.name), error)
 }
 
-/// The kernel says EBUSY of a name that is taken by a tun or tap, and EINVAL of one that is taken by anything else.
+/// The kernel says EBUSY both of a name that is taken, by whatever device, and of an index.
 fn refused(new: &NewTun<'_>, error: &io::Error) -> NetlinkError {
     let mut failed = failed(new, error);
-    if matches!(failed.errno, libc::EBUSY | libc::EINVAL)
-        && super::rtnetlink::find_described(new.name).is_ok_and(|found| found.is_some())
-    {
+    if failed.errno == libc::EBUSY && super::rtnetlink::find_described(new.name).is_ok_and(|found| found.is_some()) {
         failed.errno = libc::EEXIST;
         return failed.advise("a device of this name exists; give this one another, or delete that one");
     }

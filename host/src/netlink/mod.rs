@@ -330,6 +330,28 @@ mod tests {
     }
 
     #[test]
+    fn what_only_some_messages_say_is_read() {
+        let names = [attribute(53, b"second\0"), attribute(53, b"third\0")].concat();
+        let mut attributes = vec![
+            attribute(3, b"eth0\0"),
+            attribute(4, &1400u32.to_ne_bytes()),
+            attribute(52 | 0x8000, &names),
+            attribute(5, &3u32.to_ne_bytes()),
+            attribute(20, b"pernetd: wire\0"),
+        ];
+        let described = link::describe(&link_message(0, &attributes)).expect("a link");
+        assert_eq!((described.alias.as_str(), described.lower), ("pernetd: wire", 3));
+        assert_eq!(described.link.alt_names, ["second", "third"]);
+        assert_eq!(link::moved(&link_message(0, &attributes)), None);
+        attributes.push(attribute(45, &2i32.to_ne_bytes()));
+        assert_eq!(link::moved(&link_message(0, &attributes)), None, "an id without an index");
+        attributes.push(attribute(49, &9i32.to_ne_bytes()));
+        assert_eq!(link::moved(&link_message(0, &attributes)), Some((2, 9)));
+        attributes.push(attribute(45, &(-1i32).to_ne_bytes()));
+        assert_eq!(link::moved(&link_message(0, &attributes)), None, "to a namespace that has no id");
+    }
+
+    #[test]
     fn messages_that_do_not_describe_a_device_are_not_taken_for_one() {
         let name = attribute(3, b"eth0\0");
         let mtu = attribute(4, &1400u32.to_ne_bytes());

@@ -1,0 +1,356 @@
+//! What a plugin changes of its own device: `dev_open`, `dev_set_mtu`, `dev_change_name` and their like (K2.7).
+//!
+//! Everybody is asked (K3.4), the plugin's operation is called, the kernel is told, the mirror follows, and the change is
+//! told. What is refused afterwards is put back. After each change the line to the observations is drawn (`fence.rs`).
+
+use std::sync::Arc;
+
+use pernet_plugin_api::EventKind;
+
+use super::failure::{EBUSY, EEXIST, EINVAL, EMLINK, ENODEV, ENOENT, Failure};
+use super::fence::Settled;
+use super::links::{IFF_OPERATIONAL, IFF_UP, Link, LinkChange};
+use super::mirror::{NetDevice, apply, find, replace};
+use super::name::{Wish, check_alt_name, names_of, taken_already};
+use super::net::Net;
+use super::netdev::{OwnDevice, check_mtu};
+use super::notifier::NetdevEvent;
+use super::rtnl::RtnlGuard;
+use super::undo::Who;
+use super::walk::Walk;
+
+/// How deep devices may stand upon each other (K2.7).
+const DEEPEST: usize = 8;
+
+/// A device that may be changed, where it is and as it is.
+struct Current<'a> {
+    net: Arc<Net>,
+    dev: &'a Arc<OwnDevice>,
+    device: Arc<NetDevice>,
+}
+
+/// Runs a change under the lock that was proven.
+fn changing(
+    rtnl: &RtnlGuard<'_>,
+    dev: &Arc<OwnDevice>,
+    change: impl FnOnce(&mut Walk, &Current<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let gone = || Failure::new(ENODEV, format!("{dev} is not registered"));
+    dev.may_change()?;
+    let net = dev.net().ok_or_else(gone)?;
+    net.check_held(rtnl)?;
+    let device = dev.listed(&net).ok_or_else(gone)?;
+    Walk::within(|walk| change(walk, &Current { net, dev, device }))
+}
+
+/// `dev_open`. Up already: nothing happens.
+///
+/// # Errors
+/// A refusal at PRE_UP, `ndo_open`'s or the kernel's; then it is down still, and nobody is told.
+pub fn dev_open(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>) -> Result<(), Failure> {
+    changing(rtnl, dev, |walk, at| {
+        if at.device.link.is_up() {
+            return Ok(());
+        }
+        walk.open(&at.net, dev, &at.device)?;
+        let settled = walk.kernel(at, &LinkChange::Up).inspect_err(|_| walk.stop(&at.net, dev, &at.device))?;
+        let up = settled.link.clone().flatten().map_or(IFF_UP, |link| link.flags | IFF_UP);
+        let seen = Link { flags: up, ..Link::default() };
+        let device = at.put(|link| apply(link, EventKind::Up, &seen))?;
+        walk.tell(&at.net, Who::All, &NetdevEvent::new(EventKind::Up, &device));
+        walk.catch_up(&at.net, dev, settled);
+        Ok(())
+    })
+}
+
+/// `dev_close`. Down already: nothing happens.
+///
+/// # Errors
+/// Only the kernel's; it is seen then that the device is up still, and it is opened again.
+pub fn dev_close(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>) -> Result<(), Failure> {
+    changing(rtnl, dev, |walk, at| walk.close(at))
+}
+
+/// `dev_set_mtu`. The same again: nothing happens. Out of bounds is refused, never clamped.
+///
+/// # Errors
+/// `EINVAL` out of bounds; a refusal at PRECHANGEMTU, `ndo_change_mtu`'s or the kernel's, and nothing is changed; or
+/// one at CHANGEMTU, after which the old value is back and everybody is told again.
+pub fn dev_set_mtu(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, mtu: u32) -> Result<(), Failure> {
+    changing(rtnl, dev, |walk, at| {
+        let old = at.device.link.mtu;
+        if old == mtu {
+            return Ok(());
+        }
+        check_mtu(&dev.spec, mtu)?;
+        walk.ask(&at.net, &NetdevEvent::new(EventKind::PreChangeMtu, &at.device))?;
+        let settled = walk.store_mtu(at, old, mtu)?;
+        let device = at.put(|link| link.mtu = mtu)?;
+        if let Err(refused) = walk.ask(&at.net, &NetdevEvent::new(EventKind::ChangeMtu, &device)) {
+            match walk.store_mtu(at, mtu, old) {
+                Ok(_) => drop(at.put(|link| link.mtu = old)?),
+                Err(failure) => drop(walk.note(&at.net, &dev.owner, "netdev.changemtu", failure)),
+            }
+            walk.again(at, EventKind::ChangeMtu, None);
+            return Err(refused);
+        }
+        walk.catch_up(&at.net, dev, settled);
+        Ok(())
+    })
+}
+
+/// `dev_set_mac_address`.
+///
+/// # Errors
+/// `EINVAL` where its length is not the device's; a refusal at PRE_CHANGEADDR, `ndo_set_mac_address`'s or the kernel's,
+/// and nothing is changed.
+pub fn dev_set_mac_address(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, address: &[u8]) -> Result<(), Failure> {
+    changing(rtnl, dev, |walk, at| {
+        let old = &at.device.link.address;
+        if address.is_empty() || !old.is_empty() && old.len() != address.len() {
+            let why = format!("a hardware address of this device has {} bytes, not {}", old.len(), address.len());
+            return Err(Failure::new(EINVAL, why));
+        }
+        walk.ask(&at.net, &NetdevEvent::new(EventKind::PreChangeAddr, &at.device))?;
+        let settled = if old == address { None } else { Some(walk.store_address(at, old, address)?) };
+        let device = at.put(|link| link.address = address.to_vec())?;
+        walk.tell(&at.net, Who::All, &NetdevEvent::new(EventKind::ChangeAddr, &device));
+        if let Some(settled) = settled {
+            walk.catch_up(&at.net, dev, settled);
+        }
+        Ok(())
+    })
+}
+
+/// `dev_change_name`: to a name, or a pattern's lowest free unit; its own present name counts as taken (K2.1(7)). The same
+/// name again: nothing happens.
+///
+/// # Errors
+/// K2.1's; the kernel's, and nobody is told; or a refusal at CHANGENAME, after which the old name is back and CHANGENAME
+/// is told again (K2.1(8)).
+pub fn dev_change_name(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, name: &str) -> Result<(), Failure> {
+    changing(rtnl, dev, |walk, at| {
+        let old = at.device.link.name.clone();
+        if old == name {
+            return Ok(());
+        }
+        let (new, settled) = walk.rename(at, Wish::of(name)?)?;
+        let device = at.put(|link| link.name.clone_from(&new))?;
+        let event = NetdevEvent { old_name: Some(&old), ..NetdevEvent::new(EventKind::ChangeName, &device) };
+        if let Err(refused) = walk.ask(&at.net, &event) {
+            match walk.kernel(at, &LinkChange::Name(&old)) {
+                Ok(_) => {
+                    at.put(|link| link.name.clone_from(&old))?;
+                    walk.again(at, EventKind::ChangeName, Some(&new));
+                }
+                Err(failure) => drop(walk.note(&at.net, &dev.owner, "netdev.changename", failure)),
+            }
+            return Err(refused);
+        }
+        walk.catch_up(&at.net, dev, settled);
+        Ok(())
+    })
+}
+
+/// `netdev_master_upper_dev_link`; with 0 the unlink.
+///
+/// # Errors
+/// K2.7: `EEXIST` under the same one already, `EBUSY` under another, under itself or in a loop, `EMLINK` too deep, `ENODEV` where
+/// there is no such device; a refusal, after which it is out again.
+pub fn dev_set_master(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, master: u32) -> Result<(), Failure> {
+    changing(rtnl, dev, |walk, at| {
+        let old = at.device.link.master;
+        if master == 0 && old == 0 {
+            return Ok(());
+        }
+        let pre = NetdevEvent::new(EventKind::PreChangeUpper, &at.device);
+        if master == 0 {
+            walk.tell(&at.net, Who::All, &pre);
+        } else {
+            check_master(&at.net, &at.device.link, master)?;
+            walk.ask(&at.net, &pre)?;
+        }
+        let settled = walk.kernel(at, &LinkChange::Master(master))?;
+        let device = at.put(|link| link.master = master)?;
+        let event = NetdevEvent::new(EventKind::ChangeUpper, &device);
+        if master == 0 {
+            walk.tell(&at.net, Who::All, &event);
+        } else if let Err(refused) = walk.ask(&at.net, &event) {
+            match walk.kernel(at, &LinkChange::Master(0)) {
+                Ok(_) => drop(at.put(|link| link.master = 0)?),
+                Err(failure) => drop(walk.note(&at.net, &dev.owner, "netdev.changeupper", failure)),
+            }
+            return Err(refused);
+        }
+        walk.catch_up(&at.net, dev, settled);
+        Ok(())
+    })
+}
+
+/// Gives it another name besides. No event tells it (K2.1(9)).
+///
+/// # Errors
+/// `ERANGE` for one of 128 bytes and more, `EEXIST` for one that is taken, or the kernel's.
+pub fn altname_add(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, name: &str) -> Result<(), Failure> {
+    changing(rtnl, dev, |walk, at| {
+        check_alt_name(name)?;
+        if at.net.devices().iter().any(|device| device.link.is_called(name)) {
+            return Err(taken_already(name));
+        }
+        let settled = walk.kernel(at, &LinkChange::AddAltName(name))?;
+        at.put(|link| {
+            link.alt_names.retain(|alt| alt != name);
+            link.alt_names.push(name.to_owned());
+        })?;
+        walk.catch_up(&at.net, dev, settled);
+        Ok(())
+    })
+}
+
+/// Takes such a name away.
+///
+/// # Errors
+/// `ENOENT` where nobody has it, `EINVAL` where it is a name proper or another device's; or the kernel's.
+pub fn altname_del(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, name: &str) -> Result<(), Failure> {
+    changing(rtnl, dev, |walk, at| {
+        if !at.net.devices().iter().any(|device| device.link.is_called(name)) {
+            return Err(Failure::new(ENOENT, format!("no device here is called `{}`", name.escape_debug())));
+        }
+        if !at.device.link.alt_names.iter().any(|alt| alt == name) {
+            let why = format!("`{}` is no alternative name of this device", name.escape_debug());
+            return Err(Failure::new(EINVAL, why));
+        }
+        let settled = walk.kernel(at, &LinkChange::DelAltName(name))?;
+        at.put(|link| link.alt_names.retain(|alt| alt != name))?;
+        walk.catch_up(&at.net, dev, settled);
+        Ok(())
+    })
+}
+
+/// K2.7: where a device cannot be put.
+fn check_master(net: &Net, link: &Link, master: u32) -> Result<(), Failure> {
+    let refuse = |errno, why: &str| Err(Failure::new(errno, format!("`{}`: {why}", link.name)));
+    if master == link.ifindex {
+        return refuse(EBUSY, "a device cannot be its own upper device");
+    }
+    if link.master == master {
+        return refuse(EEXIST, "it has this upper device already");
+    }
+    if link.master != 0 {
+        return refuse(EBUSY, "it has another upper device; take it out first");
+    }
+    let Some(mut upper) = find(net, master) else {
+        return refuse(ENODEV, "there is no device with the index of its upper device");
+    };
+    let mut above = 1;
+    while upper.link.master != 0 {
+        if upper.link.master == link.ifindex {
+            return refuse(EBUSY, "its upper device stands upon it");
+        }
+        above += 1;
+        match find(net, upper.link.master) {
+            Some(next) if above <= DEEPEST => upper = next,
+            Some(_) => break,
+            None => break,
+        }
+    }
+    if above + depth_below(net, link.ifindex, 0) > DEEPEST {
+        return refuse(EMLINK, "devices may stand upon each other eight deep at most");
+    }
+    Ok(())
+}
+
+/// How many devices stand below this one, at its deepest.
+fn depth_below(net: &Net, ifindex: u32, depth: usize) -> usize {
+    let below = net.devices();
+    let below = below.iter().filter(|device| depth < DEEPEST && device.link.master == ifindex);
+    below.map(|device| 1 + depth_below(net, device.link.ifindex, depth + 1)).max().unwrap_or(0)
+}
+
+impl Current<'_> {
+    /// Its next state, from what it is now: a hook may have changed it meanwhile.
+    fn put(&self, change: impl FnOnce(&mut Link)) -> Result<Arc<NetDevice>, Failure> {
+        let gone = || Failure::new(ENODEV, format!("{} went meanwhile", self.dev));
+        let device = self.dev.listed(&self.net).ok_or_else(gone)?;
+        Ok(replace(&self.net, &device, change))
+    }
+}
+
+impl Walk {
+    /// A change of the kernel's device, and the line behind it.
+    fn kernel(&mut self, at: &Current<'_>, change: &LinkChange<'_>) -> Result<Settled, Failure> {
+        let (net, ifindex) = (&at.net, at.device.link.ifindex);
+        self.section(net, || net.namespace().change(ifindex, change))??;
+        Ok(self.settle(net, at.dev, ifindex))
+    }
+
+    /// The second round after a refusal: everybody hears that it is as it was, and nobody can refuse that.
+    fn again(&mut self, at: &Current<'_>, kind: EventKind, old_name: Option<&str>) {
+        if let Some(device) = at.dev.listed(&at.net) {
+            self.tell(&at.net, Who::All, &NetdevEvent { old_name, ..NetdevEvent::new(kind, &device) });
+        }
+    }
+
+    fn store_mtu(&mut self, at: &Current<'_>, old: u32, mtu: u32) -> Result<Settled, Failure> {
+        self.change_mtu(&at.net, at.dev, &at.device, mtu)?;
+        self.kernel(at, &LinkChange::Mtu(mtu)).inspect_err(|_| {
+            self.put_back(at, "ndo.change_mtu", |walk| walk.change_mtu(&at.net, at.dev, &at.device, old));
+        })
+    }
+
+    fn store_address(&mut self, at: &Current<'_>, old: &[u8], address: &[u8]) -> Result<Settled, Failure> {
+        self.set_mac_address(&at.net, at.dev, &at.device, address)?;
+        self.kernel(at, &LinkChange::Address(address)).inspect_err(|_| {
+            self.put_back(at, "ndo.set_mac_address", |walk| walk.set_mac_address(&at.net, at.dev, &at.device, old));
+        })
+    }
+
+    /// The plugin has agreed, and the kernel has not.
+    fn put_back(&mut self, at: &Current<'_>, hook: &'static str, back: impl FnOnce(&mut Walk) -> Result<(), Failure>) {
+        if let Err(failure) = back(self)
+            && !failure.panicked
+        {
+            self.note(&at.net, &at.dev.owner, hook, failure);
+        }
+    }
+
+    /// Gives it a name. A pattern's that somebody took in this moment is not tried again.
+    fn rename(&mut self, at: &Current<'_>, wish: Wish<'_>) -> Result<(String, Settled), Failure> {
+        let mut refused: Vec<String> = Vec::new();
+        loop {
+            let devices = at.net.devices();
+            let taken = names_of(devices.iter().map(|device| &device.link));
+            let name = wish.resolve(taken.chain(refused.iter().map(String::as_str)))?;
+            match self.kernel(at, &LinkChange::Name(&name)) {
+                Ok(settled) => return Ok((name, settled)),
+                Err(failure) if failure.errno == EEXIST && matches!(wish, Wish::Pattern(..)) => refused.push(name),
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    fn close(&mut self, at: &Current<'_>) -> Result<(), Failure> {
+        if !at.device.link.is_up() {
+            return Ok(());
+        }
+        self.tell(&at.net, Who::All, &NetdevEvent::new(EventKind::GoingDown, &at.device));
+        let device = at.put(|_| {})?;
+        self.stop(&at.net, at.dev, &device);
+        let ifindex = device.link.ifindex;
+        let net = &at.net;
+        let done = self.section(net, || net.namespace().change(ifindex, &LinkChange::Down)).and_then(|done| done);
+        let settled = self.settle(net, at.dev, ifindex);
+        let device = at.put(|link| link.flags &= !(IFF_UP | IFF_OPERATIONAL))?;
+        self.tell(net, Who::All, &NetdevEvent::new(EventKind::Down, &device));
+        self.catch_up(net, at.dev, settled);
+        done
+    }
+
+    /// The same before a move.
+    pub(super) fn close_to_move(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>) -> Result<Arc<NetDevice>, Failure> {
+        let gone = || Failure::new(ENODEV, format!("{dev} went meanwhile"));
+        let device = dev.listed(net).ok_or_else(gone)?;
+        self.close(&Current { net: net.clone(), dev, device })?;
+        dev.listed(net).ok_or_else(gone)
+    }
+}

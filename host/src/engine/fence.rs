@@ -1,0 +1,86 @@
+//! What was done here before it is seen: the fences between own changes and their echo in the stream of observations.
+//!
+//! A change of a plugin's own device is applied to the mirror at once, and the kernel's message about it comes later, when
+//! it may be stale. So after each change a fence goes through the stream, and then the link is looked at: an observation
+//! of that index that was read before the fence is older than the look, and is dropped; the first one read after it lifts
+//! that. What the look shows besides, somebody else did.
+
+use std::sync::Arc;
+
+use super::links::Link;
+use super::mirror::{LinkObservation, Observed};
+use super::net::{Net, NetState, Record};
+use super::netdev::OwnDevice;
+use super::unregister::Kernel;
+use super::walk::{Walk, own_error};
+
+/// What was seen right after a change, behind its fence.
+pub(super) struct Settled {
+    /// How many changes the device had had then.
+    change: u64,
+    /// `None` if it could not be looked at, `Some(None)` if there is no link.
+    pub(super) link: Option<Option<Link>>,
+}
+
+impl Net {
+    /// Whether an observation counts: `None` if it does not, else whether plugins have devices here, so that it has to
+    /// be compared under the lock. One short lock for all of it: this is asked for every link event of the host.
+    pub(super) fn admits(&self, seen: &Observed) -> Option<bool> {
+        let mut record = self.record();
+        let open = matches!(record.state, NetState::Live | NetState::Degraded) && !self.dying();
+        if !open || !record.watched {
+            return None;
+        }
+        record.ahead.retain(|(_, fence)| *fence > seen.fence);
+        let stale = match &seen.what {
+            LinkObservation::Seen(link) => record.is_ahead(link.ifindex),
+            LinkObservation::Gone { ifindex, .. } => record.is_ahead(*ifindex),
+            // Parts of it may be: `merge` leaves those out.
+            LinkObservation::Dump(_) => false,
+        };
+        (!stale).then_some(!record.own.is_empty())
+    }
+}
+
+impl Record {
+    /// Whether what is seen of this index is older than what was done here.
+    pub(super) fn is_ahead(&self, ifindex: u32) -> bool {
+        self.ahead.iter().any(|(index, _)| *index == ifindex)
+    }
+}
+
+impl Walk {
+    /// Draws the line behind what was just done to the link with this index, and looks what it is like there.
+    pub(super) fn settle(&mut self, net: &Arc<Net>, dev: &OwnDevice, ifindex: u32) -> Settled {
+        let change = dev.count_change();
+        self.fence(net, ifindex);
+        let looked = self.section(net, || net.namespace().look(ifindex)).and_then(|link| link);
+        let link = looked.map_err(|failure| self.complain(own_error(net, "netdev.look", failure))).ok();
+        Settled { change, link }
+    }
+
+    /// Draws the line alone.
+    pub(super) fn fence(&mut self, net: &Arc<Net>, ifindex: u32) {
+        match self.section(net, || net.namespace().fence()).and_then(|fence| fence) {
+            Ok(0) => {}
+            Ok(fence) => {
+                let mut record = net.record();
+                record.ahead.retain(|(index, _)| *index != ifindex);
+                record.ahead.push((ifindex, fence));
+            }
+            Err(failure) => self.complain(own_error(net, "netdev.fence", failure)),
+        }
+    }
+
+    /// Takes in what somebody else did meanwhile; unless the device was changed here since, which has been looked at then.
+    pub(super) fn catch_up(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, settled: Settled) {
+        if dev.changes() != settled.change || !dev.is_registered_in(net) {
+            return;
+        }
+        match settled.link {
+            Some(Some(link)) => self.observe(net, &link, false),
+            Some(None) => drop(self.unregister_own(vec![(dev.clone(), Kernel::Gone)])),
+            None => {}
+        }
+    }
+}
