@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         one("a stop leaves a bridge, and the next start adopts it", adopted),
         one("on_stop = undo leaves nothing", undone_at_stop),
         one("who holds a device is shown, and waited for no longer than configured", held),
+        one("a namespace's end puts what is held there", held_at_an_end),
         one("a device that is put in time is gone at once", put_in_time),
         one("without the tun device the registration says so, and the rest runs", no_device_file),
         one("a veto of REGISTER leaves nothing in the kernel", vetoed),
@@ -122,7 +123,7 @@ fn pair(mut m: Machine) {
     for netns in ["blue", "green"] {
         add(&m, netns);
     }
-    m.wait_call("netdev register_netdevice blue a0 0");
+    m.wait_call("netdev netdev.register_netdevice blue a0 0");
     for (netns, name) in [("blue", "a0"), ("green", "b0")] {
         let kernel = link(netns, name).unwrap();
         assert!(kernel.kind == "veth" && kernel.is_up(), "{kernel:?}");
@@ -280,7 +281,7 @@ fn adopted(mut m: Machine) {
     m.forget();
     m.start();
     m.wait_state("blue", "live");
-    assert!(m.trace().contains(&"netdev register_netdevice blue br0 0".to_owned()), "{:?}", m.trace());
+    assert!(m.trace().contains(&"netdev netdev.register_netdevice blue br0 0".to_owned()), "{:?}", m.trace());
     assert_eq!(link("blue", "br0").unwrap().ifindex, before.ifindex, "the same device");
     assert_eq!(listed(&m, "br0")[0]["owner"], "probe-netdev");
     m.no_probe(50, "netdev");
@@ -310,7 +311,7 @@ fn held(mut m: Machine) {
     m.main("unregister_timeout = 1");
     holder(&m);
     started(&mut m, BRIDGE);
-    m.wait_call("a dev_hold blue br0 0");
+    m.wait_call("a netdev.dev_hold blue br0 0");
     let by = json!([{ "plugin": "probe-a", "purpose": "its queue" }]);
     assert_eq!((&show(&m, "br0")["holders"], &show(&m, "br0")["waiting"]), (&by, &json!(false)));
     m.no_probe(50, "netdev");
@@ -324,13 +325,23 @@ fn held(mut m: Machine) {
     );
     assert_eq!(listed(&m, "br0")[0]["reg_state"], "unregistered");
     assert!(m.log().contains("br0") && m.log().contains("its queue"), "{}", m.log());
-    netns_del("blue");
-    m.wait_gone("blue");
-    let shown = show(&m, "br0");
-    assert_eq!((&shown["netns"], &shown["holders"]), (&json!("blue"), &by), "also when its namespace has gone");
     m.write("let-go", "");
     wait_until("it is gone when it is put", SOON, || m.ask(["dev", "show", "br0"]).code == 1);
     assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    m.stop();
+}
+
+fn held_at_an_end(mut m: Machine) {
+    m.main("unregister_timeout = 1");
+    holder(&m);
+    started(&mut m, BRIDGE);
+    m.wait_call("a netdev.dev_hold blue br0 0");
+    m.no_probe(50, "netdev");
+    assert_eq!(m.reload().code, 0, "{}", m.log());
+    assert_eq!(show(&m, "br0")["reg_state"], "unregistered");
+    netns_del("blue");
+    m.wait_gone("blue");
+    assert_eq!(m.ask(["dev", "show", "br0"]).code, 1, "what a plugin holds in a namespace ends with it there");
     m.stop();
 }
 
@@ -338,7 +349,7 @@ fn put_in_time(mut m: Machine) {
     m.main("unregister_timeout = 30");
     holder(&m);
     started(&mut m, BRIDGE);
-    m.wait_call("a dev_hold blue br0 0");
+    m.wait_call("a netdev.dev_hold blue br0 0");
     m.no_probe(50, "netdev");
     let mut reload = m.pernetctl(["reload"]).stdout(std::process::Stdio::null()).spawn().unwrap();
     wait_until("the last reference is waited for", SOON, || {
@@ -385,7 +396,7 @@ fn vetoed(mut m: Machine) {
     assert_eq!(link("blue", "br0"), None, "nothing is left in the kernel");
     assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
     let calls = of(&m.calls(), "blue");
-    assert!(calls.iter().any(|c| c == "netdev register_netdevice br0 1"), "{calls:?}");
+    assert!(calls.iter().any(|c| c == "netdev netdev.register_netdevice br0 1"), "{calls:?}");
     // Who had agreed is told that it goes.
     assert!(calls.iter().any(|c| c == "netdev netdev.unregister br0"), "{calls:?}");
     m.stop();
@@ -397,7 +408,7 @@ fn taken(mut m: Machine) {
     netdev(&m, "on_init_failure = \"skip\"", BRIDGE, "");
     m.start();
     m.wait_state("blue", "degraded");
-    assert!(m.trace().contains(&format!("netdev register_netdevice blue br0 {}", libc::EEXIST)), "{:?}", m.trace());
+    assert!(m.trace().contains(&format!("netdev netdev.register_netdevice blue br0 {}", libc::EEXIST)), "{:?}", m.trace());
     assert_eq!(listed(&m, "br0")[0]["owner"], "kernel");
     m.stop();
     assert!(link("blue", "br0").is_some(), "somebody else's stays");

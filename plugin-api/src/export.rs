@@ -25,12 +25,9 @@ use crate::area::{Areas, Taken};
 use crate::chain;
 use crate::host::Shared;
 use crate::log::{self, Caller};
-use crate::own::{self, NetdevRef};
 use crate::pernet::AnyOps;
 use crate::plugin;
-use crate::{
-    Error, Event, ExitReason, Host, NdoDevice, Net, Notifier, Plugin, Registrar, Result, Stats, Verdict, guard,
-};
+use crate::{Error, Event, ExitReason, Host, Net, Notifier, Plugin, Registrar, Result, Verdict, guard};
 
 /// Exports a type that implements [`Plugin`] as *the* plugin of this shared library.
 ///
@@ -299,7 +296,7 @@ extern "C" fn ndo(instance: InstanceHandle, ops: OpsHandle, net: &NetInfo<'_>, c
     // SAFETY: `from_raw_fd` asks for open descriptors that nobody else owns: they are the callee's, as `NdoCall::queues`
     // states.
     let queues: Vec<OwnedFd> = call.queues.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }).collect();
-    let result = on(instance, |i| i.ndo(ops, &i.net(net), call, queues));
+    let result = on(instance, |i| i.parts.shared.devices.get(ops)?.call(i.caller, &i.net(net), call, queues));
     match result {
         Ok(Ok(stats)) => NdoReturn { status: Status::OK, stats: stats.into() },
         Ok(Err(status)) | Err(status) => NdoReturn { status, stats: NetdevStats::default() },
@@ -341,56 +338,6 @@ impl Instance {
             return self.parts.shared.notifiers.get(number).ok_or_else(missing)?.event(net, event);
         }
         self.parts.notifiers.get(number as usize).ok_or_else(missing)?.event(net, event)
-    }
-
-    /// A device's operation. A panic in `start_xmit`, on a thread of its own, is told by the next one that can.
-    fn ndo(
-        &self,
-        ops: OpsHandle,
-        net: &Net<'_>,
-        call: &NdoCall<'_>,
-        queues: Vec<OwnedFd>,
-    ) -> Result<Result<Stats, Status>> {
-        let entry = self.parts.shared.devices.get(ops)?;
-        let (ops, datapath) = (&entry.ops, &entry.datapath);
-        let dev = NdoDevice::read(call, datapath);
-        match call.op {
-            0 => ops.init(net, &dev)?,
-            1 => {
-                let result = ops.uninit(net, &dev);
-                if let Some(orphan) = entry.orphaned() {
-                    // Nobody can free it later: it is freed when its unregistration is done.
-                    let _ = own::free(self.caller, orphan);
-                }
-                result?;
-            }
-            2 => {
-                ops.open(net, &dev)?;
-                let opened = datapath.open(ops, self.caller, queues, call.vnet_header != 0, call.mtu);
-                opened.inspect_err(|_| drop(ops.stop(net, &dev)))?;
-            }
-            3 => {
-                let hold = |queue: u16| {
-                    let purpose = format!("datapath, queue {queue}");
-                    let held = NetdevRef::hold(self.caller, net.cookie(), call.ifindex, call.serial, &purpose);
-                    let untold =
-                        |error: &Error| tracing::warn!(%error, device = dev.name, "start_xmit hangs unnoticed");
-                    held.inspect_err(untold).ok()
-                };
-                datapath.stop(hold);
-                ops.stop(net, &dev)?;
-            }
-            4 => {
-                ops.change_mtu(net, &dev)?;
-                datapath.set_mtu(call.mtu);
-            }
-            5 => ops.set_mac_address(net, &dev)?,
-            6 => return Ok(datapath.take_fault().map_or_else(|| Ok(ops.get_stats() + datapath.stats()), Err)),
-            7 => ops.destructor(),
-            // A newer host's: an error would refuse what it is about.
-            _ => {}
-        }
-        Ok(datapath.take_fault().map_or(Ok(Stats::default()), Err))
     }
 
     fn net<'a>(&self, info: &'a NetInfo<'a>) -> Net<'a> {

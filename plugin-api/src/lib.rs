@@ -1,7 +1,7 @@
 //! The interface between pernetd and its plugins.
 //!
-//! Two halves. The safe layer is what an author writes against: [`Plugin`], [`PernetOps`], [`Notifier`], [`Host`]
-//! and the [`export_plugin!`] macro; it shows neither `unsafe` nor the ABI. The ABI half ([`abi`], [`note`]) is what
+//! Two halves. The safe layer is what an author writes against: [`Plugin`], [`PernetOps`], [`Notifier`], [`Host`],
+//! [`NetDeviceOps`] with the [`datapath`], and the [`export_plugin!`] macro; it shows neither `unsafe` nor the ABI. The ABI half ([`abi`], [`note`]) is what
 //! the daemon's loader speaks: plain data, opaque handles and descriptors, in both directions, under frozen rules.
 //!
 //! Not here: how the daemon loads, orders or calls plugins.
@@ -30,6 +30,7 @@ mod guard;
 mod attribute;
 mod spec;
 mod netdev_ops;
+mod ndo;
 mod own;
 mod chain;
 mod dev;

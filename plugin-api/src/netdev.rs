@@ -177,7 +177,8 @@ pub enum Verdict {
     Ok = 1,
     /// Handled, and nobody after this notifier is told. Success (K3.3).
     Stop = 2,
-    /// Refused: decodes to EPERM (K3.3), and nobody after this notifier is told.
+    /// Refused: decodes to EPERM (K3.3), and nobody after this notifier is told. What it refuses, and where it refuses
+    /// nothing (K3.4), is with [`Notifier::event`](crate::Notifier::event).
     Bad = 3,
 }
 

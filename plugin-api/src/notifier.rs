@@ -12,8 +12,16 @@ pub trait Notifier: Send + Sync + 'static {
     ///
     /// A late notifier is first replayed what exists, REGISTER and then UP if it is up (K3.1), and one that goes is
     /// told of each device's end; both with [`Event::replay`]. [`Verdict::Stop`] keeps the event from notifiers of
-    /// lower priority; [`Verdict::Bad`] and an error also do, and refuse it where the event can be refused (K3.3).
-    /// What the kernel reports has happened already: a device that it has cannot be refused.
+    /// lower priority; [`Verdict::Bad`] also does.
+    ///
+    /// [`Verdict::Bad`] (`EPERM`) and an error refuse what a plugin does with a device of its own at these events (K3.4):
+    /// [`PostInit`](EventKind::PostInit), [`Register`](EventKind::Register), [`PreUp`](EventKind::PreUp),
+    /// [`PreChangeMtu`](EventKind::PreChangeMtu), [`ChangeMtu`](EventKind::ChangeMtu),
+    /// [`PreChangeAddr`](EventKind::PreChangeAddr), [`ChangeName`](EventKind::ChangeName),
+    /// [`PreChangeUpper`](EventKind::PreChangeUpper) and [`ChangeUpper`](EventKind::ChangeUpper). What was done is then
+    /// undone, and those who were told before may be told again, so a handler must bear the same event twice. At every
+    /// other event, at one that comes with a move, and of a device that is not a plugin's, it refuses nothing: what the
+    /// kernel reports has happened already.
     fn event(&self, net: &Net<'_>, event: &Event<'_>) -> Result<Verdict>;
 }
 
@@ -26,7 +34,7 @@ pub struct Event<'a> {
     /// Whether this tells a new notifier what exists, or takes it back from one that goes: nothing happened to the
     /// device itself.
     pub replay: bool,
-    /// The device, as it is after the event.
+    /// The device, as it is after the event; at one that begins with `Pre`, as it is before.
     pub device: Device<'a>,
     /// The name before a [`EventKind::ChangeName`].
     pub old_name: Option<&'a str>,

@@ -64,7 +64,7 @@ fn frames_come_out_and_go_in_on_every_queue() {
     let (queues, kernels): (Vec<_>, Vec<_>) = (0..2).map(|_| queue()).unzip();
     assert_eq!(plugin.open(ops, queues, false).errno, 0);
     assert!(dev.datapath().is_open());
-    assert_eq!(threads("multi%d-"), 2);
+    until("a thread for each queue", || threads("multi%d-") == 2);
     for (i, kernel) in kernels.iter().enumerate() {
         for len in [14, 60, 1514] {
             let mut sent = frame(len, u8::try_from(i).expect("small"));
@@ -253,7 +253,7 @@ fn a_stop_waits_a_second_and_leaves_a_named_reference() {
     let again = plugin.open(ops, vec![fd], false);
     assert_eq!(again.errno, libc::EBUSY, "a second thread would hang, too: {again:?}");
     assert_eq!(plugin.ndo(ops, STOP).0.errno, 0);
-    assert_eq!(taken(), [String::new(); 0], "one reference is enough");
+    assert_eq!(taken(), NOTHING, "one reference is enough");
     door.open();
     until("the reference is given back", || taken() == ["put 99"]);
     until("the thread is gone", || threads("stuck%d-") == 0);
@@ -280,10 +280,11 @@ fn an_instances_end_does_not_wait_for_ever() {
 fn a_panic_ends_its_queue_and_is_told_once() {
     let plugin = loaded();
     let fall = |_: &Queue<'_>, frames: &mut Batch| panic!("as told, with {} frames", frames.len());
-    let (_dev, ops) = device(&plugin, NetdevSpec::tap("fall%d"), Passing(fall));
+    let (dev, ops) = device(&plugin, NetdevSpec::tap("fall%d"), Passing(fall));
     let (fd, kernels) = queue();
     assert_eq!(plugin.open(ops, vec![fd], false).errno, 0);
     send(&kernels, &frame(60, 1));
+    until("it fell", || dev.datapath().stats().tx_dropped == 1);
     until("the thread is gone", || threads("fall%d-") == 0);
     let (told, _) = plugin.ndo(ops, GET_STATS);
     assert_eq!((told.errno, told.panicked), (libc::EIO, 1));

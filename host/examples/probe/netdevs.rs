@@ -1,7 +1,7 @@
 //! Devices of a probe's own, and references to devices of anybody's.
 //!
 //! What the configuration wants is registered in the pernet device's init; a veth pair once both namespaces are met.
-//! The answer is a line `register_netdevice` with an errno and, of a refusal, the sentence; each operation is a line
+//! The answer is a line `netdev.register_netdevice` with an errno and, of a refusal, the sentence; each operation is a line
 //! `netdev.ndo_…`, where a fault may be asked for as in every hook.
 
 use std::path::PathBuf;
@@ -97,7 +97,7 @@ impl Netdevs {
         for hold in shared.config.holds.iter().filter(wanted) {
             let taken = self.host.dev_hold(net.cookie(), device.ifindex, device.serial, &hold.purpose);
             let errno = Some(taken.as_ref().err().map_or(0, Error::errno));
-            shared.note(Line { device: Some(device.name), errno, ..Line::of("dev_hold", "", net) });
+            shared.note(Line { device: Some(device.name), errno, ..Line::of("netdev.dev_hold", "", net) });
             let Ok(reference) = taken else { continue };
             lock(&self.held).push((hold.until.clone(), reference));
             let (held, until) = (Arc::clone(&self.held), hold.until.clone());
@@ -120,7 +120,7 @@ fn answer(shared: &Shared, net: &Net<'_>, wanted: &WantedDevice, done: Result<&N
     let name = done.ok().and_then(|dev| dev.state().ok()).map_or_else(|| wanted.name.clone(), |info| info.name);
     let errno = Some(done.err().map_or(0, Error::errno));
     let message = done.err().map(ToString::to_string);
-    let line = Line::of("register_netdevice", "", net);
+    let line = Line::of("netdev.register_netdevice", "", net);
     shared.note(Line { device: Some(&name), errno, message: message.as_deref(), ..line });
     match done {
         Err(error) if wanted.must => Err(Error::new(error.errno(), error.to_string())),

@@ -168,11 +168,11 @@ fn counted(own: &Arc<OwnDevice>, workers: &Workers) -> Option<Stats> {
 }
 
 fn details(netns: &str, found: Found, place: Option<&Place>, counted: Option<Stats>) -> DeviceDetails {
-    let Found { link: Link { ifindex, master, .. }, serial, reg_state, ref own } = found;
+    let Found { link: Link { ifindex, master, .. }, serial, ref own, .. } = found;
     let stats = place.and_then(|place| place.visit(|| link_stats::of(ifindex)).ok()?.ok());
     let holders = own.as_ref().map(|own| own.holders()).unwrap_or_default();
     let holders: Vec<DeviceHolder> = holders.iter().map(holder).collect();
-    let waiting = reg_state == RegState::Unregistered && !holders.is_empty();
+    let waiting = own.as_ref().is_some_and(|own| own.is_waited_for());
     let Device { netns, ifindex, name, kind, up, mtu, owner, reg_state, alt_names, address, .. } = row(netns, found);
     DeviceDetails {
         netns,

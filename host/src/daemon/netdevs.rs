@@ -28,13 +28,8 @@ impl Whose {
 }
 
 /// A device that a plugin allocated.
-#[derive(Clone)]
 struct Kept {
     dev: Arc<OwnDevice>,
-    /// The name or pattern that it was allocated with.
-    name: String,
-    /// Registered together with this one.
-    peer: Option<Arc<OwnDevice>>,
     /// Who may name it; nobody once it is freed, or its instance has ended.
     whose: Option<Whose>,
 }
@@ -55,12 +50,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Netdevs {
-    fn find(&self, instance: &InstanceRef, dev: u64) -> Result<Kept, Failure> {
+    fn find(&self, instance: &InstanceRef, dev: u64) -> Result<Arc<OwnDevice>, Failure> {
         let whose = Whose::of(instance);
         let devices = lock(&self.devices);
         let kept = devices.get(&dev).filter(|kept| kept.whose.as_ref() == Some(&whose));
         let no_such = || Failure::new(libc::ENOENT, "this device is freed; allocate another");
-        kept.cloned().ok_or_else(no_such)
+        kept.map(|kept| Arc::clone(&kept.dev)).ok_or_else(no_such)
     }
 
     /// Nobody names it any more. It stays visible until it is released.
@@ -133,9 +128,8 @@ impl Services {
         ops: Arc<dyn NetDeviceOps>,
     ) -> Result<u64, Failure> {
         let owner = self.owners.get(instance)?;
-        let peer = if peer == 0 { None } else { Some(self.netdevs.find(instance, peer)?.dev) };
-        let name = spec.name.clone();
-        let dev = engine::alloc_netdev(&owner, spec, ops, peer.clone())?;
+        let peer = if peer == 0 { None } else { Some(self.netdevs.find(instance, peer)?) };
+        let dev = engine::alloc_netdev(&owner, spec, ops, peer)?;
         let mut devices = lock(&self.netdevs.devices);
         if devices.len() == devices.capacity() {
             // Instead of growing, if that is enough: nobody else tells that the engine has released one.
@@ -143,15 +137,15 @@ impl Services {
         }
         // Asked again under the lock: whoever ends the instance asks for the lock after it is no more an owner.
         let whose = self.owners.get(instance).is_ok().then(|| Whose::of(instance));
-        devices.insert(dev.id, Kept { dev: Arc::clone(&dev), name, peer, whose });
+        devices.insert(dev.id, Kept { dev: Arc::clone(&dev), whose });
         Ok(dev.id)
     }
 
     pub(super) fn register(&self, instance: &InstanceRef, cookie: u64, dev: u64, peer: u64) -> Result<(), Failure> {
-        let Kept { dev, peer: other, .. } = self.netdevs.find(instance, dev)?;
+        let dev = self.netdevs.find(instance, dev)?;
         let net = self.net(cookie)?;
         let held = assert_rtnl(&net)?;
-        match (other, peer) {
+        match (dev.peer(), peer) {
             (None, 0) => engine::register_netdevice(&held, &net, &dev),
             (Some(other), peer) if peer != 0 => {
                 let peer_net = self.net(peer)?;
@@ -167,7 +161,7 @@ impl Services {
     }
 
     pub(super) fn unregister(&self, instance: &InstanceRef, devs: &[u64]) -> Result<(), Failure> {
-        let found = devs.iter().map(|dev| self.netdevs.find(instance, *dev).map(|kept| kept.dev));
+        let found = devs.iter().map(|dev| self.netdevs.find(instance, *dev));
         let devs: Vec<Arc<OwnDevice>> = found.collect::<Result<_, _>>()?;
         let mut nets: Vec<Arc<Net>> = Vec::new();
         for net in devs.iter().filter_map(|dev| dev.net()) {
@@ -180,13 +174,13 @@ impl Services {
     }
 
     pub(super) fn free(&self, instance: &InstanceRef, dev: u64) -> Result<(), Failure> {
-        engine::free_netdev(&self.netdevs.find(instance, dev)?.dev)?;
+        engine::free_netdev(&self.netdevs.find(instance, dev)?)?;
         self.netdevs.disown(dev);
         Ok(())
     }
 
     pub(super) fn change(&self, instance: &InstanceRef, dev: u64, change: &ChangeNetdev<'_>) -> Result<(), Failure> {
-        let dev = self.netdevs.find(instance, dev)?.dev;
+        let dev = self.netdevs.find(instance, dev)?;
         let net = net_of(&dev)?;
         let held = assert_rtnl(&net)?;
         match change {
@@ -207,10 +201,11 @@ impl Services {
     }
 
     pub(super) fn state(&self, instance: &InstanceRef, dev: u64) -> Result<NetdevSnapshot, Failure> {
-        let Kept { dev, name, .. } = self.netdevs.find(instance, dev)?;
+        let dev = self.netdevs.find(instance, dev)?;
         let reg_state = dev.reg_state();
         let device = dev.device();
-        let link = device.as_ref().map_or_else(|| Link { name, ..Link::default() }, |device| device.link.clone());
+        let not_yet = || Link { name: dev.spec.name.clone(), ..Link::default() };
+        let link = device.as_ref().map_or_else(not_yet, |device| device.link.clone());
         // Where it is while it is somewhere: what it had there is nobody's to use once it is gone.
         let here = dev.net().filter(|_| reg_state == RegState::Registered);
         Ok(NetdevSnapshot {

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config::Config;
 use crate::control::wire::{self, ReloadAction, ReloadResult, ReloadedPlugin};
@@ -179,7 +179,9 @@ impl Daemon {
     fn reloaded(&mut self, report: Report) {
         if let Some(config) = &report.config {
             self.config = Arc::new(self.in_force(config));
-            self.shared.patience.store(self.config.main.unregister_timeout, Ordering::Relaxed);
+            let patience = self.config.main.unregister_timeout;
+            self.shared.patience.store(patience, Ordering::Relaxed);
+            self.shared.list.set_unregister_timeout(Duration::from_secs(patience));
             if let Err(e) = self.server.set_read(&config.main.control.read) {
                 tracing::warn!("control.read stays as it was: {e}");
             }

@@ -10,9 +10,11 @@ use pernet_plugin_api::NetCookie;
 
 use crate::discovery::links::LinkSource;
 use crate::discovery::nsid;
-use crate::engine::{Created, Failure, Holder, Link, LinkChange, Links, Namespace, Net, Wanted};
+use crate::engine::{Created, Failure, Holder, HookError, Link, LinkChange, Links, Namespace, Net, Wanted};
 use crate::linux::ns::{self, Pin};
 use crate::linux::{device, rtnetlink};
+
+use super::namespaces::complain;
 
 /// How the engine acts in one namespace: the one descriptor that pins it, and its links.
 pub(super) struct Place {
@@ -162,6 +164,10 @@ impl Links for Handle {
             "net:{netns}: {device} did not become free and is given up. Usage count = {count}: {holders}; it stays listed \
              until these let it go"
         );
+    }
+
+    fn noted(&self, error: &HookError) {
+        complain(std::slice::from_ref(error));
     }
 }
 

@@ -60,7 +60,9 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let Inbox { sender: events, receiver, monitor } = inbox.unwrap_or_default();
     listen_to_signals(&events)?;
 
+    let patience = config.main.unregister_timeout;
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
+    list.set_unregister_timeout(Duration::from_secs(patience));
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
@@ -75,7 +77,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         nets: RwLock::default(),
         plugins: Mutex::new(Plugins::default()),
         maker: Maker::new(services),
-        patience: config.main.unregister_timeout.into(),
+        patience: patience.into(),
         judge,
     });
     let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;

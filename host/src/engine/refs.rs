@@ -38,6 +38,10 @@ impl References {
         &self.holders
     }
 
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.bell.is_some()
+    }
+
     /// Takes holders away; true if the device is to be ended by who did it.
     fn retain(&mut self, keep: impl FnMut(&Holder) -> bool) -> bool {
         self.holders.retain(keep);

@@ -8,6 +8,12 @@
 //! * [`Frame`] and [`Batch`]: bytes in the pool's memory, and their [`VnetHeader`];
 //! * [`Datapath`]: where frames go in;
 //! * [`Queue`]: where frames come out, in batches.
+//!
+//! A plugin that answers with what it gets:
+//!
+//! ```
+#![doc = include_str!("../../examples/reflector.rs")]
+//! ```
 
 mod vnet;
 mod pool;

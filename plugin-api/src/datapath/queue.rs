@@ -205,9 +205,9 @@ fn serve(datapath: &Datapath, index: u16, ops: &dyn AnyNetdevOps, caller: Caller
         tally.tx_packets += sent.0.saturating_sub(left.0);
         tally.tx_bytes += sent.1.saturating_sub(left.1);
         tally.tx_dropped += left.0;
+        let fell = called.map_err(|status| port.fail(status)).is_err();
         port.count(index, &tally);
-        if let Err(status) = called {
-            port.fail(status);
+        if fell {
             break;
         }
     }

@@ -5,13 +5,26 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod kernel;
+mod lab;
+mod ndo;
 mod recorder;
+mod stream;
 
 mod exhaustion;
 mod gate;
 mod initcall;
 mod model;
 mod names;
+mod netdev_change;
+mod netdev_exhaustion;
+mod netdev_model;
+mod netdev_move;
+mod netdev_names;
+mod netdev_notifier;
+mod netdev_observed;
+mod netdev_register;
+mod netdev_unregister;
 mod notifier;
 mod pernet;
 mod rtnl;

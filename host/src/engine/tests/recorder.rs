@@ -7,11 +7,13 @@
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use pernet_plugin_api::{ExitReason, NetCookie, Verdict};
 
+use super::kernel::Kernel;
+use super::ndo::Ledger;
 use crate::engine::*;
 
 thread_local! {
@@ -30,11 +32,23 @@ pub(super) struct World {
     doing: Mutex<HashMap<String, Arc<Hook>>>,
     /// Fails the call with this number, counting those that may fail from 1; 0 none.
     pub(super) fail_nth: AtomicUsize,
+    /// What fails is, of a notifier, a veto.
+    pub(super) nth_is_a_veto: AtomicBool,
     fallible: AtomicUsize,
     last_area: AtomicU64,
     /// Areas that init gave and free has not taken: by (plugin, op, cookie).
     areas: Mutex<HashMap<(String, usize, u64), Area>>,
-    namespaces: Mutex<HashMap<u64, Arc<Mutex<Vec<Link>>>>>,
+    pub(super) kernel: Arc<Kernel>,
+    /// The newest life of each namespace.
+    lives: Mutex<HashMap<u64, Weak<Net>>>,
+    /// What was called of devices of plugins' own.
+    pub(super) ledger: Ledger,
+    /// What another program moved, and where it is now.
+    pub(super) departed: Mutex<Vec<Departed>>,
+    /// What was moved arrives only when a test lets it.
+    pub(super) arrivals_wait: AtomicBool,
+    /// What the kernel is asked counts among the calls that may fail.
+    pub(super) kernel_fails: AtomicBool,
     enter_fails: Mutex<HashSet<u64>>,
     /// Work that the calls left for after the unlock, and how much of it ran.
     deferred: AtomicUsize,
@@ -48,6 +62,11 @@ impl World {
         Arc::default()
     }
 
+    /// Another world on the same kernel: the daemon after this one.
+    pub(super) fn on(before: &World) -> Arc<Self> {
+        Arc::new(World { kernel: before.kernel.clone(), ..World::default() })
+    }
+
     /// The calls since the last time.
     pub(super) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls.lock().unwrap())
@@ -56,6 +75,11 @@ impl World {
     /// The same, only those that contain this.
     pub(super) fn take_only(&self, part: &str) -> Vec<String> {
         self.take().into_iter().filter(|call| call.contains(part)).collect()
+    }
+
+    /// How often a call was made since the last time that they were taken.
+    pub(super) fn count(&self, call: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|c| *c == call).count()
     }
 
     pub(super) fn fail(&self, call: &str) {
@@ -109,7 +133,18 @@ impl World {
     }
 
     pub(super) fn links_of(&self, cookie: u64) -> Arc<Mutex<Vec<Link>>> {
-        self.namespaces.lock().unwrap()[&cookie].clone()
+        self.kernel.state().space(cookie).links.clone()
+    }
+
+    /// The namespace's life, while it has one.
+    pub(super) fn living(&self, cookie: u64) -> Option<Arc<Net>> {
+        self.lives.lock().unwrap().get(&cookie).and_then(Weak::upgrade).filter(|net| net.state() != NetState::Dying)
+    }
+
+    /// Whatever acts in a namespace is inside it, and holds its lock.
+    pub(super) fn assert_inside(&self, net: &Net, what: &str) {
+        assert_eq!(INSIDE.get(), Some(net.cookie.0), "{what} runs inside its namespace");
+        assert!(net.rtnl().held_by_me(), "{what} runs under the RTNL");
     }
 
     pub(super) fn note(&self, call: String) {
@@ -123,26 +158,54 @@ impl World {
     /// A namespace with these devices, each `name` or `name+` (up), `lo` first.
     pub(super) fn net(self: &Arc<Self>, cookie: u64, devices: &[&str]) -> Arc<Net> {
         let links = devices.iter().enumerate().map(|(n, name)| link(u32::try_from(n).unwrap() + 1, name)).collect();
-        self.namespaces.lock().unwrap().insert(cookie, Arc::new(Mutex::new(links)));
+        *self.links_of(cookie).lock().unwrap() = links;
         self.life(cookie, 1)
     }
 
     /// A (next) life of a namespace that exists.
     pub(super) fn life(self: &Arc<Self>, cookie: u64, generation: u32) -> Arc<Net> {
-        let links = self.namespaces.lock().unwrap().entry(cookie).or_default().clone();
-        let namespace = Memory { cookie, links, world: self.clone() };
+        let namespace = Memory { cookie, world: self.clone() };
         let net = Net::new(NetCookie(cookie), generation, Box::new(namespace), false);
         net.set_names(vec![format!("ns{cookie}").into()]);
+        self.lives.lock().unwrap().insert(cookie, Arc::downgrade(&net));
         net
     }
 
-    fn called(&self, call: &str, net: &Net) -> Result<(), Failure> {
+    pub(super) fn called(&self, call: &str, net: &Net) -> Result<(), Failure> {
         let short = call.split(':').next().unwrap_or(call);
         self.note(call.to_owned());
         let doing = self.doing.lock().unwrap().get(short).cloned();
         if let Some(hook) = doing {
             hook(net);
         }
+        self.answer(call, short)
+    }
+
+    /// A call that concerns no namespace.
+    pub(super) fn called_nowhere(&self, call: &str) -> Result<(), Failure> {
+        self.note(call.to_owned());
+        self.answer(call, call)
+    }
+
+    /// What the kernel is asked; noted only where it changes something.
+    fn asked(&self, call: &str, cookie: u64, noted: bool) -> Result<(), Failure> {
+        let net = self.lives.lock().unwrap().get(&cookie).and_then(Weak::upgrade);
+        let net = net.expect("a namespace that lives is asked");
+        self.assert_inside(&net, call);
+        if noted {
+            self.note(call.to_owned());
+        }
+        let doing = self.doing.lock().unwrap().get(call).cloned();
+        if let Some(hook) = doing {
+            hook(&net);
+        }
+        if self.kernel_fails.load(Ordering::SeqCst) {
+            return self.answer(call, call);
+        }
+        self.failing.lock().unwrap().get(call).map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+
+    fn answer(&self, call: &str, short: &str) -> Result<(), Failure> {
         let nth = self.fallible.fetch_add(1, Ordering::SeqCst) + 1;
         if nth == self.fail_nth.load(Ordering::SeqCst) {
             return Err(Failure::new(5, format!("call {nth}, {call}, was told to fail")));
@@ -158,9 +221,9 @@ pub(super) fn link(ifindex: u32, name: &str) -> Link {
     Link { ifindex, name, kind, address: vec![2, 0, 0, 0, 0, 1], mtu: 1500, flags: u32::from(up), ..Link::default() }
 }
 
+/// A namespace of the kernel in memory.
 struct Memory {
     cookie: u64,
-    links: Arc<Mutex<Vec<Link>>>,
     world: Arc<World>,
 }
 
@@ -179,38 +242,87 @@ impl Namespace for Memory {
     }
 }
 
+/// A change as a call is written: `mtu(t0=1400)`.
+fn written(change: &LinkChange<'_>, name: &str) -> String {
+    match change {
+        LinkChange::Up => format!("up({name})"),
+        LinkChange::Down => format!("down({name})"),
+        LinkChange::Name(new) => format!("name({name}={new})"),
+        LinkChange::Mtu(mtu) => format!("mtu({name}={mtu})"),
+        LinkChange::Address(bytes) => format!("address({name}={})", bytes.last().copied().unwrap_or_default()),
+        LinkChange::Master(master) => format!("master({name}={master})"),
+        LinkChange::AddAltName(alt) => format!("altname({name}+{alt})"),
+        LinkChange::DelAltName(alt) => format!("altname({name}-{alt})"),
+        LinkChange::MoveTo { net, .. } => format!("move({name}={})", net.cookie.0),
+    }
+}
+
 impl Memory {
-    /// The links, for who is inside.
-    fn inside(&self) -> std::sync::MutexGuard<'_, Vec<Link>> {
-        assert_eq!(INSIDE.get(), Some(self.cookie), "links are reached inside");
-        self.links.lock().unwrap()
+    /// The device's name in the kernel, for the journal.
+    fn name(&self, ifindex: u32) -> String {
+        let link = self.world.kernel.state().space(self.cookie).get(ifindex);
+        link.map_or_else(|| format!("#{ifindex}"), |link| link.name)
     }
 }
 
 impl Links for Memory {
     fn list(&self) -> Result<Vec<Link>, Failure> {
-        Ok(self.inside().iter().rev().cloned().collect())
+        self.world.asked(&format!("k.list()@{}", self.cookie), self.cookie, false)?;
+        Ok(self.world.kernel.list(self.cookie))
     }
 
-    fn create(&self, _: &Wanted<'_>, _: Option<(&Net, &Wanted<'_>)>) -> Result<(Created, Option<Created>), Failure> {
-        Err(Failure::new(38, "this world makes no links"))
+    fn create(
+        &self,
+        wanted: &Wanted<'_>,
+        peer: Option<(&Net, &Wanted<'_>)>,
+    ) -> Result<(Created, Option<Created>), Failure> {
+        let other = peer.map_or(String::new(), |(net, other)| format!(",{}@{}", other.name, net.cookie.0));
+        self.world.asked(&format!("k.create({}{other})@{}", wanted.name, self.cookie), self.cookie, true)?;
+        if let Some((net, _)) = peer {
+            assert!(net.rtnl().held_by_me(), "both ends' locks are held");
+        }
+        self.world.kernel.create(self.cookie, wanted, peer.map(|(net, wanted)| (net.cookie.0, wanted)))
     }
 
-    fn delete(&self, _: u32) -> Result<(), Failure> {
-        Err(Failure::new(38, "this world deletes no links"))
+    fn is_left(&self, wanted: &Wanted<'_>) -> Result<bool, Failure> {
+        self.world.asked(&format!("k.is_left({})@{}", wanted.name, self.cookie), self.cookie, false)?;
+        Ok(self.world.kernel.is_left(self.cookie, wanted))
     }
 
-    fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
-        Err(Failure::new(38, "this world changes no links"))
+    fn delete(&self, ifindex: u32) -> Result<(), Failure> {
+        self.world.asked(&format!("k.delete({})@{}", self.name(ifindex), self.cookie), self.cookie, true)?;
+        self.world.kernel.state().delete(self.cookie, ifindex)
+    }
+
+    fn change(&self, ifindex: u32, change: &LinkChange<'_>) -> Result<(), Failure> {
+        let call = format!("k.{}@{}", written(change, &self.name(ifindex)), self.cookie);
+        self.world.asked(&call, self.cookie, true)?;
+        self.world.kernel.state().change(self.cookie, ifindex, change)
     }
 
     fn fence(&self) -> Result<u64, Failure> {
-        Ok(0)
+        self.world.asked(&format!("k.fence()@{}", self.cookie), self.cookie, false)?;
+        let mut state = self.world.kernel.state();
+        Ok(if state.space(self.cookie).subscribed { state.stream.fence() } else { 0 })
     }
 
     fn look(&self, ifindex: u32) -> Result<Option<Link>, Failure> {
-        Ok(self.inside().iter().find(|link| link.ifindex == ifindex).cloned())
+        self.world.asked(&format!("k.look()@{}", self.cookie), self.cookie, false)?;
+        Ok(self.world.kernel.state().space(self.cookie).get(ifindex))
     }
+
+    fn waiting(&self, device: &str, holders: &[Holder]) {
+        self.world.note(format!("k.waiting({device}: {})@{}", spell(holders), self.cookie));
+    }
+
+    fn leaked(&self, device: &str, holders: &[Holder]) {
+        self.world.note(format!("k.leaked({device}: {})@{}", spell(holders), self.cookie));
+    }
+}
+
+fn spell(holders: &[Holder]) -> String {
+    let each: Vec<String> = holders.iter().map(|holder| format!("{}/{}", holder.plugin, holder.purpose)).collect();
+    each.join(", ")
 }
 
 /// Asserts that the calling thread is at home.
@@ -227,8 +339,7 @@ struct Recorder {
 
 impl Recorder {
     fn call(&self, hook: &str, at: &At<'_>) -> Result<(), Failure> {
-        assert_eq!(INSIDE.get(), Some(at.net.cookie.0), "{hook} runs inside its namespace");
-        assert!(at.net.rtnl().held_by_me(), "{hook} runs under the RTNL");
+        self.world.assert_inside(at.net, hook);
         self.world.leave_work(at.net);
         let (name, told) =
             hook.split_once(':').map_or((hook, String::new()), |(name, told)| (name, format!(":{told}")));
@@ -304,9 +415,19 @@ impl NotifierBlock for Recorder {
         let replay = if event.replay { "~" } else { "" };
         let old = event.old_name.map_or(String::new(), |old| format!("{old}>"));
         let hook = format!("n{}.{}{replay}({old}{})", self.number, event.kind.as_str(), event.device.link.name);
-        Recorder::call(self, &hook, at)?;
+        match Recorder::call(self, &hook, at) {
+            Err(_) if self.world.nth_is_a_veto.load(Ordering::SeqCst) => return Ok(Verdict::Bad),
+            answer => answer?,
+        }
         let call = format!("{}.{hook}@{}", self.plugin, at.net.cookie.0);
         Ok(self.world.verdicts.lock().unwrap().get(&call).copied().unwrap_or(Verdict::Ok))
+    }
+}
+
+impl World {
+    /// A notifier that records as this plugin's with this number, for a chain of one namespace.
+    pub(super) fn block(self: &Arc<Self>, plugin: &str, number: usize) -> Arc<dyn NotifierBlock> {
+        Arc::new(Recorder { world: self.clone(), plugin: plugin.into(), number })
     }
 }
 
@@ -407,9 +528,30 @@ pub(super) fn clean_up(list: &PernetList, net: &Arc<Net>, reason: ExitReason) ->
     errors
 }
 
+/// A message that was read before any fence.
 pub(super) fn see(list: &PernetList, net: &Arc<Net>, seen: LinkObservation) -> Vec<HookError> {
-    let seen = links_seen(&list.read().unwrap(), net, Observed { fence: 0, what: seen });
+    see_fenced(None, list, net, 0, seen)
+}
+
+/// A message that was read after this fence. What another program moved goes to where it is now.
+pub(super) fn see_fenced(
+    world: Option<&World>,
+    list: &PernetList,
+    net: &Arc<Net>,
+    fence: u64,
+    what: LinkObservation,
+) -> Vec<HookError> {
+    let seen = links_seen(&list.read().unwrap(), net, Observed { fence, what });
     assert_home();
+    match world {
+        Some(world) => {
+            world.departed.lock().unwrap().extend(seen.departed);
+            if seen.lost {
+                world.kernel.state().stream.miss();
+            }
+        }
+        None => assert!(seen.departed.is_empty() && !seen.lost, "nothing of a plugin's own was moved"),
+    }
     seen.errors
 }
 

@@ -1,0 +1,305 @@
+//! What other programs do to devices of plugins' own, and observations that come late, or not at all.
+
+use std::sync::Arc;
+
+use pernet_plugin_api::RegState;
+
+use super::lab::*;
+use super::ndo::*;
+use super::recorder::*;
+use crate::engine::*;
+
+const NONE: [String; 0] = [];
+
+fn index(dev: &OwnDevice) -> u32 {
+    dev.device().unwrap().link.ifindex
+}
+
+fn brief(lab: &Lab) -> Vec<String> {
+    lab.take().into_iter().filter(|call| !call.starts_with("x.")).collect()
+}
+
+/// A registered (and opened) device whose echo has come.
+fn quiet(lab: &Lab, spec: LinkSpec, up: bool) -> Arc<OwnDevice> {
+    let dev = if up { lab.opened(spec) } else { lab.registered(spec) };
+    lab.settle();
+    assert_eq!(lab.take(), NONE);
+    dev
+}
+
+#[test]
+fn deleted_by_another_program_it_ends_as_if_unregistered() {
+    let lab = lab(1);
+    let dev = quiet(&lab, LinkSpec { needs_free: true, ..tap("t0") }, true);
+    lab.world.kernel.other_deletes(1, index(&dev));
+    assert_eq!(lab.settle(), []);
+    let calls = brief(&lab);
+    let told: Vec<_> = calls.iter().filter(|call| !call.starts_with("k.")).cloned().collect();
+    assert_eq!(
+        told,
+        [
+            "w.n0.goingdown(t0)@1",
+            "a.ndo_stop(t0)@1",
+            "w.n0.down(t0)@1",
+            "w.n0.unregister(t0)@1",
+            "w.n0.pre_uninit(t0)@1",
+            "a.ndo_uninit(t0)@1",
+            "a.destructor(t0)",
+            "a.free(t0)",
+        ]
+    );
+    assert_eq!(dev.reg_state(), RegState::Released);
+    lab.assert_agrees();
+}
+
+#[test]
+fn renamed_by_another_program_it_is_told_and_no_veto_counts() {
+    let lab = lab(1);
+    let dev = quiet(&lab, tap("t0"), true);
+    lab.world.verdict("w.n0.changename(t0>wan)@1", pernet_plugin_api::Verdict::Bad);
+    lab.world.kernel.other(1, index(&dev), &LinkChange::Name("wan"));
+    lab.settle();
+    assert_eq!(lab.take(), ["w.n0.changename(t0>wan)@1"]);
+    assert_eq!(dev.device().unwrap().link.name, "wan");
+    lab.assert_agrees();
+    // The plugin goes on with it under its new name.
+    lab.set_mtu(&dev, 1400).unwrap();
+    lab.unregister(&dev).unwrap();
+    assert_eq!(lab.world.kernel.links(1).len(), 1);
+    lab.world.ledger.assert_balanced();
+}
+
+#[test]
+fn set_up_and_down_by_another_program_it_is_opened_and_stopped() {
+    let lab = lab(1);
+    let dev = quiet(&lab, tap("t0"), false);
+    lab.world.kernel.other(1, index(&dev), &LinkChange::Up);
+    assert_eq!(lab.settle(), []);
+    assert_eq!(lab.calls("t0").open, 1);
+    let calls = brief(&lab);
+    assert!(calls.contains(&"w.n0.up(t0)@1".to_owned()), "{calls:?}");
+    lab.world.kernel.other(1, index(&dev), &LinkChange::Down);
+    assert_eq!(lab.settle(), []);
+    assert_eq!(lab.calls("t0").stop, 1);
+    assert!(brief(&lab).contains(&"w.n0.down(t0)@1".to_owned()));
+    lab.assert_agrees();
+}
+
+#[test]
+fn an_open_that_fails_at_an_observed_up_sets_the_device_down_again_and_is_noted() {
+    let lab = lab(1);
+    let dev = quiet(&lab, tap("t0"), false);
+    lab.world.fail("a.ndo_open(t0)@1");
+    lab.world.kernel.other(1, index(&dev), &LinkChange::Up);
+    let errors = lab.settle();
+    assert_eq!((errors.len(), &*errors[0].plugin, errors[0].failure.errno), (1, "a", 5), "{errors:?}");
+    assert!(!lab.world.kernel.find(1, "t0").unwrap().is_up());
+    assert!(!dev.device().unwrap().link.is_up());
+    assert_eq!(lab.calls("t0").open, 0);
+    assert!(lab.net(1).error().is_some(), "shown");
+    lab.assert_agrees();
+    lab.world.heal();
+    lab.open(&dev).unwrap();
+    lab.settle();
+    lab.assert_agrees();
+    let told = lab.take();
+    let ups = told.iter().filter(|call| *call == "w.n0.up(t0)@1").count();
+    let downs = told.iter().filter(|call| *call == "w.n0.down(t0)@1").count();
+    assert_eq!(ups, downs + 1, "UP and DOWN alternate: {told:?}");
+}
+
+#[test]
+fn mtu_and_address_by_another_program_go_to_the_ops_and_an_error_is_only_noted() {
+    let lab = lab(1);
+    let dev = quiet(&lab, tap("t0"), true);
+    lab.world.kernel.other(1, index(&dev), &LinkChange::Mtu(1400));
+    assert_eq!(lab.settle(), []);
+    assert_eq!(brief(&lab), ["w.n0.pre_changemtu(t0)@1", "a.ndo_change_mtu(t0=1400)@1", "w.n0.changemtu(t0)@1"]);
+    lab.world.fail("a.ndo_set_mac_address(t0=9)@1");
+    lab.world.kernel.other(1, index(&dev), &LinkChange::Address(&[2, 0, 0, 0, 9, 9]));
+    assert_eq!(lab.settle().len(), 1);
+    let events = ["w.n0.pre_changeaddr(t0)@1", "a.ndo_set_mac_address(t0=9)@1", "w.n0.changeaddr(t0)@1"];
+    assert_eq!(brief(&lab), events);
+    assert_eq!(dev.device().unwrap().link.address, [2, 0, 0, 0, 9, 9]);
+    lab.assert_agrees();
+}
+
+#[test]
+fn every_own_change_is_told_once_however_late_its_echo() {
+    let lab = lab(1);
+    let dev = lab.own(tap("t0"));
+    lab.register(&dev).unwrap();
+    lab.open(&dev).unwrap();
+    lab.rename(&dev, "t1").unwrap();
+    lab.set_mtu(&dev, 1400).unwrap();
+    lab.close(&dev).unwrap();
+    lab.open(&dev).unwrap();
+    lab.rename(&dev, "t0").unwrap();
+    let told: Vec<_> = brief(&lab).into_iter().filter(|call| call.starts_with("w.")).collect();
+    assert_eq!(told.len(), 12, "{told:?}");
+    assert!(lab.world.waiting() > 5, "the echoes are all on the way");
+    lab.settle();
+    assert_eq!(lab.take(), NONE);
+    assert_eq!((lab.calls("t0").open, lab.calls("t0").stop), (2, 1));
+    lab.assert_agrees();
+}
+
+#[test]
+fn a_foreign_change_before_an_own_one_is_not_lost_with_the_echo() {
+    let lab = lab(1);
+    let dev = quiet(&lab, tap("t0"), false);
+    // Its message is older than our fence; what it said is found by the look.
+    lab.world.kernel.other(1, index(&dev), &LinkChange::Mtu(1400));
+    lab.open(&dev).unwrap();
+    lab.settle();
+    assert_eq!(dev.device().unwrap().link.mtu, 1400);
+    let told = lab.take().iter().filter(|call| *call == "w.n0.changemtu(t0)@1").count();
+    assert_eq!(told, 1);
+    lab.assert_agrees();
+}
+
+#[test]
+fn a_foreign_down_and_up_before_an_own_change_keeps_open_and_stop_in_step() {
+    let lab = lab(1);
+    let dev = quiet(&lab, tap("t0"), true);
+    lab.world.kernel.other(1, index(&dev), &LinkChange::Down);
+    lab.set_mtu(&dev, 1400).unwrap();
+    lab.settle();
+    lab.assert_agrees();
+    let calls = lab.calls("t0");
+    assert_eq!((calls.open, calls.stop), (1, 1), "{:?}", lab.take());
+    assert!(!dev.device().unwrap().link.is_up());
+}
+
+#[test]
+fn a_foreign_change_after_an_own_one_is_told() {
+    let lab = lab(1);
+    let dev = lab.opened(tap("t0"));
+    lab.world.kernel.other(1, index(&dev), &LinkChange::Name("wan"));
+    lab.settle();
+    assert_eq!(brief(&lab), ["w.n0.changename(t0>wan)@1"]);
+    lab.world.kernel.other_deletes(1, index(&dev));
+    lab.settle();
+    assert_eq!(dev.reg_state(), RegState::Unregistered);
+    lab.assert_agrees();
+}
+
+#[test]
+fn the_echo_of_an_end_does_not_end_the_next_device_of_that_index() {
+    let lab = lab(1);
+    let dev = lab.registered(LinkSpec { ifindex: 9, ..tap("t0") });
+    lab.unregister(&dev).unwrap();
+    // Another program's, with the same index, while our end's echo is still on the way.
+    lab.world.kernel.state().space(1).set_last(8);
+    assert_eq!(lab.world.kernel.other_adds(1, "eth0", "ifb"), Ok(9));
+    lab.settle();
+    lab.assert_agrees();
+    let told: Vec<_> = brief(&lab).into_iter().filter(|call| call.contains("eth0")).collect();
+    assert_eq!(told, ["w.n0.register(eth0)@1"]);
+}
+
+#[test]
+fn the_other_end_of_a_veth_that_is_the_kernels_own_goes_by_observation() {
+    let lab = lab(1);
+    let dev = lab.own(spec("veth", "v0"));
+    lab.register(&dev).unwrap();
+    lab.settle();
+    assert!(lab.net(1).devices().iter().any(|d| d.link.name == "veth0" && d.own.is_none()));
+    lab.take();
+    // Deleting the kernel's end takes ours along.
+    let other = lab.world.kernel.find(1, "veth0").unwrap().ifindex;
+    lab.world.kernel.other_deletes(1, other);
+    lab.settle();
+    assert_eq!(dev.reg_state(), RegState::Unregistered);
+    lab.world.ledger.assert_balanced();
+    lab.assert_agrees();
+}
+
+#[test]
+fn after_a_loss_the_view_is_the_kernels_and_every_end_is_told() {
+    let lab = lab(1);
+    let (gone, renamed, stays) =
+        (quiet(&lab, tap("t0"), true), quiet(&lab, tap("t1"), false), quiet(&lab, tap("t2"), true));
+    let kernel = &lab.world.kernel;
+    kernel.other_deletes(1, index(&gone));
+    kernel.other(1, index(&renamed), &LinkChange::Name("wan"));
+    kernel.other(1, index(&renamed), &LinkChange::Up);
+    kernel.other(1, index(&stays), &LinkChange::Down);
+    kernel.state().stream.lose();
+    assert_eq!(lab.settle(), []);
+    assert_eq!(gone.reg_state(), RegState::Unregistered);
+    assert_eq!(lab.calls("t0"), Calls { init: 1, uninit: 1, open: 1, stop: 1, destructor: 1, free: 0 });
+    assert_eq!((lab.calls("t1").open, lab.calls("t2").stop), (1, 1));
+    lab.assert_agrees();
+    // With another address it is taken for another device, as any is after a loss.
+    kernel.other(1, index(&stays), &LinkChange::Address(&[2, 0, 0, 0, 9, 9]));
+    kernel.state().stream.lose();
+    lab.settle();
+    assert_eq!((stays.reg_state(), lab.calls("t2").uninit), (RegState::Unregistered, 1));
+    lab.assert_agrees();
+}
+
+#[test]
+fn a_device_of_another_kind_under_the_same_index_after_a_loss_is_another_device() {
+    let lab = lab(1);
+    let dev = quiet(&lab, LinkSpec { ifindex: 9, ..tap("t0") }, true);
+    lab.world.kernel.other_deletes(1, 9);
+    lab.world.kernel.state().space(1).set_last(8);
+    assert_eq!(lab.world.kernel.other_adds(1, "t0", "ifb"), Ok(9));
+    lab.world.kernel.state().stream.lose();
+    lab.settle();
+    assert_eq!(dev.reg_state(), RegState::Unregistered);
+    assert_eq!(lab.calls("t0").uninit, 1);
+    lab.assert_agrees();
+    assert_eq!(lab.world.kernel.find(1, "t0").unwrap().kind, "ifb", "nobody deletes what is not ours");
+}
+
+#[test]
+fn a_list_that_is_older_than_an_own_change_does_not_undo_it() {
+    let lab = lab(1);
+    let up = quiet(&lab, tap("t0"), false);
+    // Listed, and then changed, before the list is compared: a worker elsewhere did it.
+    let listed = lab.world.kernel.links(1);
+    lab.open(&up).unwrap();
+    let new = lab.registered(tap("t1"));
+    lab.take();
+    see(&lab.list, lab.net(1), LinkObservation::Dump(listed));
+    lab.settle();
+    lab.world.kernel.state().stream.lose();
+    lab.settle();
+    assert_eq!(new.reg_state(), RegState::Registered, "it is there");
+    assert_eq!((lab.calls("t0").open, lab.calls("t0").stop), (1, 0), "{:?}", lab.take());
+    lab.assert_agrees();
+}
+
+#[test]
+fn messages_that_are_older_than_an_own_change_and_come_after_a_list_do_not_undo_it() {
+    let lab = lab(1);
+    let dev = lab.registered(tap("t0"));
+    lab.open(&dev).unwrap();
+    lab.take();
+    // The list is newer than what waits in the socket.
+    let listed = lab.world.kernel.links(1);
+    see(&lab.list, lab.net(1), LinkObservation::Dump(listed));
+    lab.settle();
+    assert_eq!((lab.calls("t0").open, lab.calls("t0").stop), (1, 0), "{:?}", lab.take());
+    lab.assert_agrees();
+}
+
+#[test]
+fn with_no_place_in_the_stream_known_the_devices_are_looked_at_again() {
+    for what in ["k.fence()@1", "k.look()@1"] {
+        let lab = lab(1);
+        let dev = lab.registered(tap("t0"));
+        lab.world.fail(what);
+        // The change is done; that it could not be looked at is no reason to say otherwise.
+        let _ = lab.open(&dev);
+        lab.world.heal();
+        lab.settle();
+        lab.world.kernel.state().stream.lose();
+        lab.settle();
+        lab.assert_agrees();
+        let calls = lab.calls("t0");
+        assert_eq!(dev.device().unwrap().link.is_up(), calls.open > calls.stop, "{what}");
+    }
+}
