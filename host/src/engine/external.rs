@@ -1,6 +1,6 @@
 //! What somebody else does to a plugin's device: seen, and taken through the same events and operations.
 //!
-//! It has happened, so nobody can refuse it, with one exception: what cannot be opened is set down again. A deletion and a
+//! It has happened, so nobody is asked, with one exception: what may not go up, or cannot be opened, is set down again. A deletion and a
 //! move are `mirror.rs`'s to route.
 
 use std::sync::Arc;
@@ -48,15 +48,6 @@ impl Walk {
         seen: &Link,
     ) {
         let before = dev.changes();
-        let pre = match kind {
-            EventKind::ChangeMtu => Some(EventKind::PreChangeMtu),
-            EventKind::ChangeAddr => Some(EventKind::PreChangeAddr),
-            EventKind::ChangeUpper => Some(EventKind::PreChangeUpper),
-            _ => None,
-        };
-        if let Some(pre) = pre {
-            self.tell(net, Who::All, &NetdevEvent::new(pre, device));
-        }
         match kind {
             EventKind::Down => self.stop(net, dev, device),
             EventKind::ChangeMtu => {
@@ -117,7 +108,10 @@ impl Walk {
         if let Err(failure) = answer
             && !failure.panicked
         {
-            self.note(net, &dev.owner, hook, failure);
+            let error = self.note(net, &dev.owner, hook, failure);
+            if let Some(device) = dev.device() {
+                net.note_device_error(error, device.link.ifindex);
+            }
         }
     }
 
@@ -128,6 +122,7 @@ impl Walk {
         let queues = dev.life().queues.clone();
         self.ndo(net, dev, "ndo.open", |ops, at| ops.open(at, device, queues.as_ref()))?;
         dev.life().open = true;
+        net.resolve_device_error(Some(&dev.owner.name), device.link.ifindex);
         Ok(())
     }
 

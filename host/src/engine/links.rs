@@ -176,10 +176,11 @@ pub trait Links: Send + Sync {
         wanted: &Wanted<'_>,
         peer: Option<(&Net, &Wanted<'_>)>,
     ) -> Result<(Created, Option<Created>), Failure>;
-    /// Whether a link of that name is there and would be taken over by [`Links::create`].
+    /// Whether the link of that name and kind, which is there, would be taken over by [`Links::create`]. Asked before
+    /// anything is done for it; who does not know lets `create` decide.
     #[expect(unused_variables, reason = "tests need none")]
     fn is_left(&self, wanted: &Wanted<'_>) -> Result<bool, Failure> {
-        Ok(false)
+        Ok(true)
     }
     /// Deletes a link; `ENODEV` where there is none, which is the caller's to judge.
     fn delete(&self, ifindex: u32) -> Result<(), Failure>;

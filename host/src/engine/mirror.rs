@@ -77,8 +77,11 @@ pub(super) fn sort_links(links: &mut [Link]) {
 
 /// Whether both can be the same device. A kind never changes. A hardware address may, in a live message; but after a
 /// loss an ifindex with another address is taken for another device, since the messages that would tell are lost.
-fn same_device(known: &Link, seen: &Link, after_loss: bool) -> bool {
-    known.kind == seen.kind && (!after_loss || known.address == seen.address)
+///
+/// A plugin's own device is itself, whatever its address: it is easily taken for another, and that would be its end.
+fn same_device(known: &NetDevice, seen: &Link, after_loss: bool) -> bool {
+    let judged = after_loss && known.own.is_none();
+    known.link.kind == seen.kind && (!judged || known.link.address == seen.address)
 }
 
 /// What turns `known` into `seen`, in the order in which it is told.
@@ -209,7 +212,7 @@ impl Walk {
     /// One link against the mirror.
     pub(super) fn observe(&mut self, net: &Arc<Net>, seen: &Link, after_loss: bool) {
         let Some(known) = find(net, seen.ifindex) else { return self.register_device(net, seen) };
-        if !same_device(&known.link, seen, after_loss) {
+        if !same_device(&known, seen, after_loss) {
             self.unregister_device(net, &known, Who::All, false);
             return self.register_device(net, seen);
         }

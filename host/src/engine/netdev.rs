@@ -42,8 +42,6 @@ pub trait NetDeviceOps: Send + Sync {
     fn free(&self) -> Result<(), Failure>;
 }
 
-/// `IFNAMSIZ` without its end.
-const LONGEST_NAME: usize = 15;
 /// Most queues of a device (K4.6).
 const MOST_QUEUES: u32 = 4096;
 
@@ -128,14 +126,11 @@ pub fn alloc_netdev(
 
 fn check_spec(spec: &LinkSpec) -> Result<(), Failure> {
     let wrong = |why: &str| Err(Failure::new(EINVAL, format!("device `{}`: {why}", spec.name.escape_debug())));
-    if spec.name.len() > LONGEST_NAME {
-        return wrong("a name, or a pattern, has at most 15 bytes");
-    }
     if spec.kind.is_empty() {
         return wrong("it has no kind; say what it shall be (tap, veth, …)");
     }
-    if i32::try_from(spec.ifindex).is_err() {
-        return wrong("its index is too large");
+    if spec.max_mtu > 0 && spec.min_mtu > spec.max_mtu {
+        return wrong("its smallest MTU is larger than its largest");
     }
     let tuntap = matches!(&*spec.kind, "tun" | "tap");
     if tuntap != (1..=MOST_QUEUES).contains(&spec.queues) || !tuntap && spec.queues != 0 {

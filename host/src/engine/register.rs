@@ -54,7 +54,7 @@ pub fn register_pair(
 /// As [`register_netdevice`], and those of the lock.
 pub fn register_netdev(token: &ReadToken, net: &Arc<Net>, dev: &Arc<OwnDevice>) -> Result<(), Failure> {
     let mut walk = Walk::new(token.list());
-    let answer = walk.hold(&[&**net]).and_then(|held| {
+    let answer = walk.lock(&[&**net]).and_then(|held| {
         let answer = walk.register_one(net, dev);
         walk.release(held);
         answer
@@ -208,8 +208,8 @@ impl Walk {
         name: &str,
         mut links: impl Iterator<Item = &'l Link>,
     ) -> Result<bool, Failure> {
-        let kind = kernel_kind(&dev.spec.kind);
-        let Some(link) = links.find(|link| link.name == name && link.kind == kind) else { return Ok(false) };
+        let kinds = [&*dev.spec.kind, kernel_kind(&dev.spec.kind)];
+        let Some(link) = links.find(|link| link.name == name && kinds.contains(&&*link.kind)) else { return Ok(false) };
         if find(net, link.ifindex).is_none_or(|known| known.own.is_some()) {
             return Ok(false);
         }
@@ -235,7 +235,9 @@ impl Walk {
         self.ndo(net, dev, "ndo.init", |ops, at| ops.init(at, &draft))?;
         dev.life().initialised = true;
         let in_use = find(net, spec.ifindex).is_some_and(|known| known.own.is_some() || known.link.name != name);
-        let reserved = if spec.ifindex != 0 && in_use {
+        let reserved = if i32::try_from(spec.ifindex).is_err() {
+            Err(Failure::new(EINVAL, format!("{} is no index: it has 31 bits", spec.ifindex)))
+        } else if spec.ifindex != 0 && in_use {
             Err(Failure::new(EBUSY, format!("index {} is in use in this namespace", spec.ifindex)))
         } else {
             Ok(())

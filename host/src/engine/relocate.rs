@@ -150,12 +150,27 @@ impl Walk {
         self.fence(from, index);
         self.tell_moved(from, dev, &device);
         let name = destination.name.unwrap_or_else(|| device.link.name.clone());
-        match self.find_there(to, destination.ifindex, &name)? {
-            Some(link) => self.enlist_moved(to, dev, link),
-            None => {
+        match self.moved_to(to, &device, destination.ifindex, name) {
+            Ok(link) => self.enlist_moved(to, dev, link),
+            Err(failure) => {
                 self.end_lost(from, dev, &device);
-                Err(Failure::new(ENODEV, format!("somebody deleted {dev} as soon as it was moved")))
+                return Err(failure);
             }
+        }
+        Ok(())
+    }
+
+    /// What was moved, as it is there. That it cannot be looked at does not undo the move.
+    fn moved_to(&mut self, to: &Arc<Net>, device: &NetDevice, ifindex: u32, name: String) -> Result<Link, Failure> {
+        let seen = self.find_there(to, ifindex, &name).or_else(|_| self.find_there(to, ifindex, &name));
+        match seen {
+            Ok(Some(link)) => Ok(link),
+            Ok(None) => {
+                let why = format!("somebody deleted `{name}` as soon as it was moved to `{}`", to.name());
+                Err(Failure::new(ENODEV, why))
+            }
+            Err(_) if ifindex != 0 => Ok(Link { ifindex, name, master: 0, ..device.link.clone() }),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -177,7 +192,7 @@ impl Walk {
     }
 
     /// REGISTER in the namespace where it is now; an answer is not asked for.
-    fn enlist_moved(&mut self, to: &Arc<Net>, dev: &Arc<OwnDevice>, seen: Link) -> Result<(), Failure> {
+    fn enlist_moved(&mut self, to: &Arc<Net>, dev: &Arc<OwnDevice>, seen: Link) {
         let ifindex = seen.ifindex;
         let settled = self.settle(to, dev, ifindex);
         let mut link = settled.link.clone().flatten().unwrap_or(seen);
@@ -203,7 +218,6 @@ impl Walk {
             }
         }
         self.catch_up(to, dev, settled);
-        Ok(())
     }
 
     /// Somebody moved a plugin's device away.

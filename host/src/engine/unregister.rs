@@ -69,7 +69,7 @@ pub fn unregister_netdev(token: &ReadToken, dev: &Arc<OwnDevice>) -> Result<(), 
     };
     let mut walk = Walk::new(token.list());
     let nets = with_peers(&net, std::slice::from_ref(dev));
-    let answer = walk.hold(&nets.iter().map(|net| &**net).collect::<Vec<_>>()).and_then(|held| {
+    let answer = walk.lock(&nets.iter().map(|net| &**net).collect::<Vec<_>>()).and_then(|held| {
         let answer = walk.unregister_own(vec![(dev.clone(), Kernel::Delete)]);
         walk.release(held);
         answer

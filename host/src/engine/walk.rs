@@ -172,6 +172,11 @@ impl Walk {
         Ok(lock_all(missing.iter().map(|net| net.rtnl()), None)?)
     }
 
+    /// Locks these nets, none of which this thread may have locked.
+    pub(super) fn lock<'n>(&self, nets: &[&'n Net]) -> Result<Vec<RtnlGuard<'n>>, Failure> {
+        Ok(lock_all(nets.iter().map(|net| net.rtnl()), None)?)
+    }
+
     pub(super) fn release(&self, held: Vec<RtnlGuard<'_>>) {
         self.after(unlock_all(held));
     }
