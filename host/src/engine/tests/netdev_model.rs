@@ -461,7 +461,7 @@ impl Model {
                 mtu: dev.link.mtu,
             };
             assert_eq!((&is, slot.dev.reg_state()), (&slot.is, RegState::Registered), "slot {key} after {action:?}");
-            assert_eq!(dev.link.kind, slot.kind);
+            assert_eq!(dev.link.kind, if slot.kind == "tap" { "tun" } else { slot.kind });
             let calls = self.lab.calls(&slot.label);
             assert_eq!((calls.init, calls.uninit, calls.destructor), (1, 0, 0), "slot {key} after {action:?}");
             assert_eq!(calls.open > calls.stop, is.up, "slot {key} after {action:?}");
