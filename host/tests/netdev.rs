@@ -408,7 +408,11 @@ fn taken(mut m: Machine) {
     netdev(&m, "on_init_failure = \"skip\"", BRIDGE, "");
     m.start();
     m.wait_state("blue", "degraded");
-    assert!(m.trace().contains(&format!("netdev netdev.register_netdevice blue br0 {}", libc::EEXIST)), "{:?}", m.trace());
+    assert!(
+        m.trace().contains(&format!("netdev netdev.register_netdevice blue br0 {}", libc::EEXIST)),
+        "{:?}",
+        m.trace()
+    );
     assert_eq!(listed(&m, "br0")[0]["owner"], "kernel");
     m.stop();
     assert!(link("blue", "br0").is_some(), "somebody else's stays");

@@ -13,13 +13,17 @@ use pernetd::linux::netns;
 
 use crate::daemon::Daemon;
 use crate::numbers::{per, us};
-use crate::sandbox::{RUN_NETNS, netns_add, netns_del, wait_until};
+use crate::sandbox::{RUN_NETNS, example_cdylib, netns_add, netns_del, wait_until};
 
 const DEVICES: usize = 1_000;
 const TIMES: &str = "/pernet/times";
 const SOON: Duration = Duration::from_secs(120);
 
 pub(crate) fn measure() {
+    if !example_cdylib("bench_devices").exists() {
+        println!("\ndevices: not measured; first cargo build --release -p pernetd --example bench_devices");
+        return;
+    }
     netns::prepare_folder(Path::new(RUN_NETNS)).unwrap();
     println!("\n{DEVICES} devices of one namespace, registered and unregistered; us per device, by the clock");
     println!("{:12} {:>20} {:>20} {:>9}", "", "pernetd make + end", "ip -batch make + end", "ratio");
