@@ -55,6 +55,9 @@ struct Device {
     cookie: u64,
 }
 
+/// What was traced if nothing was.
+pub(crate) const NOTHING: [&str; 0] = [];
+
 /// Leaves a trace.
 pub(crate) fn note(what: impl Into<String>) {
     lock(&TRACE).push(what.into());
