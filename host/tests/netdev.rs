@@ -380,7 +380,7 @@ fn no_device_file(mut m: Machine) {
     netdev(
         &m,
         "on_init_failure = \"skip\"",
-        &format!("{{ netns = \"blue\", kind = \"tap\", name = \"wire%d\", must = true }}"),
+        "{ netns = \"blue\", kind = \"tap\", name = \"wire%d\", must = true }",
         "",
     );
     m.start();
