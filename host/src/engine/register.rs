@@ -235,9 +235,7 @@ impl Walk {
         self.ndo(net, dev, "ndo.init", |ops, at| ops.init(at, &draft))?;
         dev.life().initialised = true;
         let in_use = find(net, spec.ifindex).is_some_and(|known| known.own.is_some() || known.link.name != name);
-        let reserved = if i32::try_from(spec.ifindex).is_err() {
-            Err(Failure::new(EINVAL, format!("{} is no index: it has 31 bits", spec.ifindex)))
-        } else if spec.ifindex != 0 && in_use {
+        let reserved = if spec.ifindex != 0 && in_use {
             Err(Failure::new(EBUSY, format!("index {} is in use in this namespace", spec.ifindex)))
         } else {
             Ok(())
