@@ -30,6 +30,8 @@ struct More {
     /// Never given again.
     id: u64,
     alias: String,
+    /// As it was asked for: the kernel calls a tap a tun, too.
+    made_as: String,
     /// The other end of a veth, by id.
     peer: Option<u64>,
 }
@@ -171,7 +173,8 @@ impl State {
         self.last_id += 1;
         let id = self.last_id;
         let last = u8::try_from(id % 256).unwrap_or_default();
-        let (name, kind, address) = (name.to_owned(), kind.to_owned(), vec![2, 0, 0, 0, 1, last]);
+        let shown = if kind == "tap" { "tun" } else { kind };
+        let (name, kind, address) = (name.to_owned(), shown.to_owned(), vec![2, 0, 0, 0, 1, last]);
         let link = Link { ifindex, name, kind, address, mtu: 1500, ..Link::default() };
         self.space(cookie).put(link.clone(), More { id, ..More::default() });
         Ok((link, id))
@@ -190,15 +193,16 @@ impl State {
         link.alt_names.clone_from(&spec.alt_names);
         link.mtu = if spec.mtu == 0 { link.mtu } else { spec.mtu };
         link.address = if spec.address.is_empty() { link.address } else { spec.address.clone() };
-        self.space(cookie).put(link.clone(), More { id, alias: wanted.alias.into(), peer: None });
+        self.space(cookie)
+            .put(link.clone(), More { id, alias: wanted.alias.into(), made_as: spec.kind.clone(), peer: None });
         Ok((link, id))
     }
 
     /// What stands there under the wanted name, if it may be taken over.
     fn adoptable(&mut self, cookie: u64, wanted: &Wanted<'_>) -> Option<(Link, More)> {
-        let link = self.space(cookie).named(wanted.name).filter(|link| link.kind == wanted.spec.kind)?;
+        let link = self.space(cookie).named(wanted.name)?;
         let more = self.space(cookie).more.get(&link.ifindex)?.clone();
-        (more.alias == wanted.alias).then_some((link, more))
+        (more.alias == wanted.alias && more.made_as == wanted.spec.kind).then_some((link, more))
     }
 
     pub(super) fn delete(&mut self, cookie: u64, ifindex: u32) -> Result<(), Failure> {
