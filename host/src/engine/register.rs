@@ -278,6 +278,7 @@ impl Walk {
             });
             let create = || net.namespace().create(&wanted, other.as_ref().map(|(net, wanted)| (*net, wanted)));
             let failure = match self.section(net, create).and_then(|made| made) {
+                Ok((created, _)) if created.adopted && !is_kernels(net, &created) => taken_already(&named.name),
                 Ok(made) => return Ok(made),
                 Err(failure) if failure.errno == EEXIST => failure,
                 Err(failure) => return Err(failure),
@@ -353,6 +354,11 @@ impl Walk {
             let _ = self.unregister_own(vec![(dev.clone(), Kernel::Delete)]);
         })
     }
+}
+
+/// Whether the mirror has it as the kernel's own. Otherwise it is no leftover, but one that somebody just moved here.
+fn is_kernels(net: &Net, created: &Created) -> bool {
+    find(net, created.link.ifindex).is_some_and(|known| known.own.is_none())
 }
 
 /// The next name of a pattern, after those that the kernel refused.
