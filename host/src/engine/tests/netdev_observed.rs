@@ -279,7 +279,8 @@ fn messages_that_are_older_than_an_own_change_and_come_after_a_list_do_not_undo_
     lab.take();
     // The list is newer than what waits in the socket.
     let listed = lab.world.kernel.links(1);
-    see(&lab.list, lab.net(1), LinkObservation::Dump(listed));
+    let sent = lab.world.kernel.state().stream.sent();
+    see_fenced(Some(&lab.world), &lab.list, lab.net(1), sent, LinkObservation::Dump(listed));
     lab.settle();
     assert_eq!((lab.calls("t0").open, lab.calls("t0").stop), (1, 0), "{:?}", lab.take());
     lab.assert_agrees();
