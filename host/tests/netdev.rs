@@ -12,8 +12,9 @@ use std::process::ExitCode;
 
 use machine::{HOME, Machine, SOON, inside, name_path, of, one};
 use pernetd::engine::Link;
-use pernetd::linux::rtnetlink;
+use pernetd::linux::{netns, rtnetlink};
 use rustix::mount::mount_bind;
+use rustix::process::Signal;
 use sandbox::{Trial, netns_add, netns_del, wait_until};
 use serde_json::{Value, json};
 
@@ -40,6 +41,13 @@ fn main() -> ExitCode {
         one("without the tun device the registration says so, and the rest runs", no_device_file),
         one("a veto of REGISTER leaves nothing in the kernel", vetoed),
         one("a name that is taken is refused", taken),
+        one("moved out of sight, it has ended", lost),
+        one("killed, the daemon takes over what it left", killed),
+        one("a plugin that panics in an operation loses its devices", panicked),
+        one("a plugin that hangs over its counters holds nobody up", hanging),
+        one("a loss of events loses no device", resynced),
+        one("a thread of a plugin's own registers and unregisters", outside),
+        one("a namespace's own chain is told first, and ends with its plugin", own_chain),
         one("one name in two namespaces is two devices", same_name),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
@@ -372,7 +380,7 @@ fn no_device_file(mut m: Machine) {
     netdev(
         &m,
         "on_init_failure = \"skip\"",
-        &format!("{{ netns = \"blue\", kind = \"tap\", name = \"wire%d\", must = true }}"),
+        "{ netns = \"blue\", kind = \"tap\", name = \"wire%d\", must = true }",
         "",
     );
     m.start();
@@ -431,5 +439,116 @@ fn same_name(mut m: Machine) {
     assert_eq!(m.ctl(["dev", "show", "br0", "--netns", "green"])["netns"], "green");
     let table = m.pernetctl_for_people(["dev", "show", "br0"]).output().unwrap();
     assert_eq!(String::from_utf8(table.stdout).unwrap().matches("probe-netdev").count() % 2, 0);
+    m.stop();
+}
+
+fn lost(mut m: Machine) {
+    started(&mut m, "{ netns = \"blue\", kind = \"ifb\", name = \"ifb7\", must = true }");
+    m.forget();
+    let elsewhere = netns::create().unwrap();
+    let ifindex = link("blue", "ifb7").unwrap().ifindex;
+    inside("blue", move || {
+        rtnetlink::move_to(ifindex, elsewhere.as_fd()).unwrap();
+    });
+    m.wait_call("netdev netdev.ndo_uninit blue ifb7");
+    m.wait_call("netdev netdev.destructor blue");
+    assert_eq!(listed(&m, "ifb7"), [Value::Null; 0]);
+    m.stop();
+}
+
+fn killed(mut m: Machine) {
+    started(&mut m, BRIDGE_UP);
+    let before = link("blue", "br0").unwrap();
+    m.signal(Signal::KILL);
+    m.end();
+    m.start();
+    m.wait_state("blue", "live");
+    assert_eq!(link("blue", "br0").unwrap().ifindex, before.ifindex);
+    assert_eq!(listed(&m, "br0")[0]["owner"], "probe-netdev");
+    m.stop();
+}
+
+fn panicked(mut m: Machine) {
+    m.probe(10, "a", "", "");
+    let fault = "faults = [{ hook = \"netdev.ndo_change_mtu\", netns = \"blue\", action = \"panic\" }]";
+    netdev(&m, "", BRIDGE_UP, fault);
+    m.start();
+    add(&m, "blue");
+    let ifindex = link("blue", "br0").unwrap().ifindex;
+    inside("blue", move || rtnetlink::set_mtu(ifindex, 1400).unwrap());
+    wait_until("the plugin has failed", SOON, || m.plugin("netdev")["state"] == "failed");
+    wait_until("its device is gone", SOON, || link("blue", "br0").is_none());
+    assert_eq!(m.plugin("a")["state"], "live");
+    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    m.stop();
+}
+
+fn resynced(mut m: Machine) {
+    m.main("netlink.receive_buffer = 4096");
+    started(&mut m, BRIDGE_UP);
+    let before = show(&m, "br0");
+    let ifindex = link("blue", "br0").unwrap().ifindex;
+    let mut mtu = 1000;
+    wait_until("events are lost", SOON, || {
+        inside("blue", || {
+            for _ in 0..300 {
+                mtu = if mtu == 9000 { 1000 } else { mtu + 1 };
+                rtnetlink::set_mtu(ifindex, mtu).unwrap();
+            }
+        });
+        m.status()["resyncs"].as_u64().unwrap() > 0
+    });
+    wait_until("the view is the kernel's", SOON, || show(&m, "br0")["mtu"] == mtu);
+    let after = show(&m, "br0");
+    assert_eq!((&after["serial"], &after["owner"]), (&before["serial"], &before["owner"]), "the same registration");
+    m.stop();
+}
+
+fn outside(mut m: Machine) {
+    let until = format!("{HOME}/done");
+    netdev(&m, "", &format!("{{ netns = \"blue\", kind = \"bridge\", name = \"br0\", until = \"{until}\" }}"), "");
+    m.start();
+    add(&m, "blue");
+    m.wait_call("netdev netdev.register_netdev blue 0");
+    assert_eq!(listed(&m, "br0")[0]["owner"], "probe-netdev");
+    m.write("done", "");
+    m.wait_call("netdev netdev.free blue 0");
+    let calls = of(&m.calls(), "blue");
+    let at = |what: &str| calls.iter().position(|c| c == what).unwrap_or_else(|| panic!("{what}: {calls:?}"));
+    assert!(at("netdev netdev.destructor") < at("netdev netdev.unregister_netdev 0"), "waited for: {calls:?}");
+    assert_eq!((link("blue", "br0"), listed(&m, "br0").len()), (None, 0));
+    m.stop();
+}
+
+fn own_chain(mut m: Machine) {
+    netdev(&m, "", BRIDGE, "net_notifier = -100");
+    m.start();
+    add(&m, "blue");
+    let calls = of(&m.calls(), "blue");
+    let at = |what: &str| calls.iter().position(|c| c == what).unwrap_or_else(|| panic!("{what}: {calls:?}"));
+    assert!(at("netdev own.register lo") < at("netdev own.register br0"), "what exists is replayed: {calls:?}");
+    // Whatever the priorities (K3.2).
+    assert!(at("netdev own.register br0") < at("netdev netdev.register br0"), "{calls:?}");
+    m.forget();
+    m.no_probe(50, "netdev");
+    assert_eq!(m.reload().code, 0);
+    let calls = of(&m.calls(), "blue");
+    let gone = |what: &str| calls.iter().filter(|c| *c == what).count();
+    assert_eq!((gone("netdev own.unregister br0"), gone("netdev own.unregister lo")), (1, 1), "{calls:?}");
+    m.stop();
+}
+
+fn hanging(mut m: Machine) {
+    let fault =
+        format!("faults = [{{ hook = \"netdev.ndo_get_stats\", netns = \"\", action = {{ until = \"{HOME}/go\" }} }}]");
+    netdev(&m, "", BRIDGE, &fault);
+    m.start();
+    add(&m, "blue");
+    for _ in 0..2 {
+        let shown = show(&m, "br0");
+        assert_eq!((&shown["plugin_stats"], &shown["stats"]["rx_packets"]), (&Value::Null, &json!(0)), "{shown}");
+    }
+    m.write("go", "");
+    wait_until("it counts again", SOON, || show(&m, "br0")["plugin_stats"]["rx_packets"] == 7);
     m.stop();
 }

@@ -358,13 +358,15 @@ fn dev_list(mut m: Machine) {
         wait_until("the bridge is up", SOON, || bridge(netns)["up"] == true && bridge(netns)["mtu"] == 1400);
         let expected = json!({
             "netns": netns, "ifindex": bridge(netns)["ifindex"], "name": "br0", "kind": "bridge", "up": true,
-            "mtu": 1400, "owner": "kernel", "reg_state": "registered",
+            "mtu": 1400, "owner": "kernel", "reg_state": "registered", "alt_names": [],
+            "address": bridge(netns)["address"], "stats": null,
         });
+        assert_eq!(bridge(netns)["address"].as_str().map(str::len), Some(17));
         assert_eq!(bridge(netns), expected);
         let listed = m.ctl(["dev", "list", "--netns", netns]);
         let lo = json!({
             "netns": netns, "ifindex": 1, "name": "lo", "kind": null, "up": false, "mtu": 65536, "owner": "kernel",
-            "reg_state": "registered",
+            "reg_state": "registered", "alt_names": [], "address": "00:00:00:00:00:00", "stats": null,
         });
         assert_eq!(listed[0], lo);
         assert_eq!(listed.as_array().unwrap().len(), 2);

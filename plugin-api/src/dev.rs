@@ -70,7 +70,8 @@ impl Net<'_> {
     /// another one whose lock is held too.
     ///
     /// # Errors
-    /// As [`unregister_netdevice`](Net::unregister_netdevice); one that cannot be is left out, and the others go.
+    /// `EPERM` if one of the locks is not held, and nothing is done; else one that cannot be is left out, and the others
+    /// go.
     pub fn unregister_many(&self, devs: &[&Netdev]) -> Result<()> {
         let Some(first) = devs.first() else { return Ok(()) };
         let handles: Vec<NetdevHandle> = devs.iter().map(|dev| dev.handle()).collect();

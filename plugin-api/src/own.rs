@@ -5,7 +5,8 @@
 //! [`crate::Host`].
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use crate::abi::{NetdevHandle, NetdevState};
 use crate::datapath::Datapath;
@@ -29,16 +30,15 @@ struct Own {
     handle: NetdevHandle,
     datapath: Datapath,
     entry: Weak<Entry>,
-    /// The other end, where the plugin allocated both.
-    mate: OnceLock<NetdevHandle>,
+    /// The other end, where the plugin allocated both; 0 for none. One that is freed makes room for another.
+    mate: AtomicU64,
 }
 
 impl Netdev {
     pub(crate) fn new(caller: Caller, handle: NetdevHandle, entry: &Arc<Entry>, peer: Option<&Netdev>) -> Self {
-        let mate = OnceLock::new();
+        let mate = AtomicU64::new(peer.map_or(0, |peer| peer.handle().0));
         if let Some(peer) = peer {
-            let _ = mate.set(peer.handle());
-            let _ = peer.own.mate.set(handle);
+            peer.own.mate.store(handle.0, Ordering::Release);
         }
         let (datapath, entry) = (entry.datapath.clone(), Arc::downgrade(entry));
         Netdev { own: Arc::new(Own { caller, handle, datapath, entry, mate }) }
@@ -54,7 +54,10 @@ impl Netdev {
 
     /// Where the other end is registered, if the plugin allocated both.
     pub(crate) fn mate(&self) -> Option<(NetdevHandle, Option<NetCookie>)> {
-        let handle = *self.own.mate.get()?;
+        let handle = NetdevHandle(self.own.mate.load(Ordering::Acquire));
+        if handle == NetdevHandle::default() {
+            return None;
+        }
         Some((handle, state(self.own.caller, handle).ok().and_then(|state| state.net)))
     }
 

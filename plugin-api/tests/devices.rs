@@ -255,6 +255,11 @@ fn a_pair_is_unregistered_under_both_locks() {
     let plugin = loaded();
     let dev = plugin.host.alloc_netdev(NetdevSpec::veth("a%d"), ()).expect("one end");
     let other = plugin.host.alloc_netdev(NetdevSpec::veth("b%d").peer(&dev), ()).expect("the other");
+    // An end that is freed makes room for another.
+    drop(other);
+    let other = plugin.host.alloc_netdev(NetdevSpec::veth("b%d").peer(&dev), ()).expect("the other anew");
+    plugin.host.register_netdev_pair(NetCookie(9), &dev, NetCookie(4), &other).expect("a pair");
+    plugin.host.unregister_netdev(&dev).expect("unregistered");
     let stranger = plugin.host.alloc_netdev(NetdevSpec::veth("c%d"), ()).expect("a third");
     let wrong = plugin.host.register_netdev_pair(NetCookie(9), &dev, NetCookie(4), &stranger);
     assert_eq!(wrong.expect_err("no pair").errno(), libc::EINVAL);

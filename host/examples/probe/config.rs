@@ -37,6 +37,9 @@ pub(crate) struct Config {
     /// Devices of its own, registered by the pernet device.
     #[serde(default)]
     pub(super) netdevs: Vec<WantedDevice>,
+    /// Registers a notifier of this priority in each namespace's own chain, in the init of the pernet device.
+    #[serde(default)]
+    pub(super) net_notifier: Option<i32>,
     /// Devices to hold from their REGISTER on; the notifier has to be there.
     #[serde(default)]
     pub(super) holds: Vec<Hold>,
@@ -64,6 +67,9 @@ pub(super) struct WantedDevice {
     /// A refusal fails the init.
     #[serde(default)]
     pub(super) must: bool,
+    /// From a thread of the plugin's own, which unregisters it again when this file is there.
+    #[serde(default)]
+    pub(super) until: Option<PathBuf>,
 }
 
 /// A device to hold.

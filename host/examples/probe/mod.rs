@@ -161,6 +161,7 @@ impl PernetOps for Ops {
         self.shared.call(Line::of("pernet.init", self.op, net))?;
         self.shared.works.begin(&self.shared.config, "pernet.init", net);
         if self.op == "device" {
+            self.shared.netdevs.listen(&self.shared, net)?;
             self.shared.netdevs.register(&self.shared, net)?;
         }
         Ok(Area {

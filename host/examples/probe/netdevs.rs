@@ -4,7 +4,7 @@
 //! The answer is a line `netdev.register_netdevice` with an errno and, of a refusal, the sentence; each operation is a line
 //! `netdev.ndo_…`, where a fault may be asked for as in every hook.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -44,7 +44,9 @@ impl Netdevs {
     pub(super) fn register(&self, shared: &Arc<Shared>, net: &Net<'_>) -> Result<()> {
         for wanted in &shared.config.netdevs {
             let here = wanted.netns == net.name();
-            if wanted.peer.is_empty() && here {
+            if let (Some(until), true) = (&wanted.until, here) {
+                self.register_outside(shared, net, wanted, until)?;
+            } else if wanted.peer.is_empty() && here {
                 let done = self.register_one(shared, net, wanted);
                 answer(shared, net, wanted, done.as_ref())?;
                 lock(&self.devices).extend(done);
@@ -53,6 +55,32 @@ impl Netdevs {
             }
         }
         Ok(())
+    }
+
+    /// By a thread that is in no hook, for as long as the file is not there.
+    fn register_outside(&self, shared: &Arc<Shared>, net: &Net<'_>, wanted: &WantedDevice, until: &Path) -> Result<()> {
+        let dev = self.host.alloc_netdev(NetdevSpec::kind(&wanted.kind, &wanted.name), ops(shared, net.name()))?;
+        let (host, until, cookie) = (self.host.clone(), until.to_owned(), net.cookie());
+        let (shared, netns) = (Arc::clone(shared), net.name().to_owned());
+        let thread = thread::spawn(move || {
+            let told = |what: &str, done: Result<()>| {
+                let errno = Some(done.err().map_or(0, |e| e.errno()));
+                shared.note(Line { netns: &netns, errno, ..Line::at_home(what) });
+            };
+            told("netdev.register_netdev", host.register_netdev(cookie, &dev));
+            wait_for(&until);
+            told("netdev.unregister_netdev", host.unregister_netdev(&dev));
+            told("netdev.free", dev.free());
+        });
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Registers the notifier of this namespace's own chain that the configuration wants.
+    pub(super) fn listen(&self, shared: &Arc<Shared>, net: &Net<'_>) -> Result<()> {
+        let Some(priority) = shared.config.net_notifier else { return Ok(()) };
+        let notifier = NetNotifier(Arc::clone(shared));
+        self.host.register_netdevice_notifier_net(net.cookie(), priority, notifier).map(drop)
     }
 
     fn register_one(&self, shared: &Arc<Shared>, net: &Net<'_>, wanted: &WantedDevice) -> Result<Netdev> {
@@ -115,6 +143,17 @@ impl Netdevs {
     }
 }
 
+/// A notifier of one namespace's own chain.
+struct NetNotifier(Arc<Shared>);
+
+impl Notifier for NetNotifier {
+    fn event(&self, net: &Net<'_>, event: &Event<'_>) -> Result<Verdict> {
+        let hook = format!("own.{}", event.kind.as_str());
+        self.0.call(Line { device: Some(event.device.name), ..Line::of(&hook, "net_notifier", net) })?;
+        Ok(Verdict::Ok)
+    }
+}
+
 /// Records how it went.
 fn answer(shared: &Shared, net: &Net<'_>, wanted: &WantedDevice, done: Result<&Netdev, &Error>) -> Result<()> {
     let name = done.ok().and_then(|dev| dev.state().ok()).map_or_else(|| wanted.name.clone(), |info| info.name);
@@ -170,6 +209,7 @@ impl NetDeviceOps for Ops {
     }
 
     fn get_stats(&self) -> Stats {
+        let _ = self.shared.call(Line::at_home("netdev.ndo_get_stats"));
         Stats { rx_packets: 7, ..Stats::default() }
     }
 

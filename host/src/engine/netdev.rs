@@ -42,6 +42,8 @@ pub trait NetDeviceOps: Send + Sync {
     fn free(&self) -> Result<(), Failure>;
 }
 
+/// `IFNAMSIZ` without its end.
+const LONGEST_NAME: usize = 15;
 /// Most queues of a device (K4.6).
 const MOST_QUEUES: u32 = 4096;
 
@@ -126,6 +128,12 @@ pub fn alloc_netdev(
 
 fn check_spec(spec: &LinkSpec) -> Result<(), Failure> {
     let wrong = |why: &str| Err(Failure::new(EINVAL, format!("device `{}`: {why}", spec.name.escape_debug())));
+    if spec.name.len() > LONGEST_NAME {
+        return wrong("a name, or a pattern, has at most 15 bytes");
+    }
+    if i32::try_from(spec.ifindex).is_err() {
+        return wrong("its index has more than 31 bits");
+    }
     if spec.kind.is_empty() {
         return wrong("it has no kind; say what it shall be (tap, veth, …)");
     }

@@ -18,7 +18,7 @@ use super::net::Net;
 use super::net_chain::NetNotifier;
 use super::pernet::{ChainRef, List};
 use super::undo::Who;
-use super::walk::{Walk, refused};
+use super::walk::{Walk, own_error, refused};
 
 /// What a notifier is told.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +168,13 @@ impl Walk {
         if net.watched() {
             return Ok(());
         }
+        self.locked(net, |walk| walk.watch_locked(net))?
+    }
+
+    fn watch_locked(&mut self, net: &Arc<Net>) -> Result<(), Failure> {
+        if net.watched() {
+            return Ok(());
+        }
         let mut links = self.section(net, || net.namespace().list())??;
         super::mirror::sort_links(&mut links);
         net.record().watched = true;
@@ -178,8 +185,15 @@ impl Walk {
     }
 
     /// Puts the notifiers of these members on the chain of a net that is being set up, and replays what exists there
-    /// (DESIGN: REGISTER, then UP, per device), through the chain.
+    /// (REGISTER, then UP, per device), through the chain. One RTNL section, or a plugin's device that comes meanwhile
+    /// would be told twice.
     pub(super) fn attach_all(&mut self, net: &Arc<Net>, members: &[Arc<Member>]) {
+        if let Err(failure) = self.locked(net, |walk| walk.attach_locked(net, members)) {
+            self.complain(own_error(net, "netdev.register", failure));
+        }
+    }
+
+    fn attach_locked(&mut self, net: &Arc<Net>, members: &[Arc<Member>]) {
         for member in members {
             net.tenant(member, |t| (0..member.notifiers().len()).for_each(|n| t.chain(n)));
         }
@@ -194,11 +208,15 @@ impl Walk {
 
     /// K3.5: puts one notifier on the chain and replays what exists to it alone; after an error it is off again.
     pub(super) fn attach_one(&mut self, net: &Arc<Net>, link: &ChainRef) -> Result<(), HookError> {
-        self.watch(net).map_err(|failure| self.note(net, &link.member.owner, "netdev.register", failure))?;
-        net.tenant(&link.member, |t| t.chain(link.number));
-        self.replay_all(net, &Listener::Listed(link), Who::Notifier(link)).inspect_err(|_| {
-            net.tenant(&link.member, |t| t.unchain(link.number));
-        })
+        let unable = |walk: &mut Walk, failure| walk.note(net, &link.member.owner, "netdev.register", failure);
+        self.watch(net).map_err(|failure| unable(self, failure))?;
+        let attached = self.locked(net, |walk| {
+            net.tenant(&link.member, |t| t.chain(link.number));
+            walk.replay_all(net, &Listener::Listed(link), Who::Notifier(link)).inspect_err(|_| {
+                net.tenant(&link.member, |t| t.unchain(link.number));
+            })
+        });
+        attached.map_err(|failure| unable(self, failure))?
     }
 
     /// Replays what exists to one notifier, who is `who`; REGISTER's error is honoured. Then the devices before the

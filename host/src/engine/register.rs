@@ -235,9 +235,7 @@ impl Walk {
         self.ndo(net, dev, "ndo.init", |ops, at| ops.init(at, &draft))?;
         dev.life().initialised = true;
         let in_use = find(net, spec.ifindex).is_some_and(|known| known.own.is_some() || known.link.name != name);
-        let reserved = if i32::try_from(spec.ifindex).is_err() {
-            Err(Failure::new(EINVAL, format!("{} is no index: it has 31 bits", spec.ifindex)))
-        } else if spec.ifindex != 0 && in_use {
+        let reserved = if spec.ifindex != 0 && in_use {
             Err(Failure::new(EBUSY, format!("index {} is in use in this namespace", spec.ifindex)))
         } else {
             Ok(())
@@ -280,6 +278,7 @@ impl Walk {
             });
             let create = || net.namespace().create(&wanted, other.as_ref().map(|(net, wanted)| (*net, wanted)));
             let failure = match self.section(net, create).and_then(|made| made) {
+                Ok((created, _)) if created.adopted && !is_kernels(net, &created) => taken_already(&named.name),
                 Ok(made) => return Ok(made),
                 Err(failure) if failure.errno == EEXIST => failure,
                 Err(failure) => return Err(failure),
@@ -355,6 +354,11 @@ impl Walk {
             let _ = self.unregister_own(vec![(dev.clone(), Kernel::Delete)]);
         })
     }
+}
+
+/// Whether the mirror has it as the kernel's own. Otherwise it is no leftover, but one that somebody just moved here.
+fn is_kernels(net: &Net, created: &Created) -> bool {
+    find(net, created.link.ifindex).is_some_and(|known| known.own.is_none())
 }
 
 /// The next name of a pattern, after those that the kernel refused.

@@ -197,17 +197,21 @@ impl Walk {
         let settled = self.settle(to, dev, ifindex);
         let mut link = settled.link.clone().flatten().unwrap_or(seen);
         link.flags &= !(IFF_UP | IFF_OPERATIONAL);
-        let known = find(to, ifindex);
+        let same =
+            |known: &NetDevice| known.own.is_none() && known.link.kind == link.kind && known.link.name == link.name;
+        let (known, stale): (Vec<_>, Vec<_>) = find(to, ifindex).into_iter().partition(|known| same(known));
+        // One that went without our having seen it.
+        stale.iter().for_each(|stale| self.unregister_device(to, stale, Who::All, false));
         let mut life = dev.life();
         life.net = Some(to.clone());
         (life.dismantle, life.departed) = (false, false);
         drop(life);
-        match known.filter(|known| known.own.is_none() && known.link.kind == link.kind) {
+        match known.first() {
             // It was seen there before we came: told already.
             Some(known) => {
                 let own = Some(dev.clone());
                 let known =
-                    NetDevice { own, link: Link { flags: link.flags, ..known.link.clone() }, ..(*known).clone() };
+                    NetDevice { own, link: Link { flags: link.flags, ..known.link.clone() }, ..(**known).clone() };
                 put(to, Arc::new(known));
             }
             None => {

@@ -16,7 +16,7 @@ use super::net::Net;
 use super::net_chain::NetNotifier;
 use super::netdev::OwnDevice;
 use super::pernet::{ChainRef, OpRef};
-use super::walk::Walk;
+use super::walk::{Walk, own_error};
 
 /// Whose things.
 #[derive(Clone, Copy)]
@@ -111,6 +111,27 @@ impl Walk {
 
     /// Tells the notifiers of `who` that every device goes, newest first, `lo` last; then they are off the chain.
     fn detach(&mut self, net: &Arc<Net>, who: Who<'_>) {
+        // One section: who was told that all is gone hears of nothing that comes.
+        let gone = match self.locked(net, |walk| walk.detach_locked(net, who)) {
+            Ok(gone) => gone,
+            Err(failure) => {
+                self.complain(own_error(net, "netdev.unregister", failure));
+                self.detach_locked(net, who)
+            }
+        };
+        // A notifier's end is its plugin's code.
+        drop(gone);
+        self.unwatch_if_idle(net);
+    }
+
+    fn detach_locked(&mut self, net: &Arc<Net>, who: Who<'_>) -> Vec<Arc<NetNotifier>> {
+        self.tell_all_gone(net, who);
+        let mut record = net.record();
+        record.tenants.iter_mut().filter(|t| who.includes(&t.member)).for_each(|t| t.unchain_all());
+        record.chain.extract_if(.., |own| who.includes_own(own)).collect()
+    }
+
+    fn tell_all_gone(&mut self, net: &Arc<Net>, who: Who<'_>) {
         let record = net.record();
         let listed = record.tenants.iter().any(|t| t.has_chained() && who.includes(&t.member));
         let chained = listed || record.chain.iter().any(|own| who.includes_own(own));
@@ -119,23 +140,21 @@ impl Walk {
             let replay = !matches!(who, Who::All);
             oldest_first(net).iter().rev().for_each(|device| self.unregister_device(net, device, who, replay));
         }
-        let mut record = net.record();
-        record.tenants.iter_mut().filter(|t| who.includes(&t.member)).for_each(|t| t.unchain_all());
-        let gone: Vec<_> = record.chain.extract_if(.., |own| who.includes_own(own)).collect();
-        drop(record);
-        // A notifier's end is its plugin's code.
-        drop(gone);
-        self.unwatch_if_idle(net);
     }
 
     /// Unregisters what is left of the devices of `who`, newest first (K1.6). Told that the daemon stops, the plugin
     /// leaves them in the kernel: an upgrade is no outage.
     fn end_devices(&mut self, net: &Arc<Net>, who: Who<'_>, reason: ExitReason) {
-        let mut record = net.record();
-        record.tenants.iter_mut().filter(|t| who.includes(&t.member)).for_each(|t| t.closed = true);
-        let own = record.own.iter().rev().filter(|own| who.includes_owner(&own.owner) && own.is_listed());
-        let going: Vec<Arc<OwnDevice>> = own.cloned().collect();
-        drop(record);
+        // Under the lock: what is being registered now is in the list afterwards, and nothing comes later.
+        let close = || -> Vec<Arc<OwnDevice>> {
+            let mut record = net.record();
+            record.tenants.iter_mut().filter(|t| who.includes(&t.member)).for_each(|t| t.closed = true);
+            let own = record.own.iter().rev().filter(|own| who.includes_owner(&own.owner) && own.is_listed());
+            own.cloned().collect()
+        };
+        let acts = net.record().tenants.iter().any(|t| who.includes(&t.member));
+        let locked = if acts { self.locked(net, |_| close()) } else { Ok(close()) };
+        let going = locked.unwrap_or_else(|_| close());
         if !going.is_empty() {
             self.end_all(net, going, reason);
         }

@@ -152,7 +152,9 @@ impl Walk {
         going.iter_mut().for_each(|one| first = std::mem::replace(&mut first, Ok(())).and(self.take_out(one)));
         going.iter_mut().for_each(|one| self.unlist(one));
         going.iter().for_each(|one| self.tell_gone(one));
+        let nets: Vec<Arc<Net>> = going.iter().map(|one| one.net.clone()).collect();
         going.into_iter().for_each(|one| self.leave_rest(one));
+        nets.iter().for_each(|net| self.unwatch_if_idle(net));
         first
     }
 
@@ -231,7 +233,6 @@ impl Walk {
             }
         }
         net.rtnl().set_todo(Ended { dev, net: net.clone(), list, device });
-        self.unwatch_if_idle(&net);
     }
 
     /// Unregisters what a plugin's or the namespace's end leaves over.

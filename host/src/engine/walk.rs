@@ -172,6 +172,14 @@ impl Walk {
         Ok(lock_all(missing.iter().map(|net| net.rtnl()), None)?)
     }
 
+    /// Does several things in one RTNL section; what is deferred meanwhile runs at its end.
+    pub(super) fn locked<R>(&mut self, net: &Arc<Net>, f: impl FnOnce(&mut Walk) -> R) -> Result<R, Failure> {
+        let held = self.hold(&[&**net])?;
+        let answer = f(self);
+        self.release(held);
+        Ok(answer)
+    }
+
     /// Locks these nets, none of which this thread may have locked.
     pub(super) fn lock<'n>(&self, nets: &[&'n Net]) -> Result<Vec<RtnlGuard<'n>>, Failure> {
         Ok(lock_all(nets.iter().map(|net| net.rtnl()), None)?)

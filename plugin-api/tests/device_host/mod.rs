@@ -257,7 +257,8 @@ pub(crate) fn loaded() -> Loaded {
 }
 
 impl Loaded {
-    pub(crate) fn destroy(self) -> Status {
+    /// Its end; the test keeps its turn until this is dropped.
+    pub(crate) fn destroy(&self) -> Status {
         let status = self.module.destroy()(self.instance);
         *lock(&RUNNING) = None;
         status

@@ -32,6 +32,8 @@ pub(super) struct World {
     doing: Mutex<HashMap<String, Arc<Hook>>>,
     /// Fails the call with this number, counting those that may fail from 1; 0 none.
     pub(super) fail_nth: AtomicUsize,
+    /// The call that failed by its number.
+    failed: Mutex<String>,
     /// What fails is, of a notifier, a veto.
     pub(super) nth_is_a_veto: AtomicBool,
     fallible: AtomicUsize,
@@ -75,6 +77,11 @@ impl World {
     /// The same, only those that contain this.
     pub(super) fn take_only(&self, part: &str) -> Vec<String> {
         self.take().into_iter().filter(|call| call.contains(part)).collect()
+    }
+
+    /// Which call `fail_nth` came to.
+    pub(super) fn failed(&self) -> String {
+        std::mem::take(&mut *self.failed.lock().unwrap())
     }
 
     /// How often a call was made since the last time that they were taken.
@@ -208,6 +215,7 @@ impl World {
     fn answer(&self, call: &str, short: &str) -> Result<(), Failure> {
         let nth = self.fallible.fetch_add(1, Ordering::SeqCst) + 1;
         if nth == self.fail_nth.load(Ordering::SeqCst) {
+            call.clone_into(&mut self.failed.lock().unwrap());
             return Err(Failure::new(5, format!("call {nth}, {call}, was told to fail")));
         }
         self.failing.lock().unwrap().get(short).map_or(Ok(()), |failure| Err(failure.clone()))
