@@ -53,7 +53,8 @@ pub enum LinkObservation {
 /// An observation, and its place in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// The number of the last fence that was read before it ([`super::Links::fence`]); of a dump, before it was begun.
+    /// The number of the last fence that was read before it ([`super::Links::fence`]); of a dump, of the last that was sent before
+    /// the list was begun.
     pub fence: u64,
     /// What was seen.
     pub what: LinkObservation,
@@ -127,7 +128,7 @@ pub fn links_seen(token: &ReadToken, net: &Arc<Net>, seen: Observed) -> Seen {
     let Some(owns) = net.admits(&seen) else { return Seen::default() };
     let mut walk = Walk::new(token.list());
     if !owns {
-        let departed = walk.observed(net, seen.what);
+        let departed = walk.observed(net, seen);
         return Seen { errors: walk.finish(), departed, lost: false };
     }
     // What is done to plugins' own devices is done under the lock, and comparing must not come in between.
@@ -138,7 +139,7 @@ pub fn links_seen(token: &ReadToken, net: &Arc<Net>, seen: Observed) -> Seen {
             return Seen { errors: walk.finish(), departed: Vec::new(), lost: true };
         }
     };
-    let departed = if net.admits(&seen).is_some() { walk.observed(net, seen.what) } else { Vec::new() };
+    let departed = if net.admits(&seen).is_some() { walk.observed(net, seen) } else { Vec::new() };
     walk.release(held);
     Seen { errors: walk.finish(), departed, lost: false }
 }
@@ -179,8 +180,8 @@ pub(super) fn oldest_first(net: &Net) -> Vec<Arc<NetDevice>> {
 }
 
 impl Walk {
-    fn observed(&mut self, net: &Arc<Net>, seen: LinkObservation) -> Vec<Departed> {
-        match seen {
+    fn observed(&mut self, net: &Arc<Net>, seen: Observed) -> Vec<Departed> {
+        match seen.what {
             LinkObservation::Seen(link) => self.observe(net, &link, false),
             LinkObservation::Gone { ifindex, moved } => {
                 let Some(device) = find(net, ifindex) else { return Vec::new() };
@@ -189,16 +190,18 @@ impl Walk {
                 }
                 self.unregister_device(net, &device, Who::All, false);
             }
-            LinkObservation::Dump(links) => self.merge(net, links),
+            LinkObservation::Dump(links) => self.merge(net, links, seen.fence),
         }
         Vec::new()
     }
 
     /// Brings the mirror to a full list: what is missing goes, newest first; then the rest, `lo` first.
-    pub(super) fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>) {
+    fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>, fence: u64) {
         sort_links(&mut links);
         // What was done to a device since the list was begun is newer than the list.
-        let ahead: Vec<u32> = net.record().ahead.iter().map(|(ifindex, _)| *ifindex).collect();
+        let record = net.record();
+        let ahead: Vec<u32> = record.ahead.iter().filter(|(_, at)| *at > fence).map(|(ifindex, _)| *ifindex).collect();
+        drop(record);
         for device in oldest_first(net).iter().rev().filter(|device| !ahead.contains(&device.link.ifindex)) {
             if links.binary_search_by_key(&device.link.ifindex, |link| link.ifindex).is_err() {
                 self.unregister_device(net, device, Who::All, false);
