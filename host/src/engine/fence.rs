@@ -36,7 +36,7 @@ impl Net {
             record.ahead.retain(|(_, fence)| *fence > seen.fence);
         }
         let stale = match &seen.what {
-            LinkObservation::Seen(link) => record.is_ahead(link.ifindex),
+            LinkObservation::Seen(link) => record.is_ahead(link.ifindex) || record.has_taken_name_of(link),
             LinkObservation::Gone { ifindex, .. } => record.is_ahead(*ifindex),
             // Parts of it may be: `merge` leaves those out.
             LinkObservation::Dump(_) => false,
@@ -46,6 +46,15 @@ impl Net {
 }
 
 impl Record {
+    /// Whether the name was taken here since the link was seen with it: so it has lost the name, or is gone, and that
+    /// is in the stream still.
+    fn has_taken_name_of(&self, seen: &Link) -> bool {
+        self.ahead.iter().filter(|(ifindex, _)| *ifindex != seen.ifindex).any(|(ifindex, _)| {
+            let at = self.devices.binary_search_by_key(ifindex, |device| device.link.ifindex);
+            at.is_ok_and(|at| self.devices[at].link.is_called(&seen.name))
+        })
+    }
+
     /// Whether what is seen of this index is older than what was done here.
     pub(super) fn is_ahead(&self, ifindex: u32) -> bool {
         self.ahead.iter().any(|(index, _)| *index == ifindex)
