@@ -11,11 +11,12 @@ use std::sync::Arc;
 use pernet_plugin_api::{EventKind, RegState};
 
 use super::failure::HookError;
-use super::links::{IFF_OPERATIONAL, IFF_UP, Link};
+use super::links::{IFF_OPERATIONAL, IFF_UP, Link, Wanted};
 use super::net::Net;
 use super::netdev::OwnDevice;
 use super::notifier::NetdevEvent;
 use super::pernet::ReadToken;
+use super::register::alias;
 use super::relocate::Departed;
 use super::undo::Who;
 use super::unregister::Kernel;
@@ -78,11 +79,8 @@ pub(super) fn sort_links(links: &mut [Link]) {
 
 /// Whether both can be the same device. A kind never changes. A hardware address may, in a live message; but after a
 /// loss an ifindex with another address is taken for another device, since the messages that would tell are lost.
-///
-/// A plugin's own device is itself, whatever its address: it is easily taken for another, and that would be its end.
-fn same_device(known: &NetDevice, seen: &Link, after_loss: bool) -> bool {
-    let judged = after_loss && known.own.is_none();
-    known.link.kind == seen.kind && (!judged || known.link.address == seen.address)
+fn same_device(known: &Link, seen: &Link, after_loss: bool) -> bool {
+    known.kind == seen.kind && (!after_loss || known.address == seen.address)
 }
 
 /// What turns `known` into `seen`, in the order in which it is told.
@@ -215,7 +213,7 @@ impl Walk {
     /// One link against the mirror.
     pub(super) fn observe(&mut self, net: &Arc<Net>, seen: &Link, after_loss: bool) {
         let Some(known) = find(net, seen.ifindex) else { return self.register_device(net, seen) };
-        if !same_device(&known, seen, after_loss) {
+        if !same_device(&known.link, seen, after_loss) && !self.is_still(net, &known, seen) {
             self.unregister_device(net, &known, Who::All, false);
             return self.register_device(net, seen);
         }
@@ -233,6 +231,16 @@ impl Walk {
             let event = NetdevEvent { old_name: old_name.as_deref(), ..NetdevEvent::new(kind, &device) };
             self.tell(net, Who::All, &event);
         }
+    }
+
+    /// A plugin's own device that comes out of a loss with another address: it has its mark, or it is not its plugin's to
+    /// change and to delete.
+    fn is_still(&mut self, net: &Arc<Net>, known: &NetDevice, seen: &Link) -> bool {
+        let Some(own) = known.own.as_ref().filter(|_| known.link.kind == seen.kind) else { return false };
+        let alias = alias(own);
+        let wanted = Wanted { spec: &own.spec, name: &seen.name, alias: &alias };
+        let marked = self.section(net, || net.namespace().is_left(&wanted)).and_then(|marked| marked);
+        marked.map_err(|failure| self.complain(own_error(net, "netdev.is_left", failure))).unwrap_or(false)
     }
 
     pub(super) fn register_device(&mut self, net: &Arc<Net>, seen: &Link) {
