@@ -31,7 +31,10 @@ impl Net {
         if !open || !record.watched {
             return None;
         }
-        record.ahead.retain(|(_, fence)| *fence > seen.fence);
+        if !matches!(seen.what, LinkObservation::Dump(_)) {
+            // A list is newer than its fence; but what was sent before that may be unread still.
+            record.ahead.retain(|(_, fence)| *fence > seen.fence);
+        }
         let stale = match &seen.what {
             LinkObservation::Seen(link) => record.is_ahead(link.ifindex) || record.has_taken_name_of(link),
             LinkObservation::Gone { ifindex, .. } => record.is_ahead(*ifindex),
