@@ -198,13 +198,12 @@ impl Walk {
     pub(super) fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>) {
         sort_links(&mut links);
         // What was done to a device since the list was begun is newer than the list.
-        let ahead: Vec<u32> = net.record().ahead.iter().map(|(ifindex, _)| *ifindex).collect();
-        for device in oldest_first(net).iter().rev().filter(|device| !ahead.contains(&device.link.ifindex)) {
+        for device in oldest_first(net).iter().rev().filter(|device| !net.record().is_ahead(device.link.ifindex)) {
             if links.binary_search_by_key(&device.link.ifindex, |link| link.ifindex).is_err() {
                 self.unregister_device(net, device, Who::All, false);
             }
         }
-        for link in links.iter().filter(|link| !ahead.contains(&link.ifindex)) {
+        for link in links.iter().filter(|link| !net.record().is_stale(link)) {
             self.observe(net, link, true);
         }
     }
