@@ -39,10 +39,13 @@ impl Net {
         if !open || !record.watched {
             return None;
         }
-        record.ahead.retain(|ahead| ahead.fence > seen.fence);
+        if !matches!(seen.what, LinkObservation::Dump(_)) {
+            // A list is newer than its fence; but what was sent before that may be unread still.
+            record.ahead.retain(|ahead| ahead.fence > seen.fence);
+        }
         let stale = match &seen.what {
-            LinkObservation::Seen(link) => record.is_stale(link),
-            LinkObservation::Gone { ifindex, .. } => record.is_ahead(*ifindex),
+            LinkObservation::Seen(link) => record.is_stale(link, seen.fence),
+            LinkObservation::Gone { ifindex, .. } => record.is_ahead(*ifindex, seen.fence),
             // Parts of it may be: `merge` leaves those out.
             LinkObservation::Dump(_) => false,
         };
@@ -53,9 +56,14 @@ impl Net {
 impl Record {
     /// Whether what is seen of this link is older than what was done here to it, or to who has its name now: then it
     /// has lost the name, or is gone, and that is in the stream still.
-    pub(super) fn is_stale(&self, seen: &Link) -> bool {
+    pub(super) fn is_stale(&self, seen: &Link, fence: u64) -> bool {
         let stale = |ahead: &Ahead| ahead.ifindex == seen.ifindex || self.is_called(ahead.ifindex, &seen.name);
-        self.ahead.iter().filter(|ahead| !ahead.missing).any(stale)
+        self.ahead_of(fence).any(stale)
+    }
+
+    /// Whose fences come after this one.
+    fn ahead_of(&self, fence: u64) -> impl Iterator<Item = &Ahead> {
+        self.ahead.iter().filter(move |ahead| ahead.fence > fence && !ahead.missing)
     }
 
     fn is_called(&self, ifindex: u32, name: &str) -> bool {
@@ -63,8 +71,9 @@ impl Record {
         at.is_ok_and(|at| self.devices[at].link.is_called(name))
     }
 
-    pub(super) fn is_ahead(&self, ifindex: u32) -> bool {
-        self.ahead.iter().any(|ahead| ahead.ifindex == ifindex && !ahead.missing)
+    /// The same for an index of which nothing else is seen.
+    pub(super) fn is_ahead(&self, ifindex: u32, fence: u64) -> bool {
+        self.ahead_of(fence).any(|ahead| ahead.ifindex == ifindex)
     }
 }
 

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use pernet_plugin_api::{EventKind, RegState};
 
 use super::failure::HookError;
-use super::links::{IFF_OPERATIONAL, IFF_UP, Link};
+use super::links::{IFF_OPERATIONAL, IFF_UP, Link, Wanted};
 use super::net::Net;
 use super::netdev::OwnDevice;
 use super::notifier::NetdevEvent;
 use super::pernet::ReadToken;
+use super::register::alias;
 use super::relocate::Departed;
 use super::undo::Who;
 use super::unregister::Kernel;
@@ -53,7 +54,8 @@ pub enum LinkObservation {
 /// An observation, and its place in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// The number of the last fence that was read before it ([`super::Links::fence`]); of a dump, before it was begun.
+    /// The number of the last fence that was read before it ([`super::Links::fence`]); of a dump, of the last that was sent before
+    /// the list was begun.
     pub fence: u64,
     /// What was seen.
     pub what: LinkObservation,
@@ -77,11 +79,8 @@ pub(super) fn sort_links(links: &mut [Link]) {
 
 /// Whether both can be the same device. A kind never changes. A hardware address may, in a live message; but after a
 /// loss an ifindex with another address is taken for another device, since the messages that would tell are lost.
-///
-/// A plugin's own device is itself, whatever its address: it is easily taken for another, and that would be its end.
-fn same_device(known: &NetDevice, seen: &Link, after_loss: bool) -> bool {
-    let judged = after_loss && known.own.is_none();
-    known.link.kind == seen.kind && (!judged || known.link.address == seen.address)
+fn same_device(known: &Link, seen: &Link, after_loss: bool) -> bool {
+    known.kind == seen.kind && (!after_loss || known.address == seen.address)
 }
 
 /// What turns `known` into `seen`, in the order in which it is told.
@@ -127,7 +126,7 @@ pub fn links_seen(token: &ReadToken, net: &Arc<Net>, seen: Observed) -> Seen {
     let Some(owns) = net.admits(&seen) else { return Seen::default() };
     let mut walk = Walk::new(token.list());
     if !owns {
-        let departed = walk.observed(net, seen.what);
+        let departed = walk.observed(net, seen);
         return Seen { errors: walk.finish(), departed, lost: false };
     }
     // What is done to plugins' own devices is done under the lock, and comparing must not come in between.
@@ -138,7 +137,7 @@ pub fn links_seen(token: &ReadToken, net: &Arc<Net>, seen: Observed) -> Seen {
             return Seen { errors: walk.finish(), departed: Vec::new(), lost: true };
         }
     };
-    let departed = if net.admits(&seen).is_some() { walk.observed(net, seen.what) } else { Vec::new() };
+    let departed = if net.admits(&seen).is_some() { walk.observed(net, seen) } else { Vec::new() };
     walk.release(held);
     Seen { errors: walk.finish(), departed, lost: false }
 }
@@ -179,8 +178,8 @@ pub(super) fn oldest_first(net: &Net) -> Vec<Arc<NetDevice>> {
 }
 
 impl Walk {
-    fn observed(&mut self, net: &Arc<Net>, seen: LinkObservation) -> Vec<Departed> {
-        match seen {
+    fn observed(&mut self, net: &Arc<Net>, seen: Observed) -> Vec<Departed> {
+        match seen.what {
             LinkObservation::Seen(link) => self.observe(net, &link, false),
             LinkObservation::Gone { ifindex, moved } => {
                 let Some(device) = find(net, ifindex) else { return Vec::new() };
@@ -189,21 +188,22 @@ impl Walk {
                 }
                 self.unregister_device(net, &device, Who::All, false);
             }
-            LinkObservation::Dump(links) => self.merge(net, links),
+            LinkObservation::Dump(links) => self.merge(net, links, seen.fence),
         }
         Vec::new()
     }
 
     /// Brings the mirror to a full list: what is missing goes, newest first; then the rest, `lo` first.
-    pub(super) fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>) {
+    fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>, fence: u64) {
         sort_links(&mut links);
         // What was done to a device since the list was begun is newer than the list.
-        for device in oldest_first(net).iter().rev().filter(|device| !net.record().is_ahead(device.link.ifindex)) {
+        let ahead = |device: &NetDevice| net.record().is_ahead(device.link.ifindex, fence);
+        for device in oldest_first(net).iter().rev().filter(|device| !ahead(device)) {
             if links.binary_search_by_key(&device.link.ifindex, |link| link.ifindex).is_err() {
                 self.unregister_device(net, device, Who::All, false);
             }
         }
-        for link in links.iter().filter(|link| !net.record().is_stale(link)) {
+        for link in links.iter().filter(|link| !net.record().is_stale(link, fence)) {
             self.observe(net, link, true);
         }
     }
@@ -211,7 +211,7 @@ impl Walk {
     /// One link against the mirror.
     pub(super) fn observe(&mut self, net: &Arc<Net>, seen: &Link, after_loss: bool) {
         let Some(known) = find(net, seen.ifindex) else { return self.register_device(net, seen) };
-        if !same_device(&known, seen, after_loss) {
+        if !same_device(&known.link, seen, after_loss) && !self.is_still(net, &known, seen) {
             self.unregister_device(net, &known, Who::All, false);
             return self.register_device(net, seen);
         }
@@ -229,6 +229,16 @@ impl Walk {
             let event = NetdevEvent { old_name: old_name.as_deref(), ..NetdevEvent::new(kind, &device) };
             self.tell(net, Who::All, &event);
         }
+    }
+
+    /// A plugin's own device that comes out of a loss with another address: it has its mark, or it is not its plugin's to
+    /// change and to delete.
+    fn is_still(&mut self, net: &Arc<Net>, known: &NetDevice, seen: &Link) -> bool {
+        let Some(own) = known.own.as_ref().filter(|_| known.link.kind == seen.kind) else { return false };
+        let alias = alias(own);
+        let wanted = Wanted { spec: &own.spec, name: &seen.name, alias: &alias };
+        let marked = self.section(net, || net.namespace().is_left(&wanted)).and_then(|marked| marked);
+        marked.map_err(|failure| self.complain(own_error(net, "netdev.is_left", failure))).unwrap_or(false)
     }
 
     pub(super) fn register_device(&mut self, net: &Arc<Net>, seen: &Link) {

@@ -378,6 +378,6 @@ fn kernel_kind(kind: &str) -> &str {
 }
 
 /// What marks a device as its plugin's.
-fn alias(dev: &OwnDevice) -> String {
+pub(super) fn alias(dev: &OwnDevice) -> String {
     format!("pernetd: {}", dev.owner.name)
 }

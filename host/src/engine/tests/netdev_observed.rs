@@ -254,6 +254,21 @@ fn a_device_of_another_kind_under_the_same_index_after_a_loss_is_another_device(
 }
 
 #[test]
+fn another_programs_device_of_the_same_kind_name_and_index_after_a_loss_is_not_the_plugins() {
+    let lab = lab(1);
+    let dev = quiet(&lab, LinkSpec { ifindex: 9, ..spec("ifb", "i0") }, true);
+    lab.world.kernel.other_deletes(1, 9);
+    lab.world.kernel.state().space(1).set_last(8);
+    assert_eq!(lab.world.kernel.other_adds(1, "i0", "ifb"), Ok(9));
+    lab.world.kernel.state().stream.lose();
+    lab.settle();
+    assert_eq!((dev.reg_state(), lab.calls("i0").uninit), (RegState::Unregistered, 1));
+    lab.assert_agrees();
+    lab.die(1);
+    assert!(lab.take().iter().all(|call| !call.starts_with("k.delete")), "what we did not make is not deleted");
+}
+
+#[test]
 fn a_list_that_is_older_than_an_own_change_does_not_undo_it() {
     let lab = lab(1);
     let up = quiet(&lab, tap("t0"), false);
@@ -279,7 +294,8 @@ fn messages_that_are_older_than_an_own_change_and_come_after_a_list_do_not_undo_
     lab.take();
     // The list is newer than what waits in the socket.
     let listed = lab.world.kernel.links(1);
-    see(&lab.list, lab.net(1), LinkObservation::Dump(listed));
+    let sent = lab.world.kernel.state().stream.sent();
+    see_fenced(Some(&lab.world), &lab.list, lab.net(1), sent, LinkObservation::Dump(listed));
     lab.settle();
     assert_eq!((lab.calls("t0").open, lab.calls("t0").stop), (1, 0), "{:?}", lab.take());
     lab.assert_agrees();

@@ -37,6 +37,11 @@ impl Stream {
         self.sent
     }
 
+    /// The number of the last fence.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// The next message, with the last fence that was read before it.
     fn next(&mut self) -> Option<(u64, u64, LinkObservation)> {
         loop {
@@ -126,15 +131,16 @@ impl World {
 
     /// Lists every namespace that is listened to.
     fn resync(self: &Arc<Self>, list: &PernetList) -> Vec<HookError> {
-        let (read, dumps) = {
+        // Newer than whatever was done before the last fence was sent, read or not.
+        let (sent, dumps) = {
             let state = self.kernel.state();
             let listened = state.spaces.iter().filter(|(_, space)| space.subscribed);
             let dumps: Vec<_> = listened.map(|(cookie, space)| (*cookie, space.list())).collect();
-            (state.stream.read, dumps)
+            (state.stream.sent, dumps)
         };
         let one = |(cookie, links): (u64, Vec<Link>)| {
             let net = self.living(cookie)?;
-            Some(see_fenced(Some(self), list, &net, read, LinkObservation::Dump(links)))
+            Some(see_fenced(Some(self), list, &net, sent, LinkObservation::Dump(links)))
         };
         dumps.into_iter().filter_map(one).flatten().collect()
     }
