@@ -140,17 +140,21 @@ impl Walk {
     ) -> Result<(), Failure> {
         self.watch(to)?;
         let gone = || Failure::new(EINVAL, format!("{dev} is not registered"));
+        let index = dev.listed(from).ok_or_else(gone)?.link.ifindex;
+        // It is found there by its name, which somebody may have changed.
+        let settled = self.settle(from, dev, index);
+        self.catch_up(from, dev, settled);
         let device = dev.listed(from).ok_or_else(gone)?;
         let destination = Destination::of(&device.link, to, pattern, ifindex)?;
         let device = self.close_to_move(from, dev)?;
-        let (index, name) = (device.link.ifindex, destination.name.as_deref());
-        let change = LinkChange::MoveTo { net: to, ifindex: destination.ifindex, name };
+        let change = LinkChange::MoveTo { net: to, ifindex: destination.ifindex, name: destination.name.as_deref() };
         self.section(from, || from.namespace().change(index, &change))??;
         dev.count_change();
         self.fence(from, index);
-        self.tell_moved(from, dev, &device);
         let name = destination.name.unwrap_or_else(|| device.link.name.clone());
-        match self.moved_to(to, &device, destination.ifindex, name) {
+        let there = self.moved_to(to, &device, destination.ifindex, name);
+        self.tell_moved(from, dev, &device);
+        match there {
             Ok(link) => self.enlist_moved(to, dev, link),
             Err(failure) => {
                 self.end_lost(from, dev, &device);
@@ -281,7 +285,10 @@ pub fn arrived(token: &ReadToken, net: &Arc<Net>, departed: Departed) -> Vec<Hoo
     net.record().own.push(dev.clone());
     let there = walk.hold(&[&**net]).and_then(|held| {
         let seen = walk.watch(net).and_then(|()| walk.find_there(net, departed.ifindex, ""));
-        let taken = seen.map(|link| link.map(|link| walk.enlist_moved(net, dev, link)).is_some());
+        // An index comes back: it may be another device by now.
+        let left = &departed.device.link;
+        let same = |link: &Link| link.kind == left.kind && link.address == left.address;
+        let taken = seen.map(|link| link.filter(same).map(|link| walk.enlist_moved(net, dev, link)).is_some());
         walk.release(held);
         taken
     });

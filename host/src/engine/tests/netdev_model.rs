@@ -175,11 +175,12 @@ impl Model {
         }
         self.harmed |= armed;
         self.step(action, armed);
-        // One that was moved away, unread, and whose index went to a new device of ours, is taken for gone: what would
-        // tell where it went is older than the new one.
-        let makes = matches!(action, Action::Register(..) | Action::Pair(..) | Action::Move(..));
+        // One that was moved away, unread, and whose index went to another device, is taken for gone when something is
+        // done there: what would tell where it went is older than that.
+        use Action::{Down, Move, Mtu, Pair, Register, Rename, Up};
+        let acts = matches!(action, Register(..) | Pair(..) | Move(..) | Rename(..) | Mtu(..) | Up(..) | Down(..));
         let ended = |slot: &Slot| slot.away && slot.dev.reg_state() == RegState::Unregistered;
-        self.lost |= makes && self.slots.values().any(ended);
+        self.lost |= acts && self.slots.values().any(ended);
         self.lab.world.heal();
         if armed {
             // Whatever could not be looked at is found by the next list.
