@@ -495,3 +495,18 @@ fn a_device_that_a_daemon_before_left_is_taken_over_and_anothers_is_not() {
     let dev = world.own(&a, "eth0", tap("eth0"));
     assert_eq!(refused(register_netdev(&list.read().unwrap(), &net, &dev)), EEXIST, "nobody's mark");
 }
+
+#[test]
+fn a_device_of_this_daemon_that_was_just_moved_here_is_not_taken_over_by_another_one() {
+    let lab = lab(2);
+    let dev = lab.opened(spec("ifb", "i0"));
+    lab.settle();
+    // Moved by another program, and not seen yet: it has our mark, our kind, and the name that is wanted next.
+    lab.world.kernel.other_moves(1, dev.device().unwrap().link.ifindex, 2);
+    let next = lab.own(spec("ifb", "i0"));
+    assert_eq!(refused(lab.register_in(2, &next)), EEXIST);
+    lab.settle();
+    assert_eq!((dev.reg_state(), dev.net().unwrap().cookie.0), (RegState::Registered, 2));
+    assert_eq!(lab.world.kernel.ours(), [(2, "i0".to_owned())]);
+    lab.assert_agrees();
+}

@@ -38,7 +38,7 @@ fn k2_5_the_order_of_an_unregistration() {
         assert!(net.devices().iter().all(|dev| dev.link.name != "t0"), "out of the lists before anybody hears");
     });
     lab.held(1, |held| {
-        unregister_many(&[held], &[dev.clone()])?;
+        unregister_many(&[held], std::slice::from_ref(&dev))?;
         world.note("unlock".into());
         Ok(())
     })
@@ -106,7 +106,7 @@ fn k2_5_3_name_and_index_are_free_in_the_same_section() {
     let dev = lab.registered(LinkSpec { ifindex: 9, alt_names: vec!["alias".into()], ..tap("t0") });
     let next = lab.own(LinkSpec { ifindex: 9, alt_names: vec!["alias".into()], ..tap("t0") });
     lab.held(1, |held| {
-        unregister_many(&[held], &[dev.clone()])?;
+        unregister_many(&[held], std::slice::from_ref(&dev))?;
         register_netdevice(held, lab.net(1), &next)
     })
     .unwrap();
@@ -380,7 +380,7 @@ fn k2_9_at_a_death_what_is_left_goes_in_reverse_between_the_two_kinds_of_exit() 
     set_up(&list, &net);
     let devs = ["i0", "i1"].map(|name| world.own(&a, name, spec("ifb", name)));
     devs.iter().for_each(|dev| register_netdev(&list.read().unwrap(), &net, dev).unwrap());
-    work_in(&list, Some(&list.read().unwrap()), &[net.clone()], &a, LONG, |_| {
+    work_in(&list, Some(&list.read().unwrap()), std::slice::from_ref(&net), &a, LONG, |_| {
         dev_open(&*net.rtnl().assert_rtnl()?, &devs[0])
     })
     .unwrap();
