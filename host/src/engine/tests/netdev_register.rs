@@ -510,3 +510,18 @@ fn a_device_of_this_daemon_that_was_just_moved_here_is_not_taken_over_by_another
     assert_eq!(lab.world.kernel.ours(), [(2, "i0".to_owned())]);
     lab.assert_agrees();
 }
+
+#[test]
+fn k2_4_the_two_ends_of_a_pair_in_one_namespace_have_two_names() {
+    let lab = lab(1);
+    let (one, other) = lab.pair("v%d", "v%d");
+    lab.register_pair(&other, &one, 1).unwrap();
+    let name = |dev: &OwnDevice| dev.device().unwrap().link.name.clone();
+    assert_eq!((name(&one), name(&other)), ("v0".into(), "v1".into()), "the peer is first");
+    let (same, again) = lab.pair("w0", "w0");
+    lab.take();
+    assert_eq!(refused(lab.register_pair(&again, &same, 1)), EEXIST);
+    assert_eq!(lab.take(), Vec::<String>::new(), "before anything is done");
+    lab.settle();
+    lab.assert_agrees();
+}

@@ -462,3 +462,15 @@ fn a_call_from_a_hook_into_another_namespace_brings_the_thread_back() {
     clean_up(&list, &other, ExitReason::Died);
     assert_eq!(world.kernel.ours(), []);
 }
+
+#[test]
+fn k2_5_one_end_of_a_pair_takes_the_other_along_in_the_same_call_where_its_lock_is_held() {
+    let lab = lab(1);
+    let (one, other) = lab.pair("v0", "v1");
+    lab.register_pair(&other, &one, 1).unwrap();
+    lab.unregister(&one).unwrap();
+    assert_eq!((one.reg_state(), other.reg_state()), (RegState::Unregistered, RegState::Unregistered));
+    lab.world.ledger.assert_balanced();
+    lab.settle();
+    lab.assert_agrees();
+}
