@@ -453,7 +453,10 @@ fn not_ours() {
         not_made(device::create(&wants(&bridge, "br")), libc::EEXIST, "does not mark it");
         rtnetlink::set_alias(br, "pernetd: other").unwrap();
         not_made(device::create(&wants(&bridge, "br")), libc::EEXIST, "does not mark it");
+        assert!(!device::is_marked(&wants(&bridge, "br")).unwrap(), "another plugin's");
         rtnetlink::set_alias(br, MARK).unwrap();
+        assert!(device::is_marked(&wants(&bridge, "br")).unwrap());
+        assert!(!device::is_marked(&wants(&bridge, "nobody")).unwrap());
         not_made(device::create(&wants(&spec("br", "ifb"), "br")), libc::EEXIST, "of another kind");
         not_made(device::create(&wants(&spec("br%d", "bridge"), "br")), libc::EEXIST, "has this name");
         let indexed = LinkSpec { ifindex: 77, ..bridge.clone() };

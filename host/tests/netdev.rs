@@ -421,6 +421,7 @@ fn taken(mut m: Machine) {
         "{:?}",
         m.trace()
     );
+    assert!(!m.trace().iter().any(|t| t.contains("ndo_init")), "refused before anything is done: {:?}", m.trace());
     assert_eq!(listed(&m, "br0")[0]["owner"], "kernel");
     m.stop();
     assert!(link("blue", "br0").is_some(), "somebody else's stays");

@@ -122,6 +122,10 @@ impl Links for Handle {
         Ok((near, Some(far)))
     }
 
+    fn is_left(&self, wanted: &Wanted<'_>) -> Result<bool, Failure> {
+        Ok(device::is_marked(wanted)?)
+    }
+
     fn delete(&self, ifindex: u32) -> Result<(), Failure> {
         Ok(rtnetlink::delete_index(ifindex)?)
     }

@@ -33,6 +33,12 @@ pub fn create(wanted: &Wanted<'_>) -> Result<Created, Failure> {
     finish(wanted, &made, None).inspect_err(|_| discard(made.link.ifindex))
 }
 
+/// Whether the device of that name carries the wanted mark: this plugin's, of this or an earlier run. Of its kind the
+/// caller knows.
+pub fn is_marked(wanted: &Wanted<'_>) -> Result<bool, NetlinkError> {
+    Ok(rtnetlink::find_described(wanted.name)?.is_some_and(|found| found.alias == wanted.alias))
+}
+
 /// Makes a veth pair, `near` here and `far` in the namespace `there`; or takes over both, if they are each other's ends.
 ///
 /// # Errors
