@@ -66,6 +66,12 @@ impl Record {
         self.ahead.iter().filter(move |ahead| ahead.fence > fence && !ahead.missing)
     }
 
+    /// Whether it was not there behind a fence that is not read yet.
+    fn is_missing(&self, dev: &OwnDevice) -> bool {
+        let ifindex = dev.device().map(|device| device.link.ifindex);
+        self.ahead.iter().any(|ahead| ahead.missing && Some(ahead.ifindex) == ifindex)
+    }
+
     fn is_called(&self, ifindex: u32, name: &str) -> bool {
         let at = self.devices.binary_search_by_key(&ifindex, |device| device.link.ifindex);
         at.is_ok_and(|at| self.devices[at].link.is_called(name))
@@ -110,9 +116,10 @@ impl Walk {
             return;
         }
         match settled.link {
-            Some(Some(link)) => self.observe(net, &link, false),
+            // What was seen before the fence is dropped, so the index may be another device's by now, as after a loss.
+            Some(Some(link)) => self.observe(net, &link, true),
             // That it went, and whether it was deleted or moved, is in the stream; if there is one.
-            Some(None) if net.record().ahead.iter().any(|ahead| ahead.missing) => {}
+            Some(None) if net.record().is_missing(dev) => {}
             Some(None) => drop(self.unregister_own(vec![(dev.clone(), Kernel::Gone)])),
             None => {}
         }

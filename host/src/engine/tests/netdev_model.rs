@@ -227,6 +227,8 @@ impl Model {
                     went = net != to && kernel.state().travel(net, ifindex, to, 0, None).is_ok();
                 });
                 if let Some(slot) = self.slots.get_mut(&slot) {
+                    // Moved on before it was looked for where it went first: nobody knows where it is.
+                    self.lost |= went && slot.away;
                     slot.away |= went;
                 }
             }
@@ -257,10 +259,11 @@ impl Model {
 
     /// What was moved while messages were lost, or before its end, has ended, since nobody knows where it went; and what the kernel did not
     /// delete is there. Such a link is nobody's, and is taken away here, so that it confuses nobody.
-    fn sweep(&mut self) {
+    fn sweep(&mut self) -> bool {
         let left = |slot: &Slot| self.undeleted || self.lost && slot.away;
         let gone = |slot: &Slot| left(slot) && slot.dev.reg_state() == RegState::Unregistered;
         let gone: Vec<usize> = self.slots.iter().filter(|(_, slot)| gone(slot)).map(|(key, _)| *key).collect();
+        let any = !gone.is_empty();
         for key in gone {
             if let Some((real, ifindex)) = self.real(&self.slots[&key]) {
                 self.kernel().other_deletes(real.net, ifindex);
@@ -268,6 +271,7 @@ impl Model {
             }
             self.ended(key);
         }
+        any
     }
 
     fn ours(&self, link: &Link) -> bool {
@@ -486,8 +490,10 @@ impl Model {
     /// Everything is read, and the model takes what other programs did.
     fn settle(&mut self) {
         self.lab.settle();
-        self.sweep();
-        self.lab.settle();
+        // Of two of ours that were moved meanwhile one may have been taken for the other.
+        while self.sweep() {
+            self.lab.settle();
+        }
         self.read();
         (self.quiet, self.lost, self.undeleted) = (true, false, false);
         self.slots.values_mut().for_each(|slot| slot.away = false);

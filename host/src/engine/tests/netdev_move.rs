@@ -272,3 +272,22 @@ fn k2_8_it_takes_the_place_of_one_whose_end_was_not_seen_yet() {
     assert_eq!((lab.calls("t0").uninit, lab.calls("t1").uninit), (1, 0));
     lab.assert_agrees();
 }
+
+#[test]
+fn k2_8_moved_on_before_it_was_looked_for_it_ends_and_the_link_is_nobodys() {
+    let lab = lab(2);
+    let dev = lab.opened(spec("ifb", "i0"));
+    lab.settle();
+    let there = lab.world.kernel.other_moves(1, dev.device().unwrap().link.ifindex, 2);
+    lab.world.kernel.other_moves(2, there, 1);
+    assert_eq!(lab.settle(), []);
+    assert_eq!((dev.reg_state(), lab.calls("i0").uninit), (RegState::Unregistered, 1));
+    lab.world.ledger.assert_balanced();
+    lab.assert_agrees();
+    assert!(lab.net(1).devices().iter().any(|known| known.link.name == "i0" && known.own.is_none()));
+    // Its plugin may take it over again.
+    let next = lab.own(spec("ifb", "i0"));
+    lab.register(&next).unwrap();
+    lab.settle();
+    lab.assert_agrees();
+}

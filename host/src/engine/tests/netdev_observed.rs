@@ -318,3 +318,22 @@ fn with_no_place_in_the_stream_known_the_devices_are_looked_at_again() {
         assert_eq!(dev.device().unwrap().link.is_up(), calls.open > calls.stop, "{what}");
     }
 }
+
+#[test]
+fn what_another_program_made_at_the_index_of_one_that_it_moved_away_is_not_the_plugins() {
+    let lab = lab(2);
+    let dev = quiet(&lab, LinkSpec { ifindex: 9, ..spec("ifb", "i0") }, false);
+    lab.world.kernel.other_moves(1, 9, 2);
+    lab.world.kernel.state().space(1).set_last(8);
+    assert_eq!(lab.world.kernel.other_adds(1, "i0", "ifb"), Ok(9));
+    // Nobody has read of it: it is taken up by mistake, seen for what it is, and left alone from there on.
+    let _ = lab.open(&dev);
+    lab.settle();
+    assert!(lab.net(1).devices().iter().any(|known| known.link.ifindex == 9 && known.own.is_none()));
+    assert_eq!((dev.reg_state(), lab.calls("i0").uninit), (RegState::Unregistered, 1));
+    lab.world.ledger.assert_balanced();
+    lab.assert_agrees();
+    lab.take();
+    lab.die(1);
+    assert!(lab.take().iter().all(|call| !call.starts_with("k.delete")), "what we did not make is not deleted");
+}
