@@ -22,6 +22,14 @@ pub(super) struct Settled {
     pub(super) link: Option<Option<Link>>,
 }
 
+/// An index whose observations lag behind what was done here, until the fence is read.
+pub(super) struct Ahead {
+    ifindex: u32,
+    fence: u64,
+    /// It was not there behind the fence: how it went is told before it, and counts.
+    missing: bool,
+}
+
 impl Net {
     /// Whether an observation counts: `None` if it does not, else whether plugins have devices here, so that it has to
     /// be compared under the lock. One short lock for all of it: this is asked for every link event of the host.
@@ -33,11 +41,11 @@ impl Net {
         }
         if !matches!(seen.what, LinkObservation::Dump(_)) {
             // A list is newer than its fence; but what was sent before that may be unread still.
-            record.ahead.retain(|(_, fence)| *fence > seen.fence);
+            record.ahead.retain(|ahead| ahead.fence > seen.fence);
         }
         let stale = match &seen.what {
-            LinkObservation::Seen(link) => record.is_ahead(link.ifindex) || record.has_taken_name_of(link),
-            LinkObservation::Gone { ifindex, .. } => record.is_ahead(*ifindex),
+            LinkObservation::Seen(link) => record.is_stale(link, seen.fence),
+            LinkObservation::Gone { ifindex, .. } => record.is_ahead(*ifindex, seen.fence),
             // Parts of it may be: `merge` leaves those out.
             LinkObservation::Dump(_) => false,
         };
@@ -46,18 +54,26 @@ impl Net {
 }
 
 impl Record {
-    /// Whether the name was taken here since the link was seen with it: so it has lost the name, or is gone, and that
-    /// is in the stream still.
-    fn has_taken_name_of(&self, seen: &Link) -> bool {
-        self.ahead.iter().filter(|(ifindex, _)| *ifindex != seen.ifindex).any(|(ifindex, _)| {
-            let at = self.devices.binary_search_by_key(ifindex, |device| device.link.ifindex);
-            at.is_ok_and(|at| self.devices[at].link.is_called(&seen.name))
-        })
+    /// Whether what is seen of this link is older than what was done here to it, or to who has its name now: then it
+    /// has lost the name, or is gone, and that is in the stream still.
+    pub(super) fn is_stale(&self, seen: &Link, fence: u64) -> bool {
+        let stale = |ahead: &Ahead| ahead.ifindex == seen.ifindex || self.is_called(ahead.ifindex, &seen.name);
+        self.ahead_of(fence).any(stale)
     }
 
-    /// Whether what is seen of this index is older than what was done here.
-    pub(super) fn is_ahead(&self, ifindex: u32) -> bool {
-        self.ahead.iter().any(|(index, _)| *index == ifindex)
+    /// Whose fences come after this one.
+    fn ahead_of(&self, fence: u64) -> impl Iterator<Item = &Ahead> {
+        self.ahead.iter().filter(move |ahead| ahead.fence > fence && !ahead.missing)
+    }
+
+    fn is_called(&self, ifindex: u32, name: &str) -> bool {
+        let at = self.devices.binary_search_by_key(&ifindex, |device| device.link.ifindex);
+        at.is_ok_and(|at| self.devices[at].link.is_called(name))
+    }
+
+    /// The same for an index of which nothing else is seen.
+    pub(super) fn is_ahead(&self, ifindex: u32, fence: u64) -> bool {
+        self.ahead_of(fence).any(|ahead| ahead.ifindex == ifindex)
     }
 }
 
@@ -68,6 +84,10 @@ impl Walk {
         self.fence(net, ifindex);
         let looked = self.section(net, || net.namespace().look(ifindex)).and_then(|link| link);
         let link = looked.map_err(|failure| self.complain(own_error(net, "netdev.look", failure))).ok();
+        if let Some(None) = link {
+            let mut record = net.record();
+            record.ahead.iter_mut().filter(|ahead| ahead.ifindex == ifindex).for_each(|ahead| ahead.missing = true);
+        }
         Settled { change, link }
     }
 
@@ -77,8 +97,8 @@ impl Walk {
             Ok(0) => {}
             Ok(fence) => {
                 let mut record = net.record();
-                record.ahead.retain(|(index, _)| *index != ifindex);
-                record.ahead.push((ifindex, fence));
+                record.ahead.retain(|ahead| ahead.ifindex != ifindex);
+                record.ahead.push(Ahead { ifindex, fence, missing: false });
             }
             Err(failure) => self.complain(own_error(net, "netdev.fence", failure)),
         }
@@ -91,6 +111,8 @@ impl Walk {
         }
         match settled.link {
             Some(Some(link)) => self.observe(net, &link, false),
+            // That it went, and whether it was deleted or moved, is in the stream; if there is one.
+            Some(None) if net.record().ahead.iter().any(|ahead| ahead.missing) => {}
             Some(None) => drop(self.unregister_own(vec![(dev.clone(), Kernel::Gone)])),
             None => {}
         }

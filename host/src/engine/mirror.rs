@@ -197,15 +197,13 @@ impl Walk {
     fn merge(&mut self, net: &Arc<Net>, mut links: Vec<Link>, fence: u64) {
         sort_links(&mut links);
         // What was done to a device since the list was begun is newer than the list.
-        let record = net.record();
-        let ahead: Vec<u32> = record.ahead.iter().filter(|(_, at)| *at > fence).map(|(ifindex, _)| *ifindex).collect();
-        drop(record);
-        for device in oldest_first(net).iter().rev().filter(|device| !ahead.contains(&device.link.ifindex)) {
+        let ahead = |device: &NetDevice| net.record().is_ahead(device.link.ifindex, fence);
+        for device in oldest_first(net).iter().rev().filter(|device| !ahead(device)) {
             if links.binary_search_by_key(&device.link.ifindex, |link| link.ifindex).is_err() {
                 self.unregister_device(net, device, Who::All, false);
             }
         }
-        for link in links.iter().filter(|link| !ahead.contains(&link.ifindex)) {
+        for link in links.iter().filter(|link| !net.record().is_stale(link, fence)) {
             self.observe(net, link, true);
         }
     }

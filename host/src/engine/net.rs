@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pernet_plugin_api::{NetCookie, RegState};
 
 use super::failure::{ENODEV, EPERM, ESTALE, Failure, HookError};
+use super::fence::Ahead;
 use super::generic::{Area, Tenant};
 use super::links::Links;
 use super::member::{At, Member, Owner};
@@ -86,8 +87,8 @@ pub(super) struct Record {
     pub(super) own: Vec<Arc<OwnDevice>>,
     /// The net's own notifiers, in calling order.
     pub(super) chain: Vec<Arc<NetNotifier>>,
-    /// Indexes whose observations lag behind what was done here, each until a fence is read.
-    pub(super) ahead: Vec<(u32, u64)>,
+    /// Whose observations lag behind what was done here.
+    pub(super) ahead: Vec<Ahead>,
 }
 
 impl Record {

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pernet_plugin_api::{EventKind, RegState};
 
@@ -62,10 +62,12 @@ impl Bell {
         self.1.notify_all();
     }
 
-    fn wait(&self, timeout: Duration) {
+    /// How long was waited: all of it, or, where it rang before, nothing that counts, since a device rings once.
+    fn wait(&self, timeout: Duration) -> Duration {
         let rung = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.1.wait_timeout_while(rung, timeout, |rung| !*rung);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        let (mut rung, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut *rung) { Duration::ZERO } else { timeout }
     }
 }
 
@@ -166,11 +168,10 @@ impl Ended {
 /// `netdev_run_todo`: ends devices in whichever order they become free (K2.6(4)).
 pub(super) fn netdev_run_todo(mut left: Vec<Ended>) {
     let Some(pace) = left.first().map(|ended| ended.list.common.patience.pace()) else { return };
-    let (bell, since) = (Arc::new(Bell::default()), Instant::now());
-    let (mut retell, mut warn) = (pace.retell, pace.warn);
+    let bell = Arc::new(Bell::default());
+    let (mut passed, mut retell, mut warn) = (Duration::ZERO, pace.retell, pace.warn);
     loop {
         left.retain(|ended| !ended.try_finish(&bell));
-        let passed = since.elapsed();
         if left.is_empty() {
             return;
         }
@@ -181,9 +182,9 @@ pub(super) fn netdev_run_todo(mut left: Vec<Ended>) {
             return left.iter().for_each(Ended::give_up);
         } else if passed >= retell {
             left.iter().for_each(Ended::retell);
-            retell = since.elapsed() + pace.retell;
+            retell += pace.retell;
         } else {
-            bell.wait(retell.min(warn).min(pace.bound) - passed);
+            passed += bell.wait(retell.min(warn).min(pace.bound) - passed);
         }
     }
 }

@@ -97,7 +97,8 @@ impl Destination {
         }
         let in_use = |index| devices.iter().any(|device| device.link.ifindex == index);
         let ifindex = match ifindex {
-            0 if in_use(link.ifindex) => 0,
+            // One that nobody has had as far as we know: what we know of lower ones may be old.
+            0 if in_use(link.ifindex) => 1 + devices.iter().map(|device| device.link.ifindex).max().unwrap_or(0),
             0 => link.ifindex,
             wanted if in_use(wanted) => {
                 return Err(Failure::new(EBUSY, format!("index {wanted} is in use in `{}`", to.name())));
@@ -140,17 +141,25 @@ impl Walk {
     ) -> Result<(), Failure> {
         self.watch(to)?;
         let gone = || Failure::new(EINVAL, format!("{dev} is not registered"));
-        let device = dev.listed(from).ok_or_else(gone)?;
-        let destination = Destination::of(&device.link, to, pattern, ifindex)?;
+        let index = dev.listed(from).ok_or_else(gone)?.link.ifindex;
+        // It is found there by its name, and somebody may have changed that.
+        let seen = self.section(from, || from.namespace().look(index))??;
+        let seen = seen.ok_or_else(|| Failure::new(ENODEV, format!("somebody deleted or moved {dev}")))?;
+        let mut destination = Destination::of(&seen, to, pattern, ifindex)?;
         let device = self.close_to_move(from, dev)?;
-        let (index, name) = (device.link.ifindex, destination.name.as_deref());
-        let change = LinkChange::MoveTo { net: to, ifindex: destination.ifindex, name };
-        self.section(from, || from.namespace().change(index, &change))??;
+        let chosen = ifindex == 0 && destination.ifindex != index;
+        let mut moved = self.move_link(from, index, to, &destination);
+        if chosen && moved.as_ref().is_err_and(|failure| failure.errno == EBUSY) {
+            destination.ifindex = 0;
+            moved = self.move_link(from, index, to, &destination);
+        }
+        moved?;
         dev.count_change();
         self.fence(from, index);
+        let name = destination.name.unwrap_or(seen.name);
+        let there = self.moved_to(to, &device, destination.ifindex, name);
         self.tell_moved(from, dev, &device);
-        let name = destination.name.unwrap_or_else(|| device.link.name.clone());
-        match self.moved_to(to, &device, destination.ifindex, name) {
+        match there {
             Ok(link) => self.enlist_moved(to, dev, link),
             Err(failure) => {
                 self.end_lost(from, dev, &device);
@@ -158,6 +167,11 @@ impl Walk {
             }
         }
         Ok(())
+    }
+
+    fn move_link(&mut self, from: &Arc<Net>, index: u32, to: &Net, there: &Destination) -> Result<(), Failure> {
+        let change = LinkChange::MoveTo { net: to, ifindex: there.ifindex, name: there.name.as_deref() };
+        self.section(from, || from.namespace().change(index, &change))?
     }
 
     /// What was moved, as it is there. That it cannot be looked at does not undo the move.
@@ -281,7 +295,10 @@ pub fn arrived(token: &ReadToken, net: &Arc<Net>, departed: Departed) -> Vec<Hoo
     net.record().own.push(dev.clone());
     let there = walk.hold(&[&**net]).and_then(|held| {
         let seen = walk.watch(net).and_then(|()| walk.find_there(net, departed.ifindex, ""));
-        let taken = seen.map(|link| link.map(|link| walk.enlist_moved(net, dev, link)).is_some());
+        // An index comes back: it may be another device by now.
+        let left = &departed.device.link;
+        let same = |link: &Link| link.kind == left.kind && link.address == left.address;
+        let taken = seen.map(|link| link.filter(same).map(|link| walk.enlist_moved(net, dev, link)).is_some());
         walk.release(held);
         taken
     });

@@ -362,10 +362,10 @@ impl Kernel {
             state.say_seen(cookie, link.ifindex);
             return Ok((made(&link, self.descriptors(&link, id), false), None));
         };
-        if let (Some((a, of_a)), Some((b, of_b))) = (state.adoptable(cookie, wanted), state.adoptable(there, other)) {
-            if of_a.peer == Some(of_b.id) {
-                return Ok((made(&a, None, true), Some(made(&b, None, true))));
-            }
+        if let (Some((a, of_a)), Some((b, of_b))) = (state.adoptable(cookie, wanted), state.adoptable(there, other))
+            && of_a.peer == Some(of_b.id)
+        {
+            return Ok((made(&a, None, true), Some(made(&b, None, true))));
         }
         let (b, of_b) = state.make(there, other)?;
         let (a, of_a) = state.make(cookie, wanted).inspect_err(|_| {

@@ -59,7 +59,8 @@ impl Lab {
     /// A pair of veth ends; the second names the first as its other end.
     pub(super) fn pair(&self, first: &str, second: &str) -> (Arc<OwnDevice>, Arc<OwnDevice>) {
         let one = self.own(spec("veth", first));
-        let other = self.world.own_peered(&self.a, second, spec("veth", second), Some(one.clone()));
+        let label = if first == second { format!("{second}#2") } else { second.to_owned() };
+        let other = self.world.own_peered(&self.a, &label, spec("veth", second), Some(one.clone()));
         (one, other)
     }
 

@@ -383,7 +383,7 @@ fn changes_need_the_devices_own_lock() {
     assert!(wrong(&|held| dev_open(held, &dev)).is_err());
     assert!(wrong(&|held| dev_set_mtu(held, &dev, 1400)).is_err());
     assert!(wrong(&|held| dev_change_name(held, &dev, "t9")).is_err());
-    assert!(wrong(&|held| unregister_many(&[held], &[dev.clone()])).is_err());
+    assert!(wrong(&|held| unregister_many(&[held], std::slice::from_ref(&dev))).is_err());
     assert_eq!(lab.take(), NONE);
     assert_eq!(dev.device().unwrap().link, real(&lab, &dev));
 }

@@ -241,3 +241,34 @@ fn k2_8_the_namespace_there_dies_before_it_arrives() {
     assert_eq!(dev.reg_state(), RegState::Unregistered);
     lab.world.ledger.assert_balanced();
 }
+
+#[test]
+fn k2_8_renamed_by_another_program_just_before_it_moves_it_is_found_there() {
+    let lab = lab(2);
+    let dev = lab.registered(tap("t0"));
+    // Its index is taken there, so it is found by its name.
+    lab.world.kernel.other_adds(2, "eth0", "ifb").unwrap();
+    lab.settle();
+    lab.world.kernel.other(1, dev.device().unwrap().link.ifindex, &LinkChange::Name("wan"));
+    lab.travel(&dev, 2, None, 0).unwrap();
+    assert_eq!((at(&dev), dev.reg_state()), ((2, "wan".into()), RegState::Registered));
+    lab.settle();
+    lab.assert_agrees();
+    lab.unregister_in(2, std::slice::from_ref(&dev)).unwrap();
+    assert_eq!(lab.world.kernel.ours(), []);
+}
+
+#[test]
+fn k2_8_it_takes_the_place_of_one_whose_end_was_not_seen_yet() {
+    let lab = lab(2);
+    let ghost = lab.own(LinkSpec { ifindex: 9, ..tap("t0") });
+    lab.register_in(2, &ghost).unwrap();
+    let dev = lab.registered(LinkSpec { ifindex: 9, ..tap("t1") });
+    lab.world.kernel.other_deletes(2, 9);
+    // The kernel has the index free again, the mirror does not.
+    lab.travel(&dev, 2, None, 0).unwrap();
+    lab.settle();
+    assert_eq!((ghost.reg_state(), dev.reg_state()), (RegState::Unregistered, RegState::Registered));
+    assert_eq!((lab.calls("t0").uninit, lab.calls("t1").uninit), (1, 0));
+    lab.assert_agrees();
+}

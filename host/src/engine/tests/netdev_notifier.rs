@@ -262,9 +262,14 @@ fn k3_7_the_namespaces_own_chain_hears_the_kernels_devices_too_and_ends_with_its
     assert!(!net.watched());
     let block = world.block("a", 1);
     let register = || {
-        work_in(&list, Some(&list.read().unwrap()), &[net.clone()], &a, std::time::Duration::from_secs(9), |_| {
-            register_notifier_net(&*net.rtnl().assert_rtnl()?, &net, &a, 0, block.clone()).map(drop)
-        })
+        work_in(
+            &list,
+            Some(&list.read().unwrap()),
+            std::slice::from_ref(&net),
+            &a,
+            std::time::Duration::from_secs(9),
+            |_| register_notifier_net(&*net.rtnl().assert_rtnl()?, &net, &a, 0, block.clone()).map(drop),
+        )
     };
     register().unwrap();
     assert!(net.watched(), "somebody wants to know");
@@ -350,7 +355,7 @@ fn k3_8_a_listener_may_unregister_another_device() {
     let (net, other) = (lab.net(1).clone(), two.clone());
     lab.world.at("w.n0.goingdown(t0)@1", move |_| {
         let held = net.rtnl().assert_rtnl().unwrap();
-        unregister_many(&[&held], &[other.clone()]).unwrap();
+        unregister_many(&[&held], std::slice::from_ref(&other)).unwrap();
     });
     lab.close(&one).unwrap();
     lab.world.heal();

@@ -495,3 +495,33 @@ fn a_device_that_a_daemon_before_left_is_taken_over_and_anothers_is_not() {
     let dev = world.own(&a, "eth0", tap("eth0"));
     assert_eq!(refused(register_netdev(&list.read().unwrap(), &net, &dev)), EEXIST, "nobody's mark");
 }
+
+#[test]
+fn a_device_of_this_daemon_that_was_just_moved_here_is_not_taken_over_by_another_one() {
+    let lab = lab(2);
+    let dev = lab.opened(spec("ifb", "i0"));
+    lab.settle();
+    // Moved by another program, and not seen yet: it has our mark, our kind, and the name that is wanted next.
+    lab.world.kernel.other_moves(1, dev.device().unwrap().link.ifindex, 2);
+    let next = lab.own(spec("ifb", "i0"));
+    assert_eq!(refused(lab.register_in(2, &next)), EEXIST);
+    lab.settle();
+    assert_eq!((dev.reg_state(), dev.net().unwrap().cookie.0), (RegState::Registered, 2));
+    assert_eq!(lab.world.kernel.ours(), [(2, "i0".to_owned())]);
+    lab.assert_agrees();
+}
+
+#[test]
+fn k2_4_the_two_ends_of_a_pair_in_one_namespace_have_two_names() {
+    let lab = lab(1);
+    let (one, other) = lab.pair("v%d", "v%d");
+    lab.register_pair(&other, &one, 1).unwrap();
+    let name = |dev: &OwnDevice| dev.device().unwrap().link.name.clone();
+    assert_eq!((name(&one), name(&other)), ("v0".into(), "v1".into()), "the peer is first");
+    let (same, again) = lab.pair("w0", "w0");
+    lab.take();
+    assert_eq!(refused(lab.register_pair(&again, &same, 1)), EEXIST);
+    assert_eq!(lab.take(), Vec::<String>::new(), "before anything is done");
+    lab.settle();
+    lab.assert_agrees();
+}

@@ -38,7 +38,7 @@ fn k2_5_the_order_of_an_unregistration() {
         assert!(net.devices().iter().all(|dev| dev.link.name != "t0"), "out of the lists before anybody hears");
     });
     lab.held(1, |held| {
-        unregister_many(&[held], &[dev.clone()])?;
+        unregister_many(&[held], std::slice::from_ref(&dev))?;
         world.note("unlock".into());
         Ok(())
     })
@@ -106,7 +106,7 @@ fn k2_5_3_name_and_index_are_free_in_the_same_section() {
     let dev = lab.registered(LinkSpec { ifindex: 9, alt_names: vec!["alias".into()], ..tap("t0") });
     let next = lab.own(LinkSpec { ifindex: 9, alt_names: vec!["alias".into()], ..tap("t0") });
     lab.held(1, |held| {
-        unregister_many(&[held], &[dev.clone()])?;
+        unregister_many(&[held], std::slice::from_ref(&dev))?;
         register_netdevice(held, lab.net(1), &next)
     })
     .unwrap();
@@ -380,7 +380,7 @@ fn k2_9_at_a_death_what_is_left_goes_in_reverse_between_the_two_kinds_of_exit() 
     set_up(&list, &net);
     let devs = ["i0", "i1"].map(|name| world.own(&a, name, spec("ifb", name)));
     devs.iter().for_each(|dev| register_netdev(&list.read().unwrap(), &net, dev).unwrap());
-    work_in(&list, Some(&list.read().unwrap()), &[net.clone()], &a, LONG, |_| {
+    work_in(&list, Some(&list.read().unwrap()), std::slice::from_ref(&net), &a, LONG, |_| {
         dev_open(&*net.rtnl().assert_rtnl()?, &devs[0])
     })
     .unwrap();
@@ -461,4 +461,16 @@ fn a_call_from_a_hook_into_another_namespace_brings_the_thread_back() {
     assert_eq!(dev.reg_state(), RegState::Registered, "it is not of that namespace");
     clean_up(&list, &other, ExitReason::Died);
     assert_eq!(world.kernel.ours(), []);
+}
+
+#[test]
+fn k2_5_one_end_of_a_pair_takes_the_other_along_in_the_same_call_where_its_lock_is_held() {
+    let lab = lab(1);
+    let (one, other) = lab.pair("v0", "v1");
+    lab.register_pair(&other, &one, 1).unwrap();
+    lab.unregister(&one).unwrap();
+    assert_eq!((one.reg_state(), other.reg_state()), (RegState::Unregistered, RegState::Unregistered));
+    lab.world.ledger.assert_balanced();
+    lab.settle();
+    lab.assert_agrees();
 }

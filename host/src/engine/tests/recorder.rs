@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use pernet_plugin_api::{ExitReason, NetCookie, Verdict};
+use pernet_plugin_api::{EventKind, ExitReason, NetCookie, Verdict};
 
 use super::kernel::Kernel;
 use super::ndo::Ledger;
@@ -22,6 +22,16 @@ thread_local! {
 
 pub(super) type Hook = Box<dyn Fn(&Net) + Send + Sync>;
 
+/// What a listener was told, by the device's serial: names come back.
+pub(super) struct Told {
+    pub(super) who: String,
+    pub(super) cookie: u64,
+    pub(super) kind: EventKind,
+    pub(super) serial: u64,
+    pub(super) name: String,
+    pub(super) old_name: Option<String>,
+}
+
 /// Everything that the tests see of what happened.
 #[derive(Default)]
 pub(super) struct World {
@@ -32,6 +42,7 @@ pub(super) struct World {
     doing: Mutex<HashMap<String, Arc<Hook>>>,
     /// Fails the call with this number, counting those that may fail from 1; 0 none.
     pub(super) fail_nth: AtomicUsize,
+    pub(super) told: Mutex<Vec<Told>>,
     /// The call that failed by its number.
     failed: Mutex<String>,
     /// What fails is, of a notifier, a veto.
@@ -421,6 +432,14 @@ impl NotifierBlock for Recorder {
     fn call(&self, at: &At<'_>, event: &NetdevEvent<'_>) -> Result<Verdict, Failure> {
         self.check_areas(at);
         let replay = if event.replay { "~" } else { "" };
+        self.world.told.lock().unwrap().push(Told {
+            who: self.plugin.clone(),
+            cookie: at.net.cookie.0,
+            kind: event.kind,
+            serial: event.device.serial,
+            name: event.device.link.name.clone(),
+            old_name: event.old_name.map(str::to_owned),
+        });
         let old = event.old_name.map_or(String::new(), |old| format!("{old}>"));
         let hook = format!("n{}.{}{replay}({old}{})", self.number, event.kind.as_str(), event.device.link.name);
         match Recorder::call(self, &hook, at) {
