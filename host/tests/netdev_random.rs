@@ -62,7 +62,7 @@ fn random(mut m: Machine, main: &str, salt: u64) {
     m.main(main);
     plugin(&m);
     m.start();
-    for turn in 0..number("PERNET_TURNS").unwrap_or(25) {
+    for turn in 0..number("PERNET_TURNS").unwrap_or(100) {
         let mut done = Vec::new();
         for _ in 0..=dice.below(BURST) {
             done.push(act(&m, &mut dice));
