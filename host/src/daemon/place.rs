@@ -63,7 +63,6 @@ impl Place {
     }
 
     /// Which of these namespaces the kernel means by `nsid` inside this one. `None` for one that is not among them.
-    #[allow(dead_code)] // Until the loop asks it where a plugin's device went.
     pub(super) fn cookie_of(&self, nsid: i32, nets: &[Arc<Net>]) -> Option<NetCookie> {
         let pins: Vec<_> = nets.iter().filter_map(|net| Some((net.cookie, place_of(net)?.pin().ok()?))).collect();
         let asked = self.visit(|| nsid::whose(nsid, pins.iter().map(|(cookie, pin)| (*cookie, pin))));
