@@ -86,16 +86,13 @@ pub fn dev_set_mtu(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, mtu: u32) -> Resu
         walk.ask(&at.net, &NetdevEvent::new(EventKind::PreChangeMtu, &at.device))?;
         let settled = walk.store_mtu(at, old, mtu)?;
         let device = at.put(|link| link.mtu = mtu)?;
-        if let Err(refused) = walk.ask(&at.net, &NetdevEvent::new(EventKind::ChangeMtu, &device)) {
-            match walk.store_mtu(at, mtu, old) {
-                Ok(_) => drop(at.put(|link| link.mtu = old)?),
-                Err(failure) => drop(walk.note(&at.net, &dev.owner, "netdev.changemtu", failure)),
-            }
+        let asked = walk.ask(&at.net, &NetdevEvent::new(EventKind::ChangeMtu, &device));
+        walk.conclude(at, asked, settled, |walk| {
+            let back = walk.store_mtu(at, mtu, old);
+            let back = walk.is_back(at, EventKind::ChangeMtu, back, |link| link.mtu = old);
             walk.again(at, EventKind::ChangeMtu, None);
-            return Err(refused);
-        }
-        walk.catch_up(&at.net, dev, settled);
-        Ok(())
+            back
+        })
     })
 }
 
@@ -115,9 +112,7 @@ pub fn dev_set_mac_address(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, address: 
         let settled = if old == address { None } else { Some(walk.store_address(at, old, address)?) };
         let device = at.put(|link| link.address = address.to_vec())?;
         walk.tell(&at.net, Who::All, &NetdevEvent::new(EventKind::ChangeAddr, &device));
-        if let Some(settled) = settled {
-            walk.catch_up(&at.net, dev, settled);
-        }
+        walk.catch_up(&at.net, dev, settled);
         Ok(())
     })
 }
@@ -137,18 +132,13 @@ pub fn dev_change_name(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, name: &str) -
         let (new, settled) = walk.rename(at, Wish::of(name)?)?;
         let device = at.put(|link| link.name.clone_from(&new))?;
         let event = NetdevEvent { old_name: Some(&old), ..NetdevEvent::new(EventKind::ChangeName, &device) };
-        if let Err(refused) = walk.ask(&at.net, &event) {
-            match walk.kernel(at, &LinkChange::Name(&old)) {
-                Ok(_) => {
-                    at.put(|link| link.name.clone_from(&old))?;
-                    walk.again(at, EventKind::ChangeName, Some(&new));
-                }
-                Err(failure) => drop(walk.note(&at.net, &dev.owner, "netdev.changename", failure)),
-            }
-            return Err(refused);
-        }
-        walk.catch_up(&at.net, dev, settled);
-        Ok(())
+        let asked = walk.ask(&at.net, &event);
+        walk.conclude(at, asked, settled, |walk| {
+            let back = walk.kernel(at, &LinkChange::Name(&old));
+            let back = walk.is_back(at, EventKind::ChangeName, back, |link| link.name.clone_from(&old))?;
+            walk.again(at, EventKind::ChangeName, Some(&new));
+            Some(back)
+        })
     })
 }
 
@@ -173,17 +163,16 @@ pub fn dev_set_master(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, master: u32) -
         let settled = walk.kernel(at, &LinkChange::Master(master))?;
         let device = at.put(|link| link.master = master)?;
         let event = NetdevEvent::new(EventKind::ChangeUpper, &device);
-        if master == 0 {
+        let asked = if master == 0 {
             walk.tell(&at.net, Who::All, &event);
-        } else if let Err(refused) = walk.ask(&at.net, &event) {
-            match walk.kernel(at, &LinkChange::Master(0)) {
-                Ok(_) => drop(at.put(|link| link.master = 0)?),
-                Err(failure) => drop(walk.note(&at.net, &dev.owner, "netdev.changeupper", failure)),
-            }
-            return Err(refused);
-        }
-        walk.catch_up(&at.net, dev, settled);
-        Ok(())
+            Ok(())
+        } else {
+            walk.ask(&at.net, &event)
+        };
+        walk.conclude(at, asked, settled, |walk| {
+            let back = walk.kernel(at, &LinkChange::Master(0));
+            walk.is_back(at, EventKind::ChangeUpper, back, |link| link.master = 0)
+        })
     })
 }
 
@@ -282,6 +271,41 @@ impl Walk {
         let (net, ifindex) = (&at.net, at.device.link.ifindex);
         self.section(net, || net.namespace().change(ifindex, change))??;
         Ok(self.settle(net, at.dev, ifindex))
+    }
+
+    /// How a change ends whose event was told. One that was refused is taken back first: `back`, which says what the link
+    /// was like behind the line of that. Behind whichever line came last, what others did meanwhile is taken in.
+    fn conclude(
+        &mut self,
+        at: &Current<'_>,
+        asked: Result<(), Failure>,
+        settled: Settled,
+        back: impl FnOnce(&mut Walk) -> Option<Settled>,
+    ) -> Result<(), Failure> {
+        let settled = if asked.is_err() { back(self).unwrap_or(settled) } else { settled };
+        self.catch_up(&at.net, at.dev, settled);
+        asked
+    }
+
+    /// The mirror after the kernel took a change back. One that it did not stays as it is, and that is noted.
+    fn is_back(
+        &mut self,
+        at: &Current<'_>,
+        kind: EventKind,
+        back: Result<Settled, Failure>,
+        change: impl FnOnce(&mut Link),
+    ) -> Option<Settled> {
+        match back {
+            Ok(settled) => {
+                // Of one that went meanwhile there is nothing to show.
+                let _ = at.put(change);
+                Some(settled)
+            }
+            Err(failure) => {
+                self.note(&at.net, &at.dev.owner, kind.hook_name(), failure);
+                None
+            }
+        }
     }
 
     /// The second round after a refusal: everybody hears that it is as it was, and nobody can refuse that.

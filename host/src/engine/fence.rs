@@ -111,7 +111,8 @@ impl Walk {
     }
 
     /// Takes in what somebody else did meanwhile; unless the device was changed here since, which has been looked at then.
-    pub(super) fn catch_up(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, settled: Settled) {
+    pub(super) fn catch_up(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, settled: impl Into<Option<Settled>>) {
+        let Some(settled) = settled.into() else { return };
         if dev.changes() != settled.change || !dev.is_registered_in(net) {
             return;
         }
