@@ -15,6 +15,7 @@ mod gate;
 mod generic;
 mod initcall;
 mod links;
+mod make;
 mod member;
 mod mirror;
 mod name;

@@ -109,6 +109,136 @@ fn k2_1_4_no_unit_is_left() {
     assert_eq!(called(&lab, "f%d"), Ok("f777".into()));
 }
 
+/// Another program takes a name in the same moment: nobody has read of it.
+fn takes(lab: &Lab, name: &str) {
+    lab.world.kernel.other_adds(1, name, "ifb").unwrap();
+}
+
+/// How often the kernel was asked to make something.
+fn creates(lab: &Lab) -> usize {
+    lab.take().iter().filter(|call| call.starts_with("k.create")).count()
+}
+
+fn name(dev: &OwnDevice) -> String {
+    dev.device().unwrap().link.name.clone()
+}
+
+#[test]
+fn k2_1_4_a_patterns_name_that_another_program_takes_in_the_same_moment_is_the_next_one() {
+    let lab = lab(1);
+    takes(&lab, "t0");
+    takes(&lab, "t2");
+    let devs = ["t%d", "t%d"].map(|pattern| lab.own(tap(pattern)));
+    lab.register(&devs[0]).unwrap();
+    assert_eq!((name(&devs[0]), creates(&lab)), ("t1".into(), 2));
+    lab.register(&devs[1]).unwrap();
+    assert_eq!((name(&devs[1]), creates(&lab)), ("t3".into(), 2));
+    assert_eq!((lab.calls("t%d").init, lab.calls("t%d").uninit), (1, 0), "initialised once, whatever its name");
+    lab.settle();
+    lab.assert_agrees();
+}
+
+#[test]
+fn k2_1_4_the_next_one_is_neither_a_name_nor_an_alternative_name_of_the_kernels_list() {
+    let lab = lab(1);
+    let ifindex = other(&lab, "eth0");
+    for alt in ["t0", "t1", "t3"] {
+        // Which the kernel announces to nobody (K2.1(9)).
+        lab.world.kernel.other(1, ifindex, &LinkChange::AddAltName(alt));
+    }
+    takes(&lab, "t2");
+    let dev = lab.own(LinkSpec { alt_names: vec!["t4".into()], ..tap("t%d") });
+    lab.register(&dev).unwrap();
+    assert_eq!((name(&dev), creates(&lab)), ("t5".into(), 2), "the first refusal shows them all, and its own is taken");
+    lab.settle();
+    lab.assert_agrees();
+}
+
+#[test]
+fn k2_1_4_a_rename_to_a_pattern_whose_name_was_just_taken_is_the_next_one() {
+    let lab = lab(1);
+    let dev = lab.registered(tap("d0"));
+    takes(&lab, "t0");
+    lab.rename(&dev, "t%d").unwrap();
+    assert_eq!(name(&dev), "t1");
+    assert_eq!(
+        lab.take(),
+        ["k.name(d0=t0)@1", "k.name(d0=t1)@1", "w.n0.changename(d0>t1)@1", "x.n0.changename(d0>t1)@1"]
+    );
+    lab.settle();
+    lab.assert_agrees();
+}
+
+#[test]
+fn k2_1_4_either_end_of_a_pair_whose_name_was_just_taken_is_the_next_one() {
+    for (taken, named) in [("p0", ("n0", "p1")), ("n0", ("n1", "p0"))] {
+        let lab = lab(1);
+        takes(&lab, taken);
+        let (peer, near) = lab.pair("p%d", "n%d");
+        lab.register_pair(&near, &peer, 1).unwrap();
+        assert_eq!((name(&near), name(&peer)), (named.0.into(), named.1.into()));
+        assert_eq!(creates(&lab), 2);
+        lab.settle();
+        lab.assert_agrees();
+    }
+    // Of the same pattern, and in the same namespace: neither takes the other's.
+    let lab = lab(1);
+    takes(&lab, "v1");
+    let (peer, near) = lab.pair("v%d", "v%d");
+    lab.register_pair(&near, &peer, 1).unwrap();
+    assert_eq!((name(&peer), name(&near)), ("v0".into(), "v2".into()));
+}
+
+#[test]
+fn k2_1_6_eexist_of_a_pattern_that_is_not_about_its_name_is_not_tried_again() {
+    // An alternative name that only the kernel knows to be taken.
+    let lab = lab(2);
+    let ifindex = other(&lab, "eth0");
+    lab.world.kernel.other(1, ifindex, &LinkChange::AddAltName("front"));
+    let dev = lab.own(LinkSpec { alt_names: vec!["front".into()], ..tap("t%d") });
+    assert_eq!(refused(lab.register(&dev)), EEXIST);
+    assert_eq!(creates(&lab), 1);
+    // The literal name of the other end.
+    takes(&lab, "p0");
+    for (first, second) in [("p0", "n%d"), ("n%d", "p0")] {
+        let (peer, near) = lab.pair(first, second);
+        assert_eq!(refused(lab.register_pair(&near, &peer, 1)), EEXIST);
+        assert_eq!(creates(&lab), 1, "{first} {second}");
+    }
+    assert_eq!(lab.world.kernel.ours(), []);
+    lab.settle();
+    lab.assert_agrees();
+    lab.world.ledger.assert_balanced();
+}
+
+#[test]
+fn k2_1_6_the_two_ends_of_a_pair_in_one_namespace_share_no_name_of_either_sort() {
+    let with = |name: &str, alt: &str| LinkSpec { alt_names: vec![alt.into()], ..spec("veth", name) };
+    let clashes = [
+        (with("a0", "front"), with("b%d", "front")),
+        (with("a0", "b0"), spec("veth", "b0")),
+        (spec("veth", "a0"), with("b%d", "a0")),
+    ];
+    for (first, second) in clashes {
+        for there in [1, 2] {
+            let lab = lab(2);
+            let peer = lab.own(first.clone());
+            let near = lab.world.own_peered(&lab.a, "near", second.clone(), Some(peer.clone()));
+            let answer = lab.register_pair(&near, &peer, there).map_err(|failure| failure.errno);
+            assert_eq!(answer, if there == 1 { Err(EEXIST) } else { Ok(()) }, "{first:?} {second:?}");
+            assert!(there == 2 || lab.take().is_empty(), "before anything is done");
+        }
+    }
+}
+
+#[test]
+fn k2_1_6_a_device_does_not_take_its_own_name_a_second_time() {
+    let lab = lab(1);
+    let dev = lab.own(LinkSpec { alt_names: vec!["t0".into()], ..tap("t0") });
+    assert_eq!(refused(lab.register(&dev)), EEXIST);
+    assert_eq!(lab.take(), Vec::<String>::new());
+}
+
 #[test]
 fn k2_1_5_a_name_that_is_cut_at_fifteen_bytes_is_looked_for_again() {
     let lab = lab(1);
