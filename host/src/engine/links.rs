@@ -170,7 +170,8 @@ pub trait Links: Send + Sync {
     /// wanted alias, and is of that kind, is taken over instead.
     ///
     /// # Errors
-    /// `EEXIST` where the name (of either) is taken; then, as after any error, nothing was made.
+    /// `EEXIST` where a name (of either, alternative ones too) is taken, `EBUSY` where a wanted index is; then, as after any
+    /// error, nothing was made.
     fn create(
         &self,
         wanted: &Wanted<'_>,
