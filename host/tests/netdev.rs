@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         one("a loss of events loses no device", resynced),
         one("a thread of a plugin's own registers and unregisters", outside),
         one("a namespace's own chain is told first, and ends with its plugin", own_chain),
+        one("a notifier is not registered from within the chain", within_the_chain),
         one("one name in two namespaces is two devices", same_name),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
@@ -536,6 +537,21 @@ fn own_chain(mut m: Machine) {
     let calls = of(&m.calls(), "blue");
     let gone = |what: &str| calls.iter().filter(|c| *c == what).count();
     assert_eq!((gone("netdev own.unregister br0"), gone("netdev own.unregister lo")), (1, 1), "{calls:?}");
+    m.stop();
+}
+
+fn within_the_chain(mut m: Machine) {
+    let ask = |hook: &str| format!("{{ hook = \"{hook}\", netns = \"blue\", ask = \"notifier\", to = \"blue\" }}");
+    let works = ["pernet.init", "netdev.pre_up"].map(ask).join(", ");
+    netdev(&m, "", BRIDGE_UP, &format!("works = [{works}]"));
+    m.start();
+    add(&m, "blue");
+    let answers = |m: &Machine| -> Vec<i32> {
+        let asked = m.calls().into_iter().filter(|c| c.hook == "register_notifier");
+        asked.map(|c| c.errno.unwrap()).collect()
+    };
+    assert_eq!(answers(&m), [0, libc::EDEADLK], "K3.7: in an init; K3.8: not from a notifier's event");
+    assert!(link("blue", "br0").unwrap().is_up(), "and nobody was held up");
     m.stop();
 }
 

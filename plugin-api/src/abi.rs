@@ -347,7 +347,8 @@ pub struct HostMod {
     /// `dev_put`.
     pub netdev_put: extern "C" fn(token: u64, reference: u64) -> Status,
     /// `register_netdevice_notifier_net`: a notifier of one namespace's own chain, told before the others. In a hook of
-    /// that namespace its lock is held already (K3.7); else it is taken: EDEADLK from a hook that may not wait for it.
+    /// that namespace its lock is held already (K3.7); else it is taken: EDEADLK from a hook that may not wait for it, and
+    /// from within that namespace's chain (K3.8).
     /// `number` is the plugin's, and comes back in [`PluginMod::netdev_event`]: at least 2^31, which `init`'s never reach.
     pub register_notifier: extern "C" fn(token: u64, cookie: u64, priority: i32, number: u32) -> Status,
     pub unregister_notifier: extern "C" fn(token: u64, cookie: u64, number: u32) -> Status,

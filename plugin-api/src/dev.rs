@@ -256,8 +256,9 @@ impl Host {
     /// taken. What is left when the plugin goes is unregistered then.
     ///
     /// # Errors
-    /// `ENOENT` if the namespace is not managed; what the notifier answers to the replay; `EDEADLK` from a hook in a
-    /// namespace that comes after that one in lock order.
+    /// `ENOENT` if the namespace is not managed; what the notifier answers to the replay; `EDEADLK` at once from within
+    /// that namespace's chain, which is a notifier's `event` there and whatever it calls (K3.8), and from a hook in a
+    /// namespace that comes after that one in lock order. [`Host::defer`] is the way then.
     pub fn register_netdevice_notifier_net<N: Notifier>(
         &self,
         net: NetCookie,

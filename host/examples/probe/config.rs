@@ -166,6 +166,8 @@ pub(super) enum Ask {
     DeferTwo,
     /// `Host::run_in`
     RunIn,
+    /// `Host::register_netdevice_notifier_net`, of one that records nothing
+    Notifier,
 }
 
 impl Config {

@@ -1,7 +1,7 @@
 //! What a probe asks of the daemon: `defer` and `run_in`, from hooks and from a thread of its own.
 //!
-//! The answer and the work itself are lines of the record: `defer`, `defer_two` and `run_in` with an errno, then
-//! `work.defer`, `work.defer_two` and `work.run_in` where the work runs.
+//! The answer and the work itself are lines of the record: `defer`, `defer_two`, `run_in` and `register_notifier` with an
+//! errno, then `work.defer`, `work.defer_two` and `work.run_in` where the work runs.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -68,8 +68,17 @@ fn ask(host: &Host, record: &Record, work: &Work, [to, and]: [NetCookie; 2]) {
             };
             ("defer_two", host.defer_two(to, and, work))
         }
+        Ask::Notifier => ("register_notifier", host.register_netdevice_notifier_net(to, 0, Silent).map(drop)),
         Ask::RunIn => ("run_in", host.run_in(to, move |net| at_work.write(&Line::of("work.run_in", "", net), None))),
     };
     let errno = Some(answer.err().map_or(0, |e| e.errno()));
     record.write(&Line { errno, netns: &work.netns, ..Line::at_home(word) }, None);
+}
+
+struct Silent;
+
+impl Notifier for Silent {
+    fn event(&self, _: &Net<'_>, _: &Event<'_>) -> Result<Verdict> {
+        Ok(Verdict::Done)
+    }
 }

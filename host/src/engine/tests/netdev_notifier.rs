@@ -13,6 +13,7 @@ use crate::engine::*;
 
 const NONE: [String; 0] = [];
 const ENOENT: i32 = 2;
+const EDEADLK: i32 = 35;
 
 /// Puts a block of plugin `a` on the chain of namespace 1 alone.
 fn chain(lab: &Lab, number: usize, priority: i32) -> Result<u64, Failure> {
@@ -335,7 +336,7 @@ fn k3_8_who_removes_itself_in_the_walk_is_the_last_to_miss_and_the_rest_are_told
 }
 
 #[test]
-fn k3_8_registering_from_within_the_chain_by_the_lock_is_edeadlk() {
+fn k3_8_the_lock_again_from_within_the_chain_is_edeadlk() {
     let lab = lab(1);
     let (sender, errors) = mpsc::channel();
     let (list, net, dev) = (lab.list.clone(), lab.net(1).clone(), lab.own(tap("t1")));
@@ -345,7 +346,104 @@ fn k3_8_registering_from_within_the_chain_by_the_lock_is_edeadlk() {
     });
     lab.register(&lab.own(tap("t0"))).unwrap();
     lab.world.heal();
-    assert_eq!(errors.iter().collect::<Vec<_>>(), [Err(35)]);
+    assert_eq!(errors.iter().collect::<Vec<_>>(), [Err(EDEADLK)]);
+}
+
+/// From here on, whoever is called so tries to put one more notifier on the chain of namespace 1. Gives the answers.
+fn intrude(lab: &Lab, calls: &[&str]) -> mpsc::Receiver<Result<u64, i32>> {
+    let (sender, answers) = mpsc::channel();
+    for (number, call) in (50..).zip(calls) {
+        let (sender, net, owner) = (sender.clone(), lab.net(1).clone(), lab.a.clone());
+        let block = lab.world.block("a", number);
+        lab.world.at(call, move |_| {
+            let held = net.rtnl().assert_rtnl().unwrap();
+            let answer = register_notifier_net(&held, &net, &owner, 0, block.clone());
+            sender.send(answer.map_err(|failure| failure.errno)).unwrap();
+        });
+    }
+    answers
+}
+
+#[test]
+fn k3_8_registering_a_notifier_from_within_the_chain_is_edeadlk_at_once() {
+    let lab = lab(1);
+    let dev = lab.registered(tap("t0"));
+    let id = chain(&lab, 1, 0).unwrap();
+    let within = [
+        // A listener of the namespace's own chain, and one of all; what is asked, told, and told back after a veto.
+        "a.n1.post_init(t1)@1",
+        "w.n0.register(t1)@1",
+        "w.n0.changemtu(t1)@1",
+        "a.n1.unregister(t1)@1",
+        // An operation that a listener's own change calls.
+        "a.ndo_open(t0)@1",
+        // The replay to one that comes, and to one that goes.
+        "a.n2.register~(t0)@1",
+        "a.n1.unregister~(lo)@1",
+        // One that the kernel made.
+        "w.n0.register(eth0)@1",
+    ];
+    let answers = intrude(&lab, &within);
+    let (net, other) = (lab.net(1).clone(), dev.clone());
+    lab.world.at("x.n0.register(t1)@1", move |_| {
+        dev_open(&net.rtnl().assert_rtnl().unwrap(), &other).unwrap();
+    });
+    let new = lab.own(tap("t1"));
+    lab.register(&new).unwrap();
+    lab.set_mtu(&new, 1400).unwrap();
+    lab.unregister(&new).unwrap();
+    chain(&lab, 2, 0).unwrap();
+    unchain(&lab, id).unwrap();
+    lab.world.kernel.other_adds(1, "eth0", "ifb").unwrap();
+    lab.settle();
+    let calls = lab.take();
+    for call in within {
+        assert!(calls.iter().any(|c| c == call), "{call}: {calls:?}");
+    }
+    assert!(calls.iter().all(|call| !call.contains("a.n5")), "nobody came: {calls:?}");
+    lab.world.heal();
+    assert_eq!(answers.iter().collect::<Vec<_>>(), vec![Err(EDEADLK); within.len()]);
+}
+
+#[test]
+fn k3_8_out_of_the_chain_a_hook_may_register_one_and_so_may_work_that_the_chain_left() {
+    let lab = lab(1);
+    let answers = intrude(&lab, &["a.ndo_init(t0)@1", "a.ndo_open(t0)@1", "a.ndo_uninit(t0)@1"]);
+    let (sender, deferred) = mpsc::channel();
+    let (net, owner, block, list) = (lab.net(1).clone(), lab.a.clone(), lab.world.block("a", 60), lab.list.clone());
+    lab.world.at("w.n0.register(t0)@1", move |held| {
+        let (sender, net, owner) = (sender.clone(), net.clone(), owner.clone());
+        let (block, list) = (block.clone(), list.clone());
+        let work = move || {
+            let nets = std::slice::from_ref(&net);
+            let done = work_in(&list, None, nets, &owner, std::time::Duration::from_secs(9), |_| {
+                register_notifier_net(&*net.rtnl().assert_rtnl()?, &net, &owner, 0, block.clone()).map(drop)
+            });
+            sender.send(done).unwrap();
+        };
+        held.rtnl().defer(Box::new(work)).unwrap();
+    });
+    let dev = lab.own(tap("t0"));
+    lab.register(&dev).unwrap();
+    lab.open(&dev).unwrap();
+    lab.unregister(&dev).unwrap();
+    lab.world.heal();
+    assert_eq!(deferred.iter().collect::<Vec<_>>(), [Ok(())]);
+    assert_eq!(answers.iter().filter(Result::is_ok).count(), 3);
+}
+
+#[test]
+fn k3_8_the_chain_of_another_namespace_is_another_chain() {
+    let lab = lab(2);
+    let (sender, answers) = mpsc::channel();
+    let (net, owner, block) = (lab.net(2).clone(), lab.a.clone(), lab.world.block("a", 60));
+    lab.world.at("w.n0.register(t0)@1", move |_| {
+        let held = net.rtnl().lock().unwrap();
+        sender.send(register_notifier_net(&held, &net, &owner, 0, block.clone()).map(drop)).unwrap();
+    });
+    lab.register(&lab.own(tap("t0"))).unwrap();
+    lab.world.heal();
+    assert_eq!(answers.iter().collect::<Vec<_>>(), [Ok(())]);
 }
 
 #[test]
