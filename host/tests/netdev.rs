@@ -49,6 +49,9 @@ fn main() -> ExitCode {
         one("a thread of a plugin's own registers and unregisters", outside),
         one("a namespace's own chain is told first, and ends with its plugin", own_chain),
         one("a notifier is not registered from within the chain", within_the_chain),
+        one("a pattern's name that somebody else took unseen is the next one", taken_unseen),
+        with_tun("a tap's name that somebody else took unseen is the next one", taken_unseen_tap),
+        with_tun("an alternative name that somebody else took unseen is refused once", refused_once),
         one("one name in two namespaces is two devices", same_name),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
@@ -537,6 +540,61 @@ fn own_chain(mut m: Machine) {
     let calls = of(&m.calls(), "blue");
     let gone = |what: &str| calls.iter().filter(|c| *c == what).count();
     assert_eq!((gone("netdev own.unregister br0"), gone("netdev own.unregister lo")), (1, 1), "{calls:?}");
+    m.stop();
+}
+
+/// A daemon that keeps the devices of two namespaces, whose `lo` somebody else gave another name since then: of that the
+/// kernel tells nobody (K2.1.9). Then the plugin comes.
+fn unseen(m: &mut Machine, names: &[(&str, &'static str)], netdevs: &str) {
+    m.probe(10, "a", "", "subsys = false\nnotifier = 0");
+    m.start();
+    for netns in ["blue", "green"] {
+        add(m, netns);
+    }
+    for (netns, name) in names {
+        inside(netns, || rtnetlink::add_alt_name(1, name).unwrap());
+    }
+    netdev(m, "on_init_failure = \"skip\"", netdevs, "");
+    assert_eq!(m.reload().code, 0, "{}", m.log());
+}
+
+fn taken_unseen(mut m: Machine) {
+    let bridge = "{ netns = \"blue\", kind = \"bridge\", name = \"br%d\" }";
+    let pair = "{ netns = \"blue\", kind = \"veth\", name = \"a%d\", peer = \"b%d\", peer_netns = \"green\" }";
+    // Either end of a pair, one of two pairs' each.
+    let other = pair.replace("a%d", "c%d").replace("b%d", "d%d");
+    let names = [("blue", "br0"), ("blue", "a0"), ("green", "d0")];
+    unseen(&mut m, &names, &[bridge, pair, &other].join(", "));
+    for call in ["br1", "a1", "c0"] {
+        m.wait_call(&format!("netdev netdev.register_netdevice blue {call} 0"));
+    }
+    for (netns, name) in [("blue", "br1"), ("blue", "a1"), ("green", "b0"), ("blue", "c0"), ("green", "d1")] {
+        assert_eq!(listed(&m, name)[0]["owner"], "probe-netdev", "{name}");
+        assert!(link(netns, name).is_some(), "{name}");
+    }
+    m.stop();
+}
+
+fn taken_unseen_tap(mut m: Machine) {
+    unseen(&mut m, &[("blue", "t0")], "{ netns = \"blue\", kind = \"tap\", name = \"t%d\" }");
+    m.wait_call("netdev netdev.register_netdevice blue t1 0");
+    assert_eq!((link("blue", "t0").is_none(), listed(&m, "t1").len()), (true, 1));
+    m.stop();
+}
+
+fn refused_once(mut m: Machine) {
+    let tap = "{ netns = \"blue\", kind = \"tap\", name = \"t%d\", alt_names = [\"front\"] }";
+    unseen(&mut m, &[("blue", "front")], tap);
+    m.wait_call(&format!("netdev netdev.register_netdevice blue t%d {}", libc::EEXIST));
+    let told = m.calls().into_iter().find_map(|call| call.message).unwrap();
+    assert!(told.contains("the alternative name front"), "{told}");
+    // The kernel gives indices in turn, so it shows how many devices were made.
+    let next = inside("blue", || {
+        rtnetlink::create("next", "bridge").unwrap();
+        rtnetlink::find("next").unwrap().ifindex
+    });
+    assert_eq!(next, 3, "after lo and the one that was refused");
+    assert_eq!(m.netns("blue")["state"], "live");
     m.stop();
 }
 

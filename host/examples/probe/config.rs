@@ -55,6 +55,9 @@ pub(super) struct WantedDevice {
     pub(super) kind: String,
     /// Its name or pattern.
     pub(super) name: String,
+    /// Its alternative names.
+    #[serde(default)]
+    pub(super) alt_names: Vec<String>,
     /// The other end of a veth: its name …
     #[serde(default)]
     pub(super) peer: String,

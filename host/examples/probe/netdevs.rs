@@ -85,6 +85,7 @@ impl Netdevs {
 
     fn register_one(&self, shared: &Arc<Shared>, net: &Net<'_>, wanted: &WantedDevice) -> Result<Netdev> {
         let spec = NetdevSpec::kind(&wanted.kind, &wanted.name);
+        let spec = wanted.alt_names.iter().fold(spec, |spec, name| spec.alt_name(name));
         let tunnel = matches!(&*wanted.kind, "tun" | "tap");
         let dev = self.host.alloc_netdev(if tunnel { spec.queues(1) } else { spec }, ops(shared, net.name()))?;
         net.register_netdevice(&dev)?;
