@@ -5,6 +5,7 @@ use pernet_plugin_api::{RegState, Verdict};
 use super::kernel::{EBUSY, EEXIST, EINVAL};
 use super::lab::*;
 use super::ndo::*;
+use super::recorder::ODD;
 use crate::engine::*;
 
 const ENOENT: i32 = 2;
@@ -305,7 +306,7 @@ fn k2_1_8_the_kernels_refusal_of_a_rename_restores_the_old_name_without_an_event
     let lab = lab(1);
     let dev = lab.registered(tap("t0"));
     lab.world.fail("k.name(t0=t9)@1");
-    assert_eq!(refused(lab.rename(&dev, "t9")), 5);
+    assert_eq!(refused(lab.rename(&dev, "t9")), ODD);
     assert_eq!(lab.take(), ["k.name(t0=t9)@1"]);
     assert_eq!(dev.device().unwrap().link.name, "t0");
     lab.assert_agrees();
@@ -343,7 +344,7 @@ fn k2_1_8_a_rollback_that_is_vetoed_too_stays_rolled_back() {
     let dev = lab.registered(tap("t0"));
     lab.world.fail("w.n0.changename(t0>t9)@1");
     lab.world.verdict("x.n0.changename(t9>t0)@1", Verdict::Bad);
-    assert_eq!(refused(lab.rename(&dev, "t9")), 5, "the first errno");
+    assert_eq!(refused(lab.rename(&dev, "t9")), ODD, "the first errno");
     assert_eq!(dev.device().unwrap().link.name, "t0");
     lab.settle();
     lab.assert_agrees();

@@ -92,7 +92,7 @@ fn an_open_that_fails_at_an_observed_up_sets_the_device_down_again_and_is_noted(
     lab.world.fail("a.ndo_open(t0)@1");
     lab.world.kernel.other(1, index(&dev), &LinkChange::Up);
     let errors = lab.settle();
-    assert_eq!((errors.len(), &*errors[0].plugin, errors[0].failure.errno), (1, "a", 5), "{errors:?}");
+    assert_eq!((errors.len(), &*errors[0].plugin, errors[0].failure.errno), (1, "a", ODD), "{errors:?}");
     assert!(!lab.world.kernel.find(1, "t0").unwrap().is_up());
     assert!(!dev.device().unwrap().link.is_up());
     assert_eq!(lab.calls("t0").open, 0);
@@ -208,7 +208,7 @@ fn a_foreign_change_before_a_change_that_cannot_be_put_back_is_not_lost_with_it(
     lab.world.kernel.other(1, index(&dev), &LinkChange::Mtu(1300));
     lab.world.fail("w.n0.changename(t0>t9)@1");
     lab.world.fail("k.name(t9=t0)@1");
-    assert_eq!(refused(lab.rename(&dev, "t9")), 5);
+    assert_eq!(refused(lab.rename(&dev, "t9")), ODD);
     lab.world.heal();
     lab.settle();
     let link = &dev.device().unwrap().link;

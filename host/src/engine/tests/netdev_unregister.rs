@@ -158,6 +158,19 @@ fn k2_5_a_device_that_the_kernel_has_not_any_more_is_unregistered_all_the_same()
 }
 
 #[test]
+fn k2_5_one_that_the_kernel_does_not_delete_ends_here_with_its_errno_and_is_nobodys() {
+    let lab = lab(1);
+    let dev = lab.opened(spec("ifb", "i0"));
+    lab.world.fail("k.delete(i0)@1");
+    assert_eq!(refused(lab.unregister(&dev)), ODD);
+    assert_eq!((dev.reg_state(), lab.calls("i0").destructor), (RegState::Unregistered, 1));
+    lab.world.ledger.assert_balanced();
+    lab.settle();
+    lab.assert_agrees();
+    assert!(lab.net(1).devices().iter().any(|known| known.link.name == "i0" && known.own.is_none()), "it is there");
+}
+
+#[test]
 fn k2_6_1_the_destructor_runs_after_the_unlock_before_the_call_returns_without_the_lock() {
     let lab = lab(1);
     let dev = lab.registered(tap("t0"));

@@ -20,6 +20,9 @@ thread_local! {
     static INSIDE: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
+/// What fails on demand fails with this errno, which the engine gives nowhere itself.
+pub(super) const ODD: i32 = 71;
+
 pub(super) type Hook = Box<dyn Fn(&Net) + Send + Sync>;
 
 /// What a listener was told, by the device's serial: names come back.
@@ -101,7 +104,7 @@ impl World {
     }
 
     pub(super) fn fail(&self, call: &str) {
-        self.failing.lock().unwrap().insert(call.into(), Failure::new(5, format!("{call} was told to fail")));
+        self.failing.lock().unwrap().insert(call.into(), Failure::new(ODD, format!("{call} was told to fail")));
     }
 
     pub(super) fn panic_at(&self, call: &str) {
@@ -227,7 +230,7 @@ impl World {
         let nth = self.fallible.fetch_add(1, Ordering::SeqCst) + 1;
         if nth == self.fail_nth.load(Ordering::SeqCst) {
             call.clone_into(&mut self.failed.lock().unwrap());
-            return Err(Failure::new(5, format!("call {nth}, {call}, was told to fail")));
+            return Err(Failure::new(ODD, format!("call {nth}, {call}, was told to fail")));
         }
         self.failing.lock().unwrap().get(short).map_or(Ok(()), |failure| Err(failure.clone()))
     }
