@@ -152,7 +152,7 @@ fn tables_are_for_people() {
     for line in [
         "also             uplink, wan",
         "owner            wire",
-        "state            unregistered, up; its last reference is waited for",
+        "state            unregistered, up; waiting for wire0 to become free",
         "held by          shaper for its queue",
         "received (wire)  13 packets, 840 bytes, 1 dropped, 0 errors",
     ] {

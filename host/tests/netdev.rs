@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         one("who holds a device is shown, and waited for no longer than configured", held),
         one("a namespace's end puts what is held there", held_at_an_end),
         one("a device that is put in time is gone at once", put_in_time),
+        one("who waits for ten seconds says so, and for whom", long_wait),
         one("without the tun device the registration says so, and the rest runs", no_device_file),
         one("a veto of REGISTER leaves nothing in the kernel", vetoed),
         one("a name that is taken is refused", taken),
@@ -368,9 +369,29 @@ fn put_in_time(mut m: Machine) {
         let answer = m.ask(["dev", "show", "br0"]);
         answer.code == 0 && answer.json["waiting"] == true
     });
+    let shown = m.pernetctl_for_people(["dev", "show", "br0"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("unregistered, down; waiting for br0 to become free"), "{shown}");
+    assert!(shown.contains("held by") && shown.contains("probe-a for its queue"), "{shown}");
     m.write("let-go", "");
     wait_until("the reload is done", SOON, || reload.try_wait().unwrap().is_some());
     assert_eq!(m.ask(["dev", "show", "br0"]).code, 1);
+    assert!(!m.log().contains("to become free"), "that is for who waits long: {}", m.log());
+    m.stop();
+}
+
+fn long_wait(mut m: Machine) {
+    m.main("unregister_timeout = 60");
+    holder(&m);
+    started(&mut m, BRIDGE);
+    m.wait_call("a netdev.dev_hold blue br0 0");
+    m.no_probe(50, "netdev");
+    let mut reload = m.pernetctl(["reload"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let said = "waiting for br0 to become free. Usage count = 1: probe-a (its queue)";
+    wait_until("the log says so", SOON * 2, || m.log().contains(said));
+    assert_eq!(m.ctl(["dev", "show", "br0"])["waiting"], true, "and it waits on");
+    m.write("let-go", "");
+    wait_until("the reload is done", SOON, || reload.try_wait().unwrap().is_some());
     m.stop();
 }
 
@@ -426,6 +447,13 @@ fn taken(mut m: Machine) {
         m.trace()
     );
     assert!(!m.trace().iter().any(|t| t.contains("ndo_init")), "refused before anything is done: {:?}", m.trace());
+    // By the kernel's name and with a sentence, to the plugin and to the operator.
+    let told = m.calls().into_iter().find_map(|call| call.message).unwrap();
+    assert_eq!(told, "a device is called `br0` already; choose another name (EEXIST)");
+    assert_eq!(m.netns("blue")["error"]["message"], told.as_str());
+    let table = String::from_utf8(m.pernetctl_for_people(["netns", "list"]).output().unwrap().stdout).unwrap();
+    assert!(table.contains(&told), "{table}");
+    assert!(m.log().contains(&told), "{}", m.log());
     assert_eq!(listed(&m, "br0")[0]["owner"], "kernel");
     m.stop();
     assert!(link("blue", "br0").is_some(), "somebody else's stays");

@@ -318,7 +318,7 @@ fn k2_3_one_that_was_never_registered_is_skipped_and_the_rest_are_unregistered()
     let devs = [&one, &fresh, &ended, &two, &late].map(Clone::clone);
     assert_eq!(refused(lab.unregister_in(1, &devs)), EINVAL);
     assert_eq!(late.reg_state(), RegState::Unregistered);
-    assert_eq!(refused(lab.unregister_in(1, &[fresh.clone()])), EINVAL);
+    assert_eq!(refused(lab.unregister_in(1, std::slice::from_ref(&fresh))), EINVAL);
     assert_eq!((one.reg_state(), two.reg_state()), (RegState::Unregistered, RegState::Unregistered));
     assert_eq!(fresh.reg_state(), RegState::Uninitialized);
     assert_eq!(lab.calls("t1"), Calls::default());

@@ -231,6 +231,13 @@ fn k2_6_5_unregister_is_told_again_each_second_on_a_device_that_is_out_of_every_
 }
 
 #[test]
+fn k2_6_5_by_default_it_is_told_again_each_second_and_named_after_ten() {
+    let pace = crate::engine::todo::Patience::default().pace();
+    assert_eq!((pace.retell, pace.warn), (Duration::from_secs(1), Duration::from_secs(10)));
+    assert_eq!(pace.bound, pace.warn, "named before it is given up");
+}
+
+#[test]
 fn k2_6_5_after_long_the_wait_names_the_holders_again_and_again() {
     let lab = lab(1);
     lab.unregister_pace(LONG, Duration::from_millis(20));
