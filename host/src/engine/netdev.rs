@@ -62,7 +62,9 @@ pub(super) struct Life {
     /// `ndo_uninit` is due.
     pub(super) initialised: bool,
     pub(super) needs_free: bool,
-    /// Where it is registered, or was and is not free yet.
+    /// Its end has begun: the destructor is about to be called, or is running.
+    pub(super) ending: bool,
+    /// Where it is registered, or was until its end is over.
     pub(super) net: Option<Arc<Net>>,
     /// As it is, or was last.
     pub(super) device: Option<Arc<NetDevice>>,
@@ -111,6 +113,7 @@ pub fn alloc_netdev(
         open: false,
         initialised: false,
         needs_free: spec.needs_free,
+        ending: false,
         net: None,
         device: None,
         queues: None,
@@ -179,19 +182,18 @@ fn check_peer(owner: &Arc<Owner>, spec: &LinkSpec, peer: &OwnDevice) -> Result<(
 /// `free_netdev`: of one that is not registered. While its unregistration is not done, that frees it (K2.4(c)).
 ///
 /// # Errors
-/// `EBUSY` while it is registered, `EINVAL` if it is free already; or what dropping the ops answered.
+/// `EBUSY` while it is registered or being registered, `EINVAL` if it is free already; or what dropping the ops answered.
 pub fn free_netdev(dev: &Arc<OwnDevice>) -> Result<(), Failure> {
     let mut life = dev.life();
     match life.reg_state {
         RegState::Registered => Err(Failure::new(EBUSY, format!("{dev} is registered; unregister it first"))),
-        RegState::Uninitialized if life.claimed => {
-            Err(Failure::new(EBUSY, format!("{dev} is being registered; free it when that is over")))
-        }
         RegState::Released => Err(Failure::new(EINVAL, format!("{dev} is free already"))),
         RegState::Unregistering | RegState::Unregistered if life.net.is_some() => {
             life.needs_free = true;
             Ok(())
         }
+        // Its ops are needed until all that it did is undone.
+        _ if life.claimed => Err(Failure::new(EBUSY, format!("{dev} is being registered; free it when that is over"))),
         _ => {
             life.reg_state = RegState::Released;
             drop(life);

@@ -81,7 +81,7 @@ impl Walk {
         let settled = self.behind(net, dev, &created);
         let settled = settled.inspect_err(|_| self.unmade(net, dev, &draft))?;
         self.enlist(net, dev, draft, created, &settled);
-        self.announce(net, dev)?;
+        self.announce(net, dev, None)?;
         self.catch_up(net, dev, settled);
         Ok(())
     }
@@ -127,15 +127,16 @@ impl Walk {
             self.unmade(peer_net, peer, &peer_draft);
         })?;
         self.enlist(peer_net, peer, peer_draft, peer_created, &peer_settled);
-        self.announce(peer_net, peer).inspect_err(|_| self.unmake(net, dev, created.link.ifindex))?;
+        self.announce(peer_net, peer, None).inspect_err(|_| self.unmake(net, dev, created.link.ifindex))?;
         self.catch_up(peer_net, peer, peer_settled);
         let finished = self.prepare(net, dev, &name).and_then(|draft| {
             self.enlist(net, dev, draft, created, &settled);
-            self.announce(net, dev)
+            self.announce(net, dev, Some(peer))
         });
         if let Err(refused) = finished {
             // Deletes both ends, if the other one's failure did not.
             if peer.is_registered_in(peer_net) {
+                peer.life().needs_free = false;
                 let _ = self.unregister_own(vec![(peer.clone(), Kernel::Delete)]);
             }
             return Err(refused);
@@ -259,14 +260,17 @@ impl Walk {
         put(net, Arc::new(NetDevice { link, reg_state: RegState::Registered, ..draft }));
     }
 
-    /// Step 10: REGISTER. After a refusal it is unregistered as any other, except that its plugin frees it.
-    fn announce(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>) -> Result<(), Failure> {
+    /// Step 10: REGISTER. After a refusal it is unregistered as any other, except that its plugin frees it; and its peer,
+    /// which is registered already and goes with it.
+    fn announce(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, peer: Option<&Arc<OwnDevice>>) -> Result<(), Failure> {
         let Some(device) = dev.listed(net) else {
             return Err(Failure::new(ENODEV, format!("{dev} went while it was being registered")));
         };
         let asked = self.ask(net, &NetdevEvent::new(EventKind::Register, &device));
         asked.inspect_err(|_| {
-            dev.life().needs_free = false;
+            for end in [dev].into_iter().chain(peer) {
+                end.life().needs_free = false;
+            }
             let _ = self.unregister_own(vec![(dev.clone(), Kernel::Delete)]);
         })
     }

@@ -262,6 +262,59 @@ fn k2_4_c_freed_before_the_unlock_it_is_freed_by_the_todo() {
 }
 
 #[test]
+fn k2_4_c_freed_while_its_destructor_runs_it_is_freed_after_it() {
+    let lab = lab(1);
+    let dev = lab.registered(tap("t0"));
+    let (again, world) = (dev.clone(), lab.world.clone());
+    lab.world.at_nowhere("a.destructor(t0)", move || {
+        // By whichever thread.
+        free_netdev(&again).unwrap();
+        assert_eq!(world.ledger.of("a.t0").free, 0, "the destructor is called in it still");
+    });
+    lab.unregister(&dev).unwrap();
+    lab.world.heal();
+    assert_eq!((lab.calls("t0").free, dev.reg_state()), (1, RegState::Released));
+}
+
+#[test]
+fn k2_4_c_freed_while_its_failed_registration_is_undone_is_ebusy() {
+    let lab = lab(1);
+    let dev = lab.own(tap("t0"));
+    lab.world.fail("k.create(t0)@1");
+    let again = dev.clone();
+    let (sender, answers) = std::sync::mpsc::channel();
+    lab.world.at("w.n0.pre_uninit(t0)@1", move |_| {
+        sender.send(free_netdev(&again).map_err(|failure| failure.errno)).unwrap();
+    });
+    assert_eq!(refused(lab.register(&dev)), ODD);
+    lab.world.heal();
+    assert_eq!(answers.iter().collect::<Vec<_>>(), [Err(EBUSY)]);
+    assert_nothing_of(&lab, &dev);
+    free_netdev(&dev).unwrap();
+}
+
+#[test]
+fn k2_4_row_10_neither_end_of_a_refused_pair_is_freed_although_it_was_to_be() {
+    for refusal in ["x.n0.register(p0)@2", "a.ndo_init(n0)@1", "x.n0.post_init(n0)@1", "x.n0.register(n0)@1"] {
+        for there in [1, 2] {
+            let lab = lab(2);
+            let wanted = |name: &str| LinkSpec { needs_free: true, ..spec("veth", name) };
+            let peer = lab.own(wanted("p0"));
+            let near = lab.world.own_peered(&lab.a, "n0", wanted("n0"), Some(peer.clone()));
+            lab.world.fail(&refusal.replace("@2", &format!("@{there}")));
+            assert_eq!(refused(lab.register_pair(&near, &peer, there)), ODD);
+            lab.world.heal();
+            lab.settle();
+            for dev in [&near, &peer] {
+                free_netdev(dev).unwrap_or_else(|failure| panic!("{refusal} {there}: {dev}: {failure}"));
+            }
+            lab.world.ledger.assert_balanced();
+            lab.world.ledger.assert_all_freed();
+        }
+    }
+}
+
+#[test]
 fn k2_3_a_life_goes_through_its_states_in_order() {
     let lab = lab(1);
     let dev = lab.own(tap("t0"));

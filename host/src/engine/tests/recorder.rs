@@ -43,6 +43,8 @@ pub(super) struct World {
     failing: Mutex<HashMap<String, Failure>>,
     verdicts: Mutex<HashMap<String, Verdict>>,
     doing: Mutex<HashMap<String, Arc<Hook>>>,
+    /// The same at calls that concern no namespace.
+    doing_nowhere: Mutex<HashMap<String, Arc<dyn Fn() + Send + Sync>>>,
     /// Fails the call with this number, counting those that may fail from 1; 0 none.
     pub(super) fail_nth: AtomicUsize,
     pub(super) told: Mutex<Vec<Told>>,
@@ -121,7 +123,13 @@ impl World {
         self.doing.lock().unwrap().insert(call.into(), Arc::new(Box::new(hook)));
     }
 
+    /// The same at a call that concerns no namespace.
+    pub(super) fn at_nowhere(&self, call: &str, hook: impl Fn() + Send + Sync + 'static) {
+        self.doing_nowhere.lock().unwrap().insert(call.into(), Arc::new(hook));
+    }
+
     pub(super) fn heal(&self) {
+        self.doing_nowhere.lock().unwrap().clear();
         self.failing.lock().unwrap().clear();
         self.verdicts.lock().unwrap().clear();
         self.doing.lock().unwrap().clear();
@@ -205,6 +213,10 @@ impl World {
     /// A call that concerns no namespace.
     pub(super) fn called_nowhere(&self, call: &str) -> Result<(), Failure> {
         self.note(call.to_owned());
+        let doing = self.doing_nowhere.lock().unwrap().get(call).cloned();
+        if let Some(hook) = doing {
+            hook();
+        }
         self.answer(call, call)
     }
 
