@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         one("somebody else's changes are followed", followed),
         one("somebody else's deletion is an unregistration", deleted),
         one("moved by somebody else to a managed namespace, it is the plugin's there", moved),
+        one("its plugin moves it, under another name and index where that is wanted", moved_by_its_plugin),
         one("a reload that takes the plugin out takes its devices out", removed),
         one("a namespace's end ends its devices", namespace_ends),
         one("a stop leaves a bridge, and the next start adopts it", adopted),
@@ -250,6 +251,43 @@ fn moved(mut m: Machine) {
     m.no_probe(50, "netdev");
     assert_eq!(m.reload().code, 0);
     assert_eq!(link("green", "ifb7"), None);
+    m.stop();
+}
+
+fn moved_by_its_plugin(mut m: Machine) {
+    let ifb = |name: &str, rest: &str| {
+        format!("{{ netns = \"blue\", kind = \"ifb\", name = \"{name}\", open = true, move_to = \"green\"{rest} }}")
+    };
+    let wanted = [
+        ifb("ifb5", ""),
+        ifb("ifb6", ", move_as = \"x%d\""),
+        ifb("ifb7", ", move_as = \"x%d\", move_index = 77"),
+        ifb("ifb8", ", move_as = \"x%d\", move_index = 1"),
+        ifb("ifb9", ""),
+    ];
+    netdev(&m, "", &wanted.join(", "), "");
+    m.start();
+    add(&m, "green");
+    inside("green", || {
+        for name in ["ifb6", "ifb7", "ifb9"] {
+            rtnetlink::create(name, "bridge").unwrap();
+        }
+        // Of which the kernel tells nobody.
+        rtnetlink::add_alt_name(1, "x0").unwrap();
+    });
+    add(&m, "blue");
+    for (name, errno) in [("ifb5", 0), ("x1", 0), ("x2", 0), ("ifb8", libc::EBUSY), ("ifb9", libc::EEXIST)] {
+        m.wait_call(&format!("netdev netdev.move blue {name} {errno}"));
+    }
+    for (netns, name) in [("green", "ifb5"), ("green", "x1"), ("green", "x2"), ("blue", "ifb8"), ("blue", "ifb9")] {
+        let row = show(&m, name);
+        let row = row.as_array().map_or(&row, |rows| rows.iter().find(|r| r["kind"] == "ifb").unwrap());
+        assert_eq!((&row["netns"], &row["owner"]), (&json!(netns), &json!("probe-netdev")), "{row}");
+        // What was refused was refused before it was closed (K2.8).
+        assert_eq!(row["up"], netns == "blue", "{row}");
+        assert_eq!(link(netns, name).unwrap().ifindex, row["ifindex"]);
+    }
+    assert_eq!(link("green", "x2").unwrap().ifindex, 77);
     m.stop();
 }
 

@@ -193,7 +193,9 @@ pub struct NetdevReturn {
 #[derive(StableAbi, Clone, Copy, Debug)]
 pub struct NetdevChange<'a> {
     /// 0 open, 1 close, 2 rename to `text`, 3 MTU `number`, 4 hardware address `bytes`, 5 upper device with ifindex
-    /// `number` (0: none), 6 add the alternative name `text`, 7 delete it, 8 move to the namespace with cookie `number`.
+    /// `number` (0: none), 6 add the alternative name `text`, 7 delete it, 8 move to the namespace with cookie `number`, 9
+    /// the same with a choice (older hosts: EOPNOTSUPP): `text` is the name or pattern that it has there if its own is
+    /// taken (empty: it is refused then), `bytes` the index that it shall have, of 4 bytes (empty: its own, or any).
     pub what: u8,
     pub number: u64,
     pub text: RStr<'a>,

@@ -25,6 +25,7 @@ enum What {
     AddAltName = 6,
     DelAltName = 7,
     MoveTo = 8,
+    MoveAs = 9,
 }
 
 /// Devices of the plugin's own, under the lock of their namespace: in its hooks, and in work that runs in it.
@@ -151,6 +152,25 @@ impl Net<'_> {
     /// `EEXIST` for a name or alternative name in use there; `EINVAL` for one that may not move.
     pub fn dev_change_net_namespace(&self, dev: &Netdev, to: &Net<'_>) -> Result<()> {
         change(dev, What::MoveTo, to.cookie().0, "", &[])
+    }
+
+    /// The same with a choice: the name, or the pattern, that it has there if its own is taken; and the index that it shall
+    /// have (0: as above).
+    ///
+    /// # Errors
+    /// As [`dev_change_net_namespace`](Net::dev_change_net_namespace); `EINVAL` for a pattern that gives no name, `ENFILE` for
+    /// one without a free number, `EBUSY` for an index in use there. An alternative name in use there is `EEXIST` whatever
+    /// the pattern.
+    pub fn dev_change_net_namespace_as(
+        &self,
+        dev: &Netdev,
+        to: &Net<'_>,
+        pattern: Option<&str>,
+        ifindex: u32,
+    ) -> Result<()> {
+        let ifindex = ifindex.to_ne_bytes();
+        let ifindex = if ifindex == [0; 4] { &[][..] } else { &ifindex };
+        change(dev, What::MoveAs, to.cookie().0, pattern.unwrap_or_default(), ifindex)
     }
 }
 

@@ -130,6 +130,7 @@ impl Walk {
     }
 
     /// Finds patterns' names again, if that is what was refused: the kernel does not say whether it was a name, and whose.
+    /// Where it does not say what it has, either, its refusal stands as it was.
     fn find_others(
         &mut self,
         end: &mut End<'_>,
@@ -139,8 +140,9 @@ impl Walk {
         if !end.is_pattern && !peer.as_ref().is_some_and(|peer| peer.is_pattern) {
             return Ok(false);
         }
-        let links = self.links_of(end.net);
-        let peer_links = peer.as_ref().map_or_else(Vec::new, |peer| self.links_of(peer.net));
+        let Ok(links) = self.links_of(end.net) else { return Ok(false) };
+        let peer_links = peer.as_ref().map_or_else(|| Ok(Vec::new()), |peer| self.links_of(peer.net));
+        let Ok(peer_links) = peer_links else { return Ok(false) };
         let taken = end.is_taken(&links).then_some(&*end);
         let peer_taken = peer.as_deref().filter(|peer| peer.is_taken(&peer_links));
         let taken: Vec<&End<'_>> = taken.into_iter().chain(peer_taken).collect();
@@ -156,10 +158,10 @@ impl Walk {
         Ok(true)
     }
 
-    /// What the kernel has there. Where it does not say, its refusal stands as it was.
-    fn links_of(&mut self, net: &Arc<Net>) -> Vec<Link> {
+    /// What the kernel has there, which the mirror may not know yet.
+    pub(super) fn links_of(&mut self, net: &Arc<Net>) -> Result<Vec<Link>, Failure> {
         let links = self.section(net, || net.namespace().list()).and_then(|links| links);
-        links.map_err(|failure| self.complain(own_error(net, "netdev.list", failure))).unwrap_or_default()
+        links.inspect_err(|failure| self.complain(own_error(net, "netdev.list", failure.clone())))
     }
 }
 

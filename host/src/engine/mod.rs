@@ -8,6 +8,7 @@
 //! (`daemon`). Hooks of one [`Net`] must be asked for by one job at a time; jobs of different nets run in parallel.
 
 mod change;
+mod destination;
 mod external;
 mod failure;
 mod fence;
