@@ -57,7 +57,7 @@ pub use pernet_plugin_api::RegState;
 pub use refs::{NetdevRef, dev_hold};
 pub use register::{register_netdev, register_netdevice, register_pair};
 pub use relocate::{Departed, arrived, dev_change_net_namespace, lost};
-pub use rtnl::{HeldRtnl, LockError, QuietGuard, Rtnl, RtnlGuard, RtnlPair, lock_two};
+pub use rtnl::{HeldRtnl, LockError, Rtnl, RtnlGuard, RtnlPair, lock_two};
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
 pub use todo::{NotDeferred, Work};
 pub use unregister::{unregister_many, unregister_netdev};

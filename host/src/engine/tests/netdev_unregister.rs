@@ -309,18 +309,6 @@ fn dev_hold_names_a_device_by_index_and_serial() {
 }
 
 #[test]
-fn k2_6_7_a_quiet_guard_leaves_nothing_behind() {
-    let lab = lab(1);
-    let rtnl = lab.net(1).rtnl();
-    let quiet = rtnl.lock_quiet().unwrap();
-    assert!(rtnl.held_by_me());
-    assert!(rtnl.defer(Box::new(|| panic!("it is refused"))).is_err(), "nobody would run it");
-    assert_eq!(rtnl.lock().err(), Some(LockError::Deadlock));
-    drop(quiet);
-    assert!(!rtnl.held_by_me() && rtnl.lock().is_ok());
-}
-
-#[test]
 fn k2_6_the_lock_again_is_edeadlk_from_ndo_and_from_the_chain() {
     let lab = lab(1);
     let (sender, errors) = mpsc::channel();
