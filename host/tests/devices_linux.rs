@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         trial("what is not left by the same plugin is not taken over", not_ours),
         trial("a pair is made whole, taken over whole, or refused", a_wanted_pair),
         trial("a device that is gone is not there", a_device_that_is_gone),
+        trial("K2.9(5): nobody deletes lo", lo_stays),
     ];
     let of_tun = [
         trial("a tap has its life", || life_of(TunKind::Tap)),
@@ -296,7 +297,15 @@ fn an_immutable_device() {
             refused(rtnetlink::move_to(ifindex, red.as_fd()), libc::EINVAL, "netns");
             assert!(rtnetlink::look(ifindex).unwrap().is_some());
         }
+    });
+}
+
+fn lo_stays() {
+    let blue = space("blue");
+    inside(&blue, || {
         refused(rtnetlink::delete_index(1), libc::EOPNOTSUPP, "");
+        refused(rtnetlink::delete("lo").map(drop), libc::EOPNOTSUPP, "");
+        assert_eq!(looks(1).name, "lo");
     });
 }
 
@@ -322,9 +331,12 @@ fn alternative_names() {
         rtnetlink::create("dev0", "ifb").unwrap();
         let (br, dev0) = (rtnetlink::find("br").unwrap().ifindex, rtnetlink::find("dev0").unwrap().ifindex);
         let long = "x".repeat(127);
-        for name in ["second", "with a space/%d", &long] {
-            rtnetlink::add_alt_name(br, name).unwrap();
+        for name in ["second", "with a space/%d", &long, ""] {
+            rtnetlink::add_alt_name(br, name).unwrap_or_else(|refused| panic!("{name:?}: {refused}"));
         }
+        assert_eq!(looks(br).alt_names, ["second", "with a space/%d", &long, ""]);
+        refused(rtnetlink::add_alt_name(br, ""), libc::EEXIST, "");
+        rtnetlink::del_alt_name(br, "").unwrap();
         assert_eq!(looks(br).alt_names, ["second", "with a space/%d", &long]);
         assert_eq!(rtnetlink::find("second").unwrap().ifindex, br);
         for taken in ["second", "dev0"] {

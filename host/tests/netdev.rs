@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         one("its plugin moves it, under another name and index where that is wanted", moved_by_its_plugin),
         one("a reload that takes the plugin out takes its devices out", removed),
         one("a namespace's end ends its devices", namespace_ends),
+        one("K2.9(4): a namespace's end ends what hangs on it elsewhere", ends_elsewhere),
         one("a stop leaves a bridge, and the next start adopts it", adopted),
         one("on_stop = undo leaves nothing", undone_at_stop),
         one("who holds a device is shown, and waited for no longer than configured", held),
@@ -318,6 +319,35 @@ fn namespace_ends(mut m: Machine) {
     assert!(at("netdev netdev.unregister br0") < at("netdev netdev.unregister lo"), "`lo` last: {calls:?}");
     assert_eq!(calls.iter().filter(|c| *c == "netdev netdev.destructor").count(), 1, "{calls:?}");
     assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    m.stop();
+}
+
+fn ends_elsewhere(mut m: Machine) {
+    let pair =
+        "{ netns = \"blue\", kind = \"veth\", name = \"a%d\", peer = \"b%d\", peer_netns = \"green\", open = true }";
+    // Of this one the kernel made the other end.
+    let single = "{ netns = \"blue\", kind = \"veth\", name = \"single\", open = true }";
+    netdev(&m, "", &[pair, single].join(", "), "");
+    m.start();
+    for netns in ["blue", "green"] {
+        add(&m, netns);
+    }
+    m.wait_call("netdev netdev.register_netdevice blue a0 0");
+    let green = File::open(name_path("green")).unwrap();
+    inside("blue", || {
+        let other = rtnetlink::dump_links().unwrap().into_iter().find(|link| link.name.starts_with("veth")).unwrap();
+        rtnetlink::move_to(other.ifindex, green.as_fd()).unwrap();
+    });
+    drop(green);
+    m.forget();
+    netns_del("green");
+    m.wait_gone("green");
+    for name in ["a0", "single"] {
+        m.wait_call(&format!("netdev netdev.unregister blue {name}"));
+        m.wait_call(&format!("netdev netdev.ndo_uninit blue {name}"));
+        assert_eq!((link("blue", name), listed(&m, name).len()), (None, 0), "{name}");
+    }
+    m.wait_call("netdev netdev.ndo_uninit green b0");
     m.stop();
 }
 

@@ -358,7 +358,7 @@ fn k2_1_9_alternative_names_may_be_almost_anything_in_the_same_table() {
     let add = |name: &str| lab.held(1, |held| altname_add(held, &dev, name)).map_err(|failure| failure.errno);
     let del = |name: &str| lab.held(1, |held| altname_del(held, &dev, name)).map_err(|failure| failure.errno);
     let long = "n".repeat(127);
-    for good in ["with space", "a/b", "%", long.as_str()] {
+    for good in ["with space", "a/b", "%", long.as_str(), ""] {
         assert_eq!(add(good), Ok(()), "{good:?}");
         assert_eq!(add(good), Err(EEXIST), "{good:?}");
     }
@@ -368,6 +368,8 @@ fn k2_1_9_alternative_names_may_be_almost_anything_in_the_same_table() {
     assert_eq!(del("unknown"), Err(ENOENT));
     assert_eq!(del("t0"), Err(EINVAL), "a primary name");
     assert_eq!(del("eth0"), Err(EINVAL), "another device's");
+    assert_eq!(add("a\0b"), Err(EINVAL));
+    assert_eq!(del(""), Ok(()), "even that is one");
     assert_eq!(del("a/b"), Ok(()));
     assert_eq!(dev.device().unwrap().link.alt_names, ["with space", "%", long.as_str()]);
     assert_eq!(add("a/b"), Ok(()), "free again");
@@ -416,6 +418,23 @@ fn k2_2_2_an_index_that_only_the_kernel_knows_to_be_in_use_fails_the_registratio
     lab.settle();
     lab.assert_agrees();
     assert_ne!(dev.reg_state(), RegState::Registered);
+}
+
+#[test]
+fn k2_2_3_a_registration_that_fails_once_the_kernel_has_made_it_uses_an_index_up() {
+    let lab = lab(1);
+    let index = |name: &str| {
+        let dev = lab.registered(tap(name));
+        dev.device().unwrap().link.ifindex
+    };
+    let first = index("t0");
+    lab.world.fail("x.n0.register(t1)@1");
+    lab.world.fail("x.n0.post_init(t2)@1");
+    assert_eq!(refused(lab.register(&lab.own(tap("t1")))), ODD);
+    assert_eq!(index("t3"), first + 2, "the one between was the refused one's");
+    // Unlike in the kernel one that is refused at POST_INIT has used none: it was not made yet.
+    assert_eq!(refused(lab.register(&lab.own(tap("t2")))), ODD);
+    assert_eq!(index("t4"), first + 3);
 }
 
 #[test]

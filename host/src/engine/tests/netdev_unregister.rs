@@ -427,6 +427,40 @@ fn k2_9_at_a_death_what_is_left_goes_in_reverse_between_the_two_kinds_of_exit() 
 }
 
 #[test]
+fn k2_9_2_and_5_the_newest_goes_first_and_lo_last_and_that_is_nobodys_to_delete() {
+    let lab = lab(1);
+    let _devs = ["i0", "i1"].map(|name| lab.registered(spec("ifb", name)));
+    assert_eq!(lab.die(1), []);
+    let calls = lab.take();
+    let ends = calls.iter().filter(|call| call.starts_with("w.n0.unregister(") || call.starts_with("k."));
+    let expected =
+        ["k.delete(i1)@1", "k.delete(i0)@1", "w.n0.unregister(i1)@1", "w.n0.unregister(i0)@1", "w.n0.unregister(lo)@1"];
+    assert_eq!(ends.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn k2_9_4_what_hangs_on_a_namespace_that_dies_goes_in_the_one_where_it_is() {
+    let lab = lab(2);
+    // One end is the plugin's and stays; the kernel made the other, and somebody moved it.
+    let dev = lab.own(LinkSpec { needs_free: true, ..spec("veth", "v0") });
+    lab.register(&dev).unwrap();
+    lab.open(&dev).unwrap();
+    let other = lab.world.kernel.find(1, "veth0").unwrap().ifindex;
+    lab.world.kernel.other_moves(1, other, 2);
+    lab.settle();
+    lab.take();
+    lab.die(2);
+    lab.settle();
+    let calls = lab.take();
+    let here: Vec<_> = calls.iter().filter(|call| call.starts_with("w.") && call.ends_with("@1")).collect();
+    let expected = ["goingdown", "down", "unregister", "pre_uninit"].map(|kind| format!("w.n0.{kind}(v0)@1"));
+    assert_eq!(here, expected.iter().collect::<Vec<_>>());
+    assert_eq!(lab.calls("v0"), Calls { init: 1, uninit: 1, open: 1, stop: 1, destructor: 1, free: 1 });
+    assert_eq!(dev.reg_state(), RegState::Released);
+    assert!(lab.world.kernel.ours().is_empty());
+}
+
+#[test]
 fn k2_5_both_ends_of_a_pair_in_two_namespaces_go_in_one_call_each_once() {
     let lab = lab(2);
     let (one, other) = lab.pair("v0", "v1");
