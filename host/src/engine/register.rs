@@ -220,14 +220,13 @@ impl Walk {
         self.unprepare(net, dev, &gone);
     }
 
-    /// Takes a kernel's device away that came into no list.
+    /// Takes a kernel's device away that came into no list. What the messages say of it is nobody's.
     fn unmake(&mut self, net: &Arc<Net>, dev: &OwnDevice, ifindex: u32) {
         match self.section(net, || net.namespace().delete(ifindex)).and_then(|deleted| deleted) {
             Err(failure) if failure.errno != ENODEV => self.complain(own_error(net, "netdev.delete", failure)),
-            _ => {}
+            _ => return self.fence(net, ifindex),
         }
-        let settled = self.settle(net, dev, ifindex);
-        if let Some(Some(link)) = settled.link {
+        if let Some(Some(link)) = self.settle(net, dev, ifindex).link {
             // It could not be deleted, so it is there, and nobody's.
             self.observe(net, &link, false);
         }

@@ -426,6 +426,18 @@ impl Kernel {
         self.state().travel(cookie, ifindex, to, 0, None).unwrap()
     }
 
+    /// What a device is known by, whatever else it changes. 0: there is no such device.
+    pub(super) fn id(&self, cookie: u64, ifindex: u32) -> u64 {
+        self.state().space(cookie).more.get(&ifindex).map_or(0, |more| more.id)
+    }
+
+    /// Where that device is, and as what.
+    pub(super) fn at(&self, id: u64) -> Option<(u64, Link)> {
+        let mut state = self.state();
+        let (cookie, ifindex) = state.by_id(id)?;
+        state.space(cookie).get(ifindex).map(|link| (cookie, link))
+    }
+
     pub(super) fn find(&self, cookie: u64, name: &str) -> Option<Link> {
         self.state().space(cookie).named(name)
     }

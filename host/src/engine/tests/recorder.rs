@@ -100,6 +100,11 @@ impl World {
         std::mem::take(&mut *self.failed.lock().unwrap())
     }
 
+    /// The same, without forgetting it.
+    pub(super) fn failed_call(&self) -> String {
+        self.failed.lock().unwrap().clone()
+    }
+
     /// How often a call was made since the last time that they were taken.
     pub(super) fn count(&self, call: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|c| *c == call).count()
