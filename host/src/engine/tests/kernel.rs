@@ -16,6 +16,7 @@ pub(super) const EEXIST: i32 = 17;
 pub(super) const ENODEV: i32 = 19;
 pub(super) const EINVAL: i32 = 22;
 pub(super) const EOPNOTSUPP: i32 = 95;
+const ELOOP: i32 = 40;
 
 /// Up, running, lower up.
 const UP: u32 = 1 | 1 << 6 | 1 << 16;
@@ -281,9 +282,20 @@ impl State {
             Some(upper) if upper.kind != "bridge" || master == ifindex => {
                 return errno(EOPNOTSUPP, "that device takes no ports");
             }
-            Some(_) => {}
+            Some(upper) => self.stands_on(cookie, upper, ifindex)?,
         }
         self.edit(cookie, ifindex, |link| link.master = master);
+        Ok(())
+    }
+
+    /// That an upper device does not stand on the one that it shall have below it.
+    fn stands_on(&mut self, cookie: u64, mut upper: Link, ifindex: u32) -> Result<(), Failure> {
+        while let Some(next) = self.space(cookie).get(upper.master) {
+            if next.ifindex == ifindex {
+                return errno(ELOOP, "that device stands upon this one");
+            }
+            upper = next;
+        }
         Ok(())
     }
 

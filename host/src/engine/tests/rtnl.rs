@@ -63,7 +63,9 @@ fn k2_6_7_whichever_way_the_lock_is_given_up_what_was_left_runs() {
     // The proof of holding it gives nothing up.
     let held = a.lock().unwrap();
     leave(&a);
-    drop(a.assert_rtnl().unwrap());
+    {
+        let _proof = a.assert_rtnl().unwrap();
+    }
     assert_eq!((a.held_by_me(), ran.load(Ordering::SeqCst)), (true, 4));
     drop(held);
     assert_eq!((a.held_by_me(), ran.load(Ordering::SeqCst)), (false, 5));
