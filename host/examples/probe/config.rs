@@ -163,6 +163,9 @@ pub(super) struct Work {
     /// The second one of `defer_two`.
     #[serde(default)]
     pub(super) and: String,
+    /// What the deferred work is called in the record.
+    #[serde(default)]
+    pub(super) tag: String,
     /// From a thread of the plugin's own, instead of from the hook.
     #[serde(default)]
     pub(super) own_thread: bool,

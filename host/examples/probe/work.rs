@@ -59,9 +59,15 @@ impl Works {
 }
 
 fn ask(host: &Host, record: &Record, work: &Work, [to, and]: [NetCookie; 2]) {
-    let at_work = record.clone();
+    let (at_work, tag) = (record.clone(), work.tag.clone());
     let (word, answer) = match work.ask {
-        Ask::Defer => ("defer", host.defer(to, move |net| at_work.write(&Line::of("work.defer", "", net), None))),
+        Ask::Defer => {
+            let deferred = move |net: &Net<'_>| {
+                let device = Some(&*tag).filter(|tag| !tag.is_empty());
+                at_work.write(&Line { device, ..Line::of("work.defer", "", net) }, None);
+            };
+            ("defer", host.defer(to, deferred))
+        }
         Ask::DeferTwo => {
             let work = move |a: &Net<'_>, b: &Net<'_>| {
                 at_work.write(&Line { device: Some(b.name()), ..Line::of("work.defer_two", "", a) }, None);
