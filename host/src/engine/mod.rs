@@ -34,11 +34,10 @@ mod setup;
 mod todo;
 mod undo;
 mod unregister;
+mod upper;
 mod walk;
 
-pub use change::{
-    altname_add, altname_del, dev_change_name, dev_close, dev_open, dev_set_mac_address, dev_set_master, dev_set_mtu,
-};
+pub use change::{altname_add, altname_del, dev_change_name, dev_close, dev_open, dev_set_mac_address, dev_set_mtu};
 pub use failure::{Failure, HookError};
 pub use gate::Blocked;
 pub use generic::Area;
@@ -61,6 +60,7 @@ pub use rtnl::{HeldRtnl, LockError, Rtnl, RtnlGuard, RtnlPair, lock_two};
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
 pub use todo::{NotDeferred, Work};
 pub use unregister::{unregister_many, unregister_netdev};
+pub use upper::dev_set_master;
 pub use walk::work_in;
 
 #[cfg(test)]
