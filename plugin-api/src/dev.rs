@@ -36,8 +36,11 @@ impl Net<'_> {
     /// Registers a device here (K2.4): it gets a name and an index, its ops' `init` is called, the kernel's device is
     /// made, and everybody is told. It is down.
     ///
-    /// A device whose registration fails before it is told may be registered again. After a notifier's veto of its
-    /// REGISTER it is unregistered in full, and must be freed.
+    /// The kernel's device is made before REGISTER is told: one that a notifier refuses there was visible to other programs for
+    /// a moment. At POST_INIT it has index 0, unless it asked for one.
+    ///
+    /// A device whose registration fails before the kernel's is made may be registered again. After the kernel's refusal, and
+    /// after a notifier's veto of REGISTER, it is at its end, and must be freed.
     ///
     /// # Errors
     /// `EEXIST` for a name in use, `EINVAL` for one that is none, `ENFILE` for a pattern without a free number, `EBUSY`
@@ -47,7 +50,8 @@ impl Net<'_> {
     }
 
     /// Registers both ends of a `veth`, this one here and its peer there: in the same namespace, or in another one whose
-    /// lock is held too ([`Host::run_in_two`], [`Host::defer_two`]). Both or none.
+    /// lock is held too ([`Host::run_in_two`], [`Host::defer_two`]). Both or none; after a refusal both are the plugin's to
+    /// free, whatever [`NetdevSpec::needs_free`] says.
     ///
     /// # Errors
     /// As [`register_netdevice`](Net::register_netdevice); `EINVAL` if `peer` is not the other end.
@@ -58,8 +62,8 @@ impl Net<'_> {
         register(self, dev, peer_net.cookie().0)
     }
 
-    /// Unregisters a device (K2.5): closed, out of the lists, told gone, its ops' `uninit` called, the kernel's device
-    /// deleted. After the unlock its references are waited for, and its `destructor` is called.
+    /// Unregisters a device (K2.5): closed, the kernel's device deleted, out of the lists, told gone, its ops' `uninit` called.
+    /// After the unlock its references are waited for, and its `destructor` is called.
     ///
     /// # Errors
     /// `EINVAL` if it is not registered, `EPERM` if the lock of its namespace is not held.

@@ -28,7 +28,9 @@ pub trait NetDeviceOps: Send + Sync + 'static {
         Ok(())
     }
 
-    /// It is unregistered and told gone; the kernel's device still exists. An error is shown, and stops nothing.
+    /// It is unregistered and told gone; the kernel's device is gone before that, so that its name and index were free when
+    /// it was told (K2.5). A daemon that stops leaves it there. After a registration that failed there never was one, or none
+    /// any more. An error is shown, and stops nothing.
     fn uninit(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()> {
         Ok(())
     }
