@@ -35,8 +35,9 @@ impl NetNotifier {
 /// Puts a notifier on the net's own chain and replays what exists to it. Gives its id.
 ///
 /// # Errors
-/// `EPERM` without the net's lock or outside of a hook, `EDEADLK` from within the net's chain (K3.8), `EEXIST` if it is there
-/// already, `ESTALE` where the plugin does not act; or REGISTER's own, after which what it was told is taken back, and it is off the chain.
+/// `EPERM` without the net's lock or outside of a hook, `EDEADLK` from within the net's chain (K3.8), `EEXIST` if it is
+/// there already, `ESTALE` where the plugin does not act; or REGISTER's own, after which what it was told is taken back,
+/// and it is off the chain.
 pub fn register_notifier_net(
     rtnl: &RtnlGuard<'_>,
     net: &Arc<Net>,

@@ -1,7 +1,7 @@
 //! Upper devices of plugins' own: `netdev_master_upper_dev_link` and its unlink (K2.7).
 //!
-//! A change as those of `change.rs`, with rules of its own for what may stand upon what. They are judged by the mirror; which
-//! kinds take ports is the kernel's to know.
+//! A change as those of `change.rs`, with rules of its own for what may stand upon what. They are judged by the mirror;
+//! which kinds take ports is the kernel's to know.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ const DEEPEST: usize = 8;
 /// `netdev_master_upper_dev_link`; with 0 the unlink.
 ///
 /// # Errors
-/// K2.7: `EEXIST` under the same one already, `EBUSY` under another, under itself or in a loop, `EMLINK` too deep, `ENODEV` where
-/// there is no such device; a refusal, after which it is out again.
+/// K2.7: `EEXIST` under the same one already, `EBUSY` under another, under itself or in a loop, `EMLINK` too deep, `ENODEV`
+/// where there is no such device; a refusal, after which it is out again.
 pub fn dev_set_master(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, master: u32) -> Result<(), Failure> {
     changing(rtnl, dev, |walk, at| {
         let old = at.device.link.master;

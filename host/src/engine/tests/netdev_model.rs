@@ -1,9 +1,9 @@
 //! Random lives of plugins' own devices (`netdev_turns.rs`) against a small reference model.
 //!
 //! The model knows of each device where it is and what it is like. While nothing is on the way it predicts what each call
-//! answers, by its errno, and does (`netdev_predict.rs`); with messages on the way, or something failing, it takes what the kernel has and asks
-//! for what must hold all the same. Once quiet, the model, the engine, the kernel, the ledger of the ops and what the
-//! listeners were told agree.
+//! answers, by its errno, and does (`netdev_predict.rs`); with messages on the way, or something failing, it takes what the
+//! kernel has and asks for what must hold all the same. Once quiet, the model, the engine, the kernel, the ledger of the ops
+//! and what the listeners were told agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
