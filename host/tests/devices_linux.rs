@@ -14,7 +14,7 @@ use pernetd::linux::link_create::{self, NewLink};
 use pernetd::linux::ns::{self, Pin};
 use pernetd::linux::tun::{self, NewTun, TunKind};
 use pernetd::linux::{device, link_stats, rtnetlink};
-use pernetd::netlink::NetlinkError;
+use pernetd::netlink::{NetlinkError, link};
 use rustix::mount::{MountFlags, mount};
 use sandbox::{netns_add, trial};
 
@@ -47,6 +47,10 @@ fn main() -> ExitCode {
         trial("counters are those of the device", counters_of_a_veth),
         trial("a device is made as its plugin wants it, marked, or not at all", a_wanted_device),
         trial("a device that an earlier run left is taken over, and made what is wanted now", a_left_device),
+        trial(
+            "settings that a kind cannot change are in nobody's way if they are as wanted",
+            settings_of_a_left_device,
+        ),
         trial("what is not left by the same plugin is not taken over", not_ours),
         trial("a pair is made whole, taken over whole, or refused", a_wanted_pair),
         trial("a device that is gone is not there", a_device_that_is_gone),
@@ -441,6 +445,45 @@ fn a_left_device() {
         not_made(device::create(&wants(&other, "x")), libc::EOPNOTSUPP, "Cannot change VNI");
         assert_eq!(looks(left).mtu, 1300);
         assert_eq!(devices(), 1);
+    });
+}
+
+/// A vxlan as [`pernet_plugin_api::NetdevSpec::vxlan`] encodes it: 192.0.2.`last`.
+fn vxlan(id: u32, last: u8, port: u16) -> Vec<u8> {
+    const IFLA_VXLAN_GROUP: u16 = 2;
+    const IFLA_VXLAN_PORT: u16 = 15;
+    let [high, low] = port.to_be_bytes();
+    let port = [&6u16.to_ne_bytes()[..], &IFLA_VXLAN_PORT.to_ne_bytes(), &[high, low, 0, 0]].concat();
+    [vxlan_id(id), word(IFLA_VXLAN_GROUP, u32::from_ne_bytes([192, 0, 2, last])), port].concat()
+}
+
+fn settings_of_a_left_device() {
+    let blue = space("blue");
+    let told = |last: u8| {
+        let data = rtnetlink::find_described("x").unwrap().unwrap().data;
+        link::differing(&vxlan(7, last, 4789), &data)
+    };
+    inside(&blue, || {
+        let first = LinkSpec { data: vxlan(7, 1, 4789), ..spec("x", "vxlan") };
+        let left = device::create(&wants(&first, "x")).unwrap().link.ifindex;
+        let again = device::create(&wants(&first, "x")).unwrap();
+        assert_eq!((again.adopted, again.link.ifindex), (true, left));
+        // What can be changed is, though the port is told again, which cannot.
+        let moved = LinkSpec { data: vxlan(7, 2, 4789), ..first.clone() };
+        assert!(!told(2).is_empty());
+        assert!(device::create(&wants(&moved, "x")).unwrap().adopted);
+        assert_eq!(told(2), [0u8; 0]);
+        let other = LinkSpec { data: vxlan(7, 2, 8472), ..first.clone() };
+        not_made(device::create(&wants(&other, "x")), libc::EOPNOTSUPP, "Cannot change port");
+        assert_eq!(told(2), [0u8; 0], "and nothing was changed");
+
+        // A veth neither tells its settings nor takes new ones.
+        let peer = [&[0; 16][..], &[8, 0, 3, 0], b"far\0"].concat();
+        let data = [&u16::try_from(peer.len() + 4).unwrap().to_ne_bytes()[..], &1u16.to_ne_bytes(), &peer].concat();
+        let veth = LinkSpec { data, ..spec("near", "veth") };
+        assert!(!device::create(&wants(&veth, "near")).unwrap().adopted);
+        assert!(device::create(&wants(&veth, "near")).unwrap().adopted);
+        assert_eq!(rtnetlink::find("far").unwrap().kind, "veth");
     });
 }
 

@@ -10,16 +10,14 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
-use machine::{HOME, Machine, SOON, inside, name_path, of, one};
-use pernetd::engine::Link;
+use machine::{HOME, Machine, SOON, has_tun, inside, link, name_path, of, one};
 use pernetd::linux::{netns, rtnetlink};
 use rustix::mount::mount_bind;
-use rustix::process::Signal;
 use sandbox::{Trial, netns_add, netns_del, wait_until};
 use serde_json::{Value, json};
 
 fn main() -> ExitCode {
-    let no_tun = File::options().read(true).write(true).open("/dev/net/tun").is_err();
+    let no_tun = !has_tun();
     let with_tun = |name: &str, test: fn(Machine)| -> Vec<Trial> {
         one(name, test).into_iter().map(|trial| trial.ignored_if(no_tun)).collect()
     };
@@ -33,8 +31,6 @@ fn main() -> ExitCode {
         one("moved by somebody else to a managed namespace, it is the plugin's there", moved),
         one("a reload that takes the plugin out takes its devices out", removed),
         one("a namespace's end ends its devices", namespace_ends),
-        one("a stop leaves a bridge, and the next start adopts it", adopted),
-        one("on_stop = undo leaves nothing", undone_at_stop),
         one("who holds a device is shown, and waited for no longer than configured", held),
         one("a namespace's end puts what is held there", held_at_an_end),
         one("a device that is put in time is gone at once", put_in_time),
@@ -42,7 +38,6 @@ fn main() -> ExitCode {
         one("a veto of REGISTER leaves nothing in the kernel", vetoed),
         one("a name that is taken is refused", taken),
         one("moved out of sight, it has ended", lost),
-        one("killed, the daemon takes over what it left", killed),
         one("a plugin that panics in an operation loses its devices", panicked),
         one("a plugin that hangs over its counters holds nobody up", hanging),
         one("a loss of events loses no device", resynced),
@@ -53,56 +48,27 @@ fn main() -> ExitCode {
     sandbox::main(trials.into_iter().flatten().collect())
 }
 
-/// Configures the probe with a notifier and a pernet device that registers these devices.
-fn netdev(m: &Machine, keys: &str, netdevs: &str, more: &str) {
-    let config = format!("subsys = false\ndevice_op = true\nnotifier = 0\nnetdevs = [{netdevs}]\n{more}");
-    m.probe(50, "netdev", keys, &config);
-}
-
 const BRIDGE: &str = "{ netns = \"blue\", kind = \"bridge\", name = \"br0\", must = true }";
 const BRIDGE_UP: &str = "{ netns = \"blue\", kind = \"bridge\", name = \"br0\", must = true, open = true }";
 
-/// The devices of this name in a namespace, by the kernel's word.
-fn link(netns: &str, name: &str) -> Option<Link> {
-    let name = name.to_owned();
-    inside(netns, move || rtnetlink::dump_links().unwrap().into_iter().find(|l| l.name == name))
-}
-
-/// The rows of `dev list` that have this name.
-fn listed(m: &Machine, name: &str) -> Vec<Value> {
-    let all = m.ctl(["dev", "list"]);
-    all.as_array().unwrap().iter().filter(|d| d["name"] == name).cloned().collect()
-}
-
-#[track_caller]
-fn show(m: &Machine, name: &str) -> Value {
-    m.ctl(["dev", "show", name])
-}
-
-/// Adds the namespace and waits until its plugins have acted.
-fn add(m: &Machine, name: &str) {
-    netns_add(name);
-    m.wait_state(name, "live");
-}
-
 fn started(m: &mut Machine, netdevs: &str) {
-    netdev(m, "", netdevs, "");
+    m.netdev("", netdevs, "");
     m.start();
-    add(m, "blue");
+    m.add("blue");
 }
 
 fn bridge(mut m: Machine) {
     started(&mut m, BRIDGE);
     let kernel = link("blue", "br0").unwrap();
     assert_eq!((kernel.kind.as_str(), kernel.is_up()), ("bridge", false), "made down");
-    let [row] = &listed(&m, "br0")[..] else { panic!("one br0: {}", m.ctl(["dev", "list"])) };
+    let [row] = &m.listed("br0")[..] else { panic!("one br0: {}", m.ctl(["dev", "list"])) };
     assert_eq!(
         (&row["netns"], &row["owner"], &row["kind"]),
         (&json!("blue"), &json!("probe-netdev"), &json!("bridge"))
     );
     assert_eq!((&row["reg_state"], &row["stats"]), (&json!("registered"), &Value::Null));
     assert_eq!(row["ifindex"], kernel.ifindex);
-    let shown = show(&m, "br0");
+    let shown = m.show("br0");
     assert_eq!(shown["stats"]["rx_packets"], 0, "{shown}");
     assert_eq!((&shown["plugin_stats"]["rx_packets"], &shown["waiting"]), (&json!(7), &json!(false)), "{shown}");
     assert!(shown["serial"].as_u64().is_some() && shown["address"].is_string(), "{shown}");
@@ -118,7 +84,7 @@ fn tap(mut m: Machine) {
     started(&mut m, "{ netns = \"blue\", kind = \"tap\", name = \"wire%d\", must = true, open = true }");
     let kernel = link("blue", "wire0").unwrap();
     assert!(kernel.is_up() && kernel.kind == "tun", "{kernel:?}");
-    assert_eq!(listed(&m, "wire0")[0]["owner"], "probe-netdev");
+    assert_eq!(m.listed("wire0")[0]["owner"], "probe-netdev");
     m.stop();
     assert_eq!(link("blue", "wire0"), None, "it goes with its descriptors");
 }
@@ -126,28 +92,28 @@ fn tap(mut m: Machine) {
 fn pair(mut m: Machine) {
     let pair =
         "{ netns = \"blue\", kind = \"veth\", name = \"a%d\", peer = \"b%d\", peer_netns = \"green\", open = true }";
-    netdev(&m, "", pair, "");
+    m.netdev("", pair, "");
     m.start();
     for netns in ["blue", "green"] {
-        add(&m, netns);
+        m.add(netns);
     }
     m.wait_call("netdev netdev.register_netdevice blue a0 0");
     for (netns, name) in [("blue", "a0"), ("green", "b0")] {
         let kernel = link(netns, name).unwrap();
         assert!(kernel.kind == "veth" && kernel.is_up(), "{kernel:?}");
-        let row = &listed(&m, name)[0];
+        let row = &m.listed(name)[0];
         assert_eq!((&row["netns"], &row["owner"]), (&json!(netns), &json!("probe-netdev")), "{row}");
     }
     // One end's deletion is the other's.
     inside("green", || rtnetlink::delete("b0").unwrap());
-    wait_until("both ends are gone", SOON, || listed(&m, "a0").is_empty() && listed(&m, "b0").is_empty());
+    wait_until("both ends are gone", SOON, || m.listed("a0").is_empty() && m.listed("b0").is_empty());
     m.wait_call("netdev netdev.ndo_uninit blue a0");
     m.wait_call("netdev netdev.ndo_uninit green b0");
     m.stop();
 }
 
 fn operations(mut m: Machine) {
-    netdev(&m, "", BRIDGE_UP, "");
+    m.netdev("", BRIDGE_UP, "");
     m.start();
     let mut monitor = m.pernetctl(["monitor"]);
     let output = File::create(m.path("monitor")).unwrap();
@@ -160,10 +126,10 @@ fn operations(mut m: Machine) {
     let mut round = 0;
     wait_until("the monitor listens", SOON, || {
         round += 1;
-        add(&m, &format!("n{round}"));
+        m.add(&format!("n{round}"));
         !lines().is_empty()
     });
-    add(&m, "blue");
+    m.add("blue");
     let hooks = || -> Vec<String> {
         let told = lines();
         let of_br0 = told.iter().filter(|l| l["device"] == "br0" && l["netns"] == "blue");
@@ -199,7 +165,7 @@ fn followed(mut m: Machine) {
     m.wait_call("netdev netdev.ndo_stop blue br0");
     inside("blue", move || rtnetlink::rename(ifindex, "br7").unwrap());
     m.wait_call("netdev netdev.changename blue br7");
-    let row = show(&m, "br7");
+    let row = m.show("br7");
     assert_eq!((&row["mtu"], &row["up"], &row["ifindex"]), (&json!(1400), &json!(false), &json!(ifindex)), "{row}");
     assert_eq!((&row["address"], &row["owner"]), (&json!("02:00:5e:00:53:09"), &json!("probe-netdev")), "{row}");
     m.stop();
@@ -222,14 +188,14 @@ fn deleted(mut m: Machine) {
         "netdev netdev.destructor",
     ];
     assert_eq!(calls, end);
-    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    assert_eq!(m.listed("br0"), [Value::Null; 0]);
     m.stop();
 }
 
 fn moved(mut m: Machine) {
     started(&mut m, "{ netns = \"blue\", kind = \"ifb\", name = \"ifb7\", must = true }");
-    add(&m, "green");
-    let serial = show(&m, "ifb7")["serial"].clone();
+    m.add("green");
+    let serial = m.show("ifb7")["serial"].clone();
     m.forget();
     let green = File::open(name_path("green")).unwrap();
     let ifindex = link("blue", "ifb7").unwrap().ifindex;
@@ -237,10 +203,10 @@ fn moved(mut m: Machine) {
     m.wait_call("netdev netdev.unregister blue ifb7");
     m.wait_call("netdev netdev.register green ifb7");
     wait_until("it is the plugin's there", SOON, || {
-        let rows = listed(&m, "ifb7");
+        let rows = m.listed("ifb7");
         rows.len() == 1 && rows[0]["netns"] == "green" && rows[0]["owner"] == "probe-netdev"
     });
-    assert_ne!(show(&m, "ifb7")["serial"], serial, "a new registration");
+    assert_ne!(m.show("ifb7")["serial"], serial, "a new registration");
     assert!(!m.trace().iter().any(|t| t.contains("ndo_uninit")), "a move is no end: {:?}", m.trace());
     m.no_probe(50, "netdev");
     assert_eq!(m.reload().code, 0);
@@ -255,7 +221,7 @@ fn removed(mut m: Machine) {
     m.no_probe(50, "netdev");
     assert_eq!(m.reload().code, 0);
     assert_eq!((link("blue", "br0"), link("blue", "ifb7")), (None, None));
-    assert_eq!((listed(&m, "br0").len(), listed(&m, "ifb7").len()), (0, 0));
+    assert_eq!((m.listed("br0").len(), m.listed("ifb7").len()), (0, 0));
     let calls = of(&m.calls(), "blue");
     let at = |what: &str| calls.iter().position(|c| c == what).unwrap_or_else(|| panic!("{what}: {calls:?}"));
     assert!(at("netdev device.exit Removed") < at("netdev netdev.ndo_uninit ifb7"), "{calls:?}");
@@ -274,37 +240,8 @@ fn namespace_ends(mut m: Machine) {
     assert!(at("netdev netdev.ndo_stop br0") < at("netdev netdev.ndo_uninit br0"), "{calls:?}");
     assert!(at("netdev netdev.unregister br0") < at("netdev netdev.unregister lo"), "`lo` last: {calls:?}");
     assert_eq!(calls.iter().filter(|c| *c == "netdev netdev.destructor").count(), 1, "{calls:?}");
-    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    assert_eq!(m.listed("br0"), [Value::Null; 0]);
     m.stop();
-}
-
-fn adopted(mut m: Machine) {
-    started(&mut m, BRIDGE_UP);
-    let before = link("blue", "br0").unwrap();
-    m.forget();
-    m.stop();
-    let left = link("blue", "br0").unwrap();
-    assert_eq!((left.ifindex, left.is_up()), (before.ifindex, true), "as it was");
-    assert!(m.trace().contains(&"netdev netdev.ndo_uninit blue br0".to_owned()), "{:?}", m.trace());
-    m.forget();
-    m.start();
-    m.wait_state("blue", "live");
-    assert!(m.trace().contains(&"netdev netdev.register_netdevice blue br0 0".to_owned()), "{:?}", m.trace());
-    assert_eq!(link("blue", "br0").unwrap().ifindex, before.ifindex, "the same device");
-    assert_eq!(listed(&m, "br0")[0]["owner"], "probe-netdev");
-    m.no_probe(50, "netdev");
-    assert_eq!(m.reload().code, 0);
-    assert_eq!(link("blue", "br0"), None, "adopted, it goes with its plugin");
-    m.stop();
-}
-
-fn undone_at_stop(mut m: Machine) {
-    netdev(&m, "on_stop = \"undo\"", BRIDGE_UP, "");
-    m.start();
-    add(&m, "blue");
-    assert!(link("blue", "br0").is_some());
-    m.stop();
-    assert_eq!(link("blue", "br0"), None);
 }
 
 /// A second plugin that holds `br0` in `blue` until the file `let-go` is there.
@@ -321,21 +258,21 @@ fn held(mut m: Machine) {
     started(&mut m, BRIDGE);
     m.wait_call("a netdev.dev_hold blue br0 0");
     let by = json!([{ "plugin": "probe-a", "purpose": "its queue" }]);
-    assert_eq!((&show(&m, "br0")["holders"], &show(&m, "br0")["waiting"]), (&by, &json!(false)));
+    assert_eq!((&m.show("br0")["holders"], &m.show("br0")["waiting"]), (&by, &json!(false)));
     m.no_probe(50, "netdev");
     assert_eq!(m.reload().code, 0, "{}", m.log());
     // The wait is over; the kernel's device is gone, ours is not.
     assert_eq!(link("blue", "br0"), None);
-    let shown = show(&m, "br0");
+    let shown = m.show("br0");
     assert_eq!(
         (&shown["reg_state"], &shown["holders"], &shown["netns"]),
         (&json!("unregistered"), &by, &json!("blue"))
     );
-    assert_eq!(listed(&m, "br0")[0]["reg_state"], "unregistered");
+    assert_eq!(m.listed("br0")[0]["reg_state"], "unregistered");
     assert!(m.log().contains("br0") && m.log().contains("its queue"), "{}", m.log());
     m.write("let-go", "");
     wait_until("it is gone when it is put", SOON, || m.ask(["dev", "show", "br0"]).code == 1);
-    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    assert_eq!(m.listed("br0"), [Value::Null; 0]);
     m.stop();
 }
 
@@ -346,7 +283,7 @@ fn held_at_an_end(mut m: Machine) {
     m.wait_call("a netdev.dev_hold blue br0 0");
     m.no_probe(50, "netdev");
     assert_eq!(m.reload().code, 0, "{}", m.log());
-    assert_eq!(show(&m, "br0")["reg_state"], "unregistered");
+    assert_eq!(m.show("br0")["reg_state"], "unregistered");
     netns_del("blue");
     m.wait_gone("blue");
     assert_eq!(m.ask(["dev", "show", "br0"]).code, 1, "what a plugin holds in a namespace ends with it there");
@@ -377,12 +314,7 @@ fn no_device_file(mut m: Machine) {
         mount_bind(&empty, "/dev/net").unwrap();
     }
     m.probe(10, "a", "", "");
-    netdev(
-        &m,
-        "on_init_failure = \"skip\"",
-        "{ netns = \"blue\", kind = \"tap\", name = \"wire%d\", must = true }",
-        "",
-    );
+    m.netdev("on_init_failure = \"skip\"", "{ netns = \"blue\", kind = \"tap\", name = \"wire%d\", must = true }", "");
     m.start();
     netns_add("blue");
     m.wait_state("blue", "degraded");
@@ -397,12 +329,12 @@ fn no_device_file(mut m: Machine) {
 fn vetoed(mut m: Machine) {
     let veto = "faults = [{ hook = \"netdev.register\", netns = \"blue\", device = \"br0\", action = { fail = 1 } }]";
     m.probe(10, "a", "", &format!("subsys = false\nnotifier = -5\n{veto}"));
-    netdev(&m, "on_init_failure = \"skip\"", BRIDGE, "");
+    m.netdev("on_init_failure = \"skip\"", BRIDGE, "");
     m.start();
     netns_add("blue");
     m.wait_state("blue", "degraded");
     assert_eq!(link("blue", "br0"), None, "nothing is left in the kernel");
-    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    assert_eq!(m.listed("br0"), [Value::Null; 0]);
     let calls = of(&m.calls(), "blue");
     assert!(calls.iter().any(|c| c == "netdev netdev.register_netdevice br0 1"), "{calls:?}");
     // Who had agreed is told that it goes.
@@ -413,7 +345,7 @@ fn vetoed(mut m: Machine) {
 fn taken(mut m: Machine) {
     netns_add("blue");
     inside("blue", || rtnetlink::create("br0", "bridge").unwrap());
-    netdev(&m, "on_init_failure = \"skip\"", BRIDGE, "");
+    m.netdev("on_init_failure = \"skip\"", BRIDGE, "");
     m.start();
     m.wait_state("blue", "degraded");
     assert!(
@@ -422,19 +354,19 @@ fn taken(mut m: Machine) {
         m.trace()
     );
     assert!(!m.trace().iter().any(|t| t.contains("ndo_init")), "refused before anything is done: {:?}", m.trace());
-    assert_eq!(listed(&m, "br0")[0]["owner"], "kernel");
+    assert_eq!(m.listed("br0")[0]["owner"], "kernel");
     m.stop();
     assert!(link("blue", "br0").is_some(), "somebody else's stays");
 }
 
 fn same_name(mut m: Machine) {
     let both = BRIDGE.replace("blue", "green");
-    netdev(&m, "", &format!("{BRIDGE}, {both}"), "");
+    m.netdev("", &format!("{BRIDGE}, {both}"), "");
     m.start();
     for netns in ["blue", "green"] {
-        add(&m, netns);
+        m.add(netns);
     }
-    let shown = show(&m, "br0");
+    let shown = m.show("br0");
     let netns: Vec<_> = shown.as_array().unwrap().iter().map(|d| d["netns"].clone()).collect();
     assert_eq!(netns, ["blue", "green"]);
     assert_eq!(m.ctl(["dev", "show", "br0", "--netns", "green"])["netns"], "green");
@@ -453,41 +385,29 @@ fn lost(mut m: Machine) {
     });
     m.wait_call("netdev netdev.ndo_uninit blue ifb7");
     m.wait_call("netdev netdev.destructor blue");
-    assert_eq!(listed(&m, "ifb7"), [Value::Null; 0]);
-    m.stop();
-}
-
-fn killed(mut m: Machine) {
-    started(&mut m, BRIDGE_UP);
-    let before = link("blue", "br0").unwrap();
-    m.signal(Signal::KILL);
-    m.end();
-    m.start();
-    m.wait_state("blue", "live");
-    assert_eq!(link("blue", "br0").unwrap().ifindex, before.ifindex);
-    assert_eq!(listed(&m, "br0")[0]["owner"], "probe-netdev");
+    assert_eq!(m.listed("ifb7"), [Value::Null; 0]);
     m.stop();
 }
 
 fn panicked(mut m: Machine) {
     m.probe(10, "a", "", "");
     let fault = "faults = [{ hook = \"netdev.ndo_change_mtu\", netns = \"blue\", action = \"panic\" }]";
-    netdev(&m, "", BRIDGE_UP, fault);
+    m.netdev("", BRIDGE_UP, fault);
     m.start();
-    add(&m, "blue");
+    m.add("blue");
     let ifindex = link("blue", "br0").unwrap().ifindex;
     inside("blue", move || rtnetlink::set_mtu(ifindex, 1400).unwrap());
     wait_until("the plugin has failed", SOON, || m.plugin("netdev")["state"] == "failed");
     wait_until("its device is gone", SOON, || link("blue", "br0").is_none());
     assert_eq!(m.plugin("a")["state"], "live");
-    assert_eq!(listed(&m, "br0"), [Value::Null; 0]);
+    assert_eq!(m.listed("br0"), [Value::Null; 0]);
     m.stop();
 }
 
 fn resynced(mut m: Machine) {
     m.main("netlink.receive_buffer = 4096");
     started(&mut m, BRIDGE_UP);
-    let before = show(&m, "br0");
+    let before = m.show("br0");
     let ifindex = link("blue", "br0").unwrap().ifindex;
     let mut mtu = 1000;
     wait_until("events are lost", SOON, || {
@@ -499,32 +419,32 @@ fn resynced(mut m: Machine) {
         });
         m.status()["resyncs"].as_u64().unwrap() > 0
     });
-    wait_until("the view is the kernel's", SOON, || show(&m, "br0")["mtu"] == mtu);
-    let after = show(&m, "br0");
+    wait_until("the view is the kernel's", SOON, || m.show("br0")["mtu"] == mtu);
+    let after = m.show("br0");
     assert_eq!((&after["serial"], &after["owner"]), (&before["serial"], &before["owner"]), "the same registration");
     m.stop();
 }
 
 fn outside(mut m: Machine) {
     let until = format!("{HOME}/done");
-    netdev(&m, "", &format!("{{ netns = \"blue\", kind = \"bridge\", name = \"br0\", until = \"{until}\" }}"), "");
+    m.netdev("", &format!("{{ netns = \"blue\", kind = \"bridge\", name = \"br0\", until = \"{until}\" }}"), "");
     m.start();
-    add(&m, "blue");
+    m.add("blue");
     m.wait_call("netdev netdev.register_netdev blue 0");
-    assert_eq!(listed(&m, "br0")[0]["owner"], "probe-netdev");
+    assert_eq!(m.listed("br0")[0]["owner"], "probe-netdev");
     m.write("done", "");
     m.wait_call("netdev netdev.free blue 0");
     let calls = of(&m.calls(), "blue");
     let at = |what: &str| calls.iter().position(|c| c == what).unwrap_or_else(|| panic!("{what}: {calls:?}"));
     assert!(at("netdev netdev.destructor") < at("netdev netdev.unregister_netdev 0"), "waited for: {calls:?}");
-    assert_eq!((link("blue", "br0"), listed(&m, "br0").len()), (None, 0));
+    assert_eq!((link("blue", "br0"), m.listed("br0").len()), (None, 0));
     m.stop();
 }
 
 fn own_chain(mut m: Machine) {
-    netdev(&m, "", BRIDGE, "net_notifier = -100");
+    m.netdev("", BRIDGE, "net_notifier = -100");
     m.start();
-    add(&m, "blue");
+    m.add("blue");
     let calls = of(&m.calls(), "blue");
     let at = |what: &str| calls.iter().position(|c| c == what).unwrap_or_else(|| panic!("{what}: {calls:?}"));
     assert!(at("netdev own.register lo") < at("netdev own.register br0"), "what exists is replayed: {calls:?}");
@@ -542,14 +462,14 @@ fn own_chain(mut m: Machine) {
 fn hanging(mut m: Machine) {
     let fault =
         format!("faults = [{{ hook = \"netdev.ndo_get_stats\", netns = \"\", action = {{ until = \"{HOME}/go\" }} }}]");
-    netdev(&m, "", BRIDGE, &fault);
+    m.netdev("", BRIDGE, &fault);
     m.start();
-    add(&m, "blue");
+    m.add("blue");
     for _ in 0..2 {
-        let shown = show(&m, "br0");
+        let shown = m.show("br0");
         assert_eq!((&shown["plugin_stats"], &shown["stats"]["rx_packets"]), (&Value::Null, &json!(0)), "{shown}");
     }
     m.write("go", "");
-    wait_until("it counts again", SOON, || show(&m, "br0")["plugin_stats"]["rx_packets"] == 7);
+    wait_until("it counts again", SOON, || m.show("br0")["plugin_stats"]["rx_packets"] == 7);
     m.stop();
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::spec::WantedDevice;
+
 /// The probe's `[config]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,33 +45,6 @@ pub(crate) struct Config {
     /// Devices to hold from their REGISTER on; the notifier has to be there.
     #[serde(default)]
     pub(super) holds: Vec<Hold>,
-}
-
-/// A device to register.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WantedDevice {
-    /// In the namespace of this name.
-    pub(super) netns: String,
-    /// Its kind.
-    pub(super) kind: String,
-    /// Its name or pattern.
-    pub(super) name: String,
-    /// The other end of a veth: its name …
-    #[serde(default)]
-    pub(super) peer: String,
-    /// … and its namespace.
-    #[serde(default)]
-    pub(super) peer_netns: String,
-    /// Sets it up, and its peer.
-    #[serde(default)]
-    pub(super) open: bool,
-    /// A refusal fails the init.
-    #[serde(default)]
-    pub(super) must: bool,
-    /// From a thread of the plugin's own, which unregisters it again when this file is there.
-    #[serde(default)]
-    pub(super) until: Option<PathBuf>,
 }
 
 /// A device to hold.

@@ -6,6 +6,7 @@
 mod config;
 mod netdevs;
 mod record;
+mod spec;
 mod work;
 
 use std::collections::HashMap;

@@ -10,8 +10,9 @@ use std::thread::{self, JoinHandle};
 
 use pernet_plugin_api::prelude::*;
 
-use super::config::{Hold, WantedDevice};
+use super::config::Hold;
 use super::record::Line;
+use super::spec::WantedDevice;
 use super::{Shared, wait_for};
 
 /// What a probe has of devices.
@@ -59,7 +60,7 @@ impl Netdevs {
 
     /// By a thread that is in no hook, for as long as the file is not there.
     fn register_outside(&self, shared: &Arc<Shared>, net: &Net<'_>, wanted: &WantedDevice, until: &Path) -> Result<()> {
-        let dev = self.host.alloc_netdev(NetdevSpec::kind(&wanted.kind, &wanted.name), ops(shared, net.name()))?;
+        let dev = self.host.alloc_netdev(wanted.spec(0), ops(shared, net.name()))?;
         let (host, until, cookie) = (self.host.clone(), until.to_owned(), net.cookie());
         let (shared, netns) = (Arc::clone(shared), net.name().to_owned());
         let thread = thread::spawn(move || {
@@ -84,14 +85,24 @@ impl Netdevs {
     }
 
     fn register_one(&self, shared: &Arc<Shared>, net: &Net<'_>, wanted: &WantedDevice) -> Result<Netdev> {
-        let spec = NetdevSpec::kind(&wanted.kind, &wanted.name);
-        let tunnel = matches!(&*wanted.kind, "tun" | "tap");
-        let dev = self.host.alloc_netdev(if tunnel { spec.queues(1) } else { spec }, ops(shared, net.name()))?;
+        let over = if wanted.over.is_empty() { 0 } else { self.find(net, &wanted.over)?.ifindex };
+        let dev = self.host.alloc_netdev(wanted.spec(over), ops(shared, net.name()))?;
         net.register_netdevice(&dev)?;
+        if !wanted.rename.is_empty() {
+            net.dev_change_name(&dev, &wanted.rename)?;
+        }
         if wanted.open {
             net.dev_open(&dev)?;
         }
         Ok(dev)
+    }
+
+    /// One of the probe's own, by its name now.
+    fn find(&self, net: &Net<'_>, name: &str) -> Result<NetdevInfo> {
+        let devices = lock(&self.devices).clone();
+        let mut infos = devices.iter().filter_map(|dev| dev.state().ok());
+        let found = infos.find(|info| info.name == name && info.net == Some(net.cookie()));
+        found.ok_or_else(|| Error::new(libc::ENODEV, format!("the probe has no device {name} in {}", net.name())))
     }
 
     /// Both ends, from whichever namespace is met last: under both locks, so after this hook's.
@@ -104,7 +115,7 @@ impl Netdevs {
             return Ok(());
         }
         paired.push(pair);
-        let near = self.host.alloc_netdev(NetdevSpec::veth(&wanted.name), ops(shared, &wanted.netns))?;
+        let near = self.host.alloc_netdev(wanted.spec(0), ops(shared, &wanted.netns))?;
         let far = NetdevSpec::veth(&wanted.peer).peer(&near);
         let far = self.host.alloc_netdev(far, ops(shared, &wanted.peer_netns))?;
         lock(&self.devices).extend([near.clone(), far.clone()]);

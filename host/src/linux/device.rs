@@ -15,7 +15,7 @@ use super::rtnetlink;
 use super::tun::{self, NewTun, TunKind};
 use crate::engine::{Created, Failure, LinkSpec, Queues, Wanted};
 use crate::netlink::NetlinkError;
-use crate::netlink::link::Described;
+use crate::netlink::link::{self, Described};
 
 /// Makes a device, or takes over the one that an earlier run left.
 ///
@@ -131,9 +131,7 @@ fn check_ours(wanted: &Wanted<'_>, found: &Described) -> Result<(), NetlinkError
 /// left as it was, as far as it could not.
 fn take_over(wanted: &Wanted<'_>, found: &Described) -> Result<Created, Failure> {
     let (spec, ifindex) = (wanted.spec, found.link.ifindex);
-    if !spec.data.is_empty() {
-        rtnetlink::set_data(ifindex, &spec.kind, &spec.data)?;
-    }
+    set_data(spec, found)?;
     if spec.mtu != 0 && spec.mtu != found.link.mtu {
         rtnetlink::set_mtu(ifindex, spec.mtu)?;
     }
@@ -144,6 +142,24 @@ fn take_over(wanted: &Wanted<'_>, found: &Described) -> Result<Created, Failure>
         rtnetlink::add_alt_name(ifindex, name)?;
     }
     Ok(Created { link: as_it_is(wanted, ifindex)?, queues: None, adopted: true })
+}
+
+/// The settings of its kind. All that are wanted if one differs, since there are kinds that take what is not said for a
+/// wish for its default (the IP tunnels); where that is refused, only what differs, since others refuse to be told what
+/// they cannot change even if it is what they have (a vxlan its port).
+fn set_data(spec: &LinkSpec, found: &Described) -> Result<(), NetlinkError> {
+    let differing = link::differing(&spec.data, &found.data);
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let set = |data: &[u8]| rtnetlink::set_data(found.link.ifindex, &spec.kind, data);
+    match set(&spec.data) {
+        Err(refused) if refused.errno != libc::EOPNOTSUPP => Err(refused),
+        Err(_) if differing.len() < spec.data.len() => set(&differing),
+        // A kind that neither tells its settings nor changes them (a veth): as it was made.
+        Err(_) if found.data.is_empty() => Ok(()),
+        answer => answer,
+    }
 }
 
 fn as_it_is(wanted: &Wanted<'_>, ifindex: u32) -> Result<crate::engine::Link, NetlinkError> {

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
 
 mod calls;
+mod netdevs;
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -23,6 +24,8 @@ use crate::sandbox::{self, RUN_NETNS, Trial, tie, trial, wait_until};
 
 #[allow(unused_imports)] // each theme uses what it needs
 pub use calls::{Call, of, traces};
+#[allow(unused_imports)]
+pub use netdevs::{has_tun, link, links};
 
 /// Everything of the machine's.
 pub const HOME: &str = "/pernet";
