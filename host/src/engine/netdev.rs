@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use pernet_plugin_api::RegState;
+use pernet_plugin_api::{NetCookie, RegState};
 
 use super::failure::{EBUSY, EINVAL, EIO, ENODEV, ERANGE, Failure};
 use super::links::{Holder, LinkSpec, Queues, Stats};
@@ -64,6 +64,8 @@ pub(super) struct Life {
     pub(super) needs_free: bool,
     /// Where it is registered, or was and is not free yet.
     pub(super) net: Option<Arc<Net>>,
+    /// Where it was registered, once it has been moved.
+    pub(super) born: Option<NetCookie>,
     /// As it is, or was last.
     pub(super) device: Option<Arc<NetDevice>>,
     pub(super) queues: Option<Queues>,
@@ -112,6 +114,7 @@ pub fn alloc_netdev(
         initialised: false,
         needs_free: spec.needs_free,
         net: None,
+        born: None,
         device: None,
         queues: None,
         peer: peer.as_ref().map_or_else(Weak::new, Arc::downgrade),
@@ -268,6 +271,19 @@ impl OwnDevice {
     pub(super) fn is_registered_in(&self, net: &Arc<Net>) -> bool {
         let life = self.life();
         life.reg_state == RegState::Registered && life.net.as_ref().is_some_and(|here| Arc::ptr_eq(here, net))
+    }
+
+    /// Whether the next daemon finds it again: it is where its plugin registers it, under the name that it asks for; and
+    /// so is its other end. A pattern's name is nobody's to expect: the next registration takes the lowest that is free.
+    pub(super) fn is_found_again(&self) -> bool {
+        let other = self.peer().filter(|peer| peer.reg_state() == RegState::Registered);
+        self.is_as_registered() && other.is_none_or(|peer| peer.is_as_registered())
+    }
+
+    fn is_as_registered(&self) -> bool {
+        let life = self.life();
+        let at_home = life.born.is_none() || life.born == life.net.as_ref().map(|net| net.cookie);
+        at_home && !life.departed && life.device.as_ref().is_some_and(|device| device.link.name == self.spec.name)
     }
 
     /// Whether anybody but its unregistration may change it.

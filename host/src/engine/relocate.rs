@@ -217,7 +217,8 @@ impl Walk {
         // One that went without our having seen it.
         stale.iter().for_each(|stale| self.unregister_device(to, stale, Who::All, false));
         let mut life = dev.life();
-        life.net = Some(to.clone());
+        let left = life.net.replace(to.clone());
+        life.born = life.born.or(left.map(|left| left.cookie));
         (life.dismantle, life.departed) = (false, false);
         drop(life);
         match known.first() {

@@ -27,7 +27,7 @@ pub(super) enum Kernel {
     Delete,
     /// It is gone already.
     Gone,
-    /// It stays as it is, for the daemon that comes after this one; a tun or tap goes with its descriptors.
+    /// It stays as it is, for the daemon that comes after this one.
     Leave,
 }
 
@@ -237,7 +237,7 @@ impl Walk {
 
     /// Unregisters what a plugin's or the namespace's end leaves over.
     pub(super) fn end_all(&mut self, net: &Arc<Net>, going: Vec<Arc<OwnDevice>>, reason: ExitReason) {
-        let stays = |dev: &OwnDevice| dev.owner.told(reason) == ExitReason::Stopped;
+        let stays = |dev: &OwnDevice| dev.owner.told(reason) == ExitReason::Stopped && dev.is_found_again();
         let deleted: Vec<_> = going.iter().filter(|dev| !stays(dev)).cloned().collect();
         let nets = with_peers(net, &deleted);
         let nets: Vec<&Net> = nets.iter().map(|net| &**net).collect();
