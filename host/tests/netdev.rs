@@ -29,6 +29,8 @@ fn main() -> ExitCode {
         one("somebody else's changes are followed", followed),
         one("somebody else's deletion is an unregistration", deleted),
         one("moved by somebody else to a managed namespace, it is the plugin's there", moved),
+        with_tun("moved by somebody else, a tap keeps the namespace that it left no longer", |m| tap_moved("tap", m)),
+        with_tun("moved by somebody else, a tun keeps the namespace that it left no longer", |m| tap_moved("tun", m)),
         one("a reload that takes the plugin out takes its devices out", removed),
         one("a namespace's end ends its devices", namespace_ends),
         one("who holds a device is shown, and waited for no longer than configured", held),
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
     sandbox::main(trials.into_iter().flatten().collect())
 }
 
+/// IFF_RUNNING.
+const RUNNING: u32 = 1 << 6;
 const BRIDGE: &str = "{ netns = \"blue\", kind = \"bridge\", name = \"br0\", must = true }";
 const BRIDGE_UP: &str = "{ netns = \"blue\", kind = \"bridge\", name = \"br0\", must = true, open = true }";
 
@@ -212,6 +216,34 @@ fn moved(mut m: Machine) {
     assert_eq!(m.reload().code, 0);
     assert_eq!(link("green", "ifb7"), None);
     m.stop();
+}
+
+/// A witness tells that a namespace is gone: the end of a veth whose other end was in it.
+fn tap_moved(kind: &str, mut m: Machine) {
+    started(&mut m, &format!("{{ netns = \"blue\", kind = \"{kind}\", name = \"t0\", must = true, open = true }}"));
+    m.add("green");
+    m.add("red");
+    let (blue, green) = (File::open(name_path("blue")).unwrap(), File::open(name_path("green")).unwrap());
+    inside("red", move || rtnetlink::create_veth("here", "there", Some(blue.as_fd())).unwrap());
+    m.forget();
+    let ifindex = link("blue", "t0").unwrap().ifindex;
+    inside("blue", move || rtnetlink::move_to(ifindex, green.as_fd()).unwrap());
+    wait_until("it is the plugin's there", SOON, || {
+        m.listed("t0").iter().any(|row| row["netns"] == "green" && row["owner"] == "probe-netdev")
+    });
+    m.forget();
+    netns_del("blue");
+    m.wait_gone("blue");
+    wait_until("the namespace itself is gone", SOON, || link("red", "here").is_none());
+    assert_eq!(of(&m.calls(), "green"), [""; 0], "it is the plugin's still");
+    let there = link("green", "t0").unwrap();
+    assert_eq!((there.kind.as_str(), there.is_up()), ("tun", false));
+    inside("green", move || rtnetlink::set_up(there.ifindex).unwrap());
+    m.wait_call("netdev netdev.ndo_open green t0");
+    m.wait_call("netdev netdev.up green t0");
+    assert!(link("green", "t0").unwrap().flags & RUNNING != 0, "its queues are attached");
+    m.stop();
+    assert_eq!(link("green", "t0"), None, "it goes with its descriptors");
 }
 
 fn removed(mut m: Machine) {

@@ -273,19 +273,6 @@ impl OwnDevice {
         life.reg_state == RegState::Registered && life.net.as_ref().is_some_and(|here| Arc::ptr_eq(here, net))
     }
 
-    /// Whether the next daemon finds it again: it is where its plugin registers it, under the name that it asks for; and
-    /// so is its other end. A pattern's name is nobody's to expect: the next registration takes the lowest that is free.
-    pub(super) fn is_found_again(&self) -> bool {
-        let other = self.peer().filter(|peer| peer.reg_state() == RegState::Registered);
-        self.is_as_registered() && other.is_none_or(|peer| peer.is_as_registered())
-    }
-
-    fn is_as_registered(&self) -> bool {
-        let life = self.life();
-        let at_home = life.born.is_none() || life.born == life.net.as_ref().map(|net| net.cookie);
-        at_home && !life.departed && life.device.as_ref().is_some_and(|device| device.link.name == self.spec.name)
-    }
-
     /// Whether anybody but its unregistration may change it.
     pub(super) fn may_change(&self) -> Result<(), Failure> {
         let life = self.life();

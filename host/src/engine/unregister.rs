@@ -137,6 +137,21 @@ fn is_held(dev: &OwnDevice) -> bool {
         && dev.net().is_some_and(|net| net.rtnl().held_here())
 }
 
+impl OwnDevice {
+    /// Whether the next daemon finds it again: it is where its plugin registers it, under the name that it asks for; and
+    /// so is its other end. A pattern's name is nobody's to expect: the next registration takes the lowest that is free.
+    fn is_found_again(&self) -> bool {
+        let other = self.peer().filter(|peer| peer.reg_state() == RegState::Registered);
+        self.is_as_registered() && other.is_none_or(|peer| peer.is_as_registered())
+    }
+
+    fn is_as_registered(&self) -> bool {
+        let life = self.life();
+        let at_home = life.born.is_none() || life.born == life.net.as_ref().map(|net| net.cookie);
+        at_home && !life.departed && life.device.as_ref().is_some_and(|device| device.link.name == self.spec.name)
+    }
+}
+
 impl Walk {
     /// Unregisters these, in the order given. Their locks are held.
     pub(super) fn unregister_own(&mut self, devs: Vec<(Arc<OwnDevice>, Kernel)>) -> Result<(), Failure> {

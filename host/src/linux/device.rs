@@ -97,6 +97,24 @@ fn create_tun(wanted: &Wanted<'_>, kind: TunKind) -> Result<Created, Failure> {
     finish(wanted, &made, Some(Arc::new(queues)))
 }
 
+/// Gives a tun or tap that was moved here descriptors that were opened here.
+///
+/// # Errors
+/// As the kernel refuses; the device is deleted then, since it has none.
+pub fn reopen(ifindex: u32, spec: &LinkSpec, queues: Queues) -> Result<Queues, Failure> {
+    let doing = || format!("open the queues of the {} link with index {ifindex} anew", spec.kind);
+    let failed = |errno, why: &str| NetlinkError { doing: doing(), errno, reason: why.into() };
+    let found = rtnetlink::look(ifindex)?.filter(|found| found.link.kind == "tun");
+    let kind = TunKind::from_name(&spec.kind);
+    let (found, kind) = found.zip(kind).ok_or_else(|| failed(libc::ENODEV, "somebody else deleted or moved it"))?;
+    let moved = NewTun { kind, name: &found.link.name, queues: spec.queues, offloads: spec.offloads, ifindex };
+    let queues = queues.downcast::<tun::Queues>().ok().and_then(Arc::into_inner);
+    let queues = queues.ok_or_else(|| failed(libc::EBUSY, "its queues are in use"));
+    let reopened = queues.and_then(|queues| tun::reopen(&moved, queues));
+    let reopened = reopened.inspect_err(|_| discard(ifindex)).map_err(|e| NetlinkError { doing: doing(), ..e });
+    Ok(Arc::new(reopened?))
+}
+
 /// Marks a new device, gives it its other names, and says what it is now.
 fn finish(wanted: &Wanted<'_>, made: &Described, queues: Option<Queues>) -> Result<Created, Failure> {
     let ifindex = made.link.ifindex;
