@@ -235,19 +235,23 @@ impl Walk {
         one.net.resolve_device_error(None, one.device.link.ifindex);
     }
 
-    /// K2.5(7): the todo. One that the kernel did not delete is there, and nobody's.
+    /// K2.5(7): the todo.
     fn leave_rest(&mut self, one: Going) {
         let device = Arc::new(NetDevice { reg_state: RegState::Unregistered, ..(*one.device).clone() });
         let (dev, net, list) = (one.dev, one.net, self.list());
         if one.stays && net.state() != NetState::Dying {
-            let ifindex = device.link.ifindex;
-            match self.section(&net, || net.namespace().look(ifindex)).and_then(|link| link) {
-                Ok(Some(link)) => self.observe(&net, &link, false),
-                Ok(None) => {}
-                Err(failure) => self.complain(own_error(&net, "netdev.look", failure)),
-            }
+            self.see_left(&net, device.link.ifindex);
         }
         net.rtnl().set_todo(Ended { dev, net: net.clone(), list, device });
+    }
+
+    /// One that could not be deleted is there, and nobody's.
+    pub(super) fn see_left(&mut self, net: &Arc<Net>, ifindex: u32) {
+        match self.section(net, || net.namespace().look(ifindex)).and_then(|link| link) {
+            Ok(Some(link)) => self.observe(net, &link, false),
+            Ok(None) => {}
+            Err(failure) => self.complain(own_error(net, "netdev.look", failure)),
+        }
     }
 
     /// Unregisters what a plugin's or the namespace's end leaves over.
