@@ -6,19 +6,137 @@
 mod machine;
 mod sandbox;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use libc::{EBUSY, EEXIST, EINVAL, ENODEV, EOPNOTSUPP, ERANGE};
-use machine::{Call, Machine, inside, links, one};
+use machine::{Call, Machine, has_tun, inside, links, one};
 use pernetd::linux::rtnetlink;
 use sandbox::netns_add;
+use serde_json::{Value, json};
 
 fn main() -> ExitCode {
     let trials = [
+        one("a device of each kind is what its author said", |m| as_told(m, OVER_RTNETLINK)),
+        one("a tun and a tap are what their author said", |m| as_told(m, BY_DEVICE_FILE))
+            .into_iter()
+            .map(|trial| trial.ignored_if(!has_tun()))
+            .collect(),
         one("K2.4: what the refusal of each step undoes", unwound),
         one("K4.7: what the refusal of each step undoes of a pair", pairs_unwound),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
+}
+
+/// A device's keys, and what `ip -d -json link` has to say of it.
+type Told = (&'static str, &'static [(&'static str, &'static str)]);
+
+const OVER_RTNETLINK: &[Told] = &[
+    (
+        "kind = 'veth', name = 'v0', ifindex = 70, mtu = 1400, address = [2, 0, 0, 0, 0, 7], alt_names = ['front', 'a b']",
+        &[
+            ("/ifindex", "70"),
+            ("/mtu", "1400"),
+            ("/address", "\"02:00:00:00:00:07\""),
+            ("/altnames", r#"["front","a b"]"#),
+            ("/linkinfo/info_kind", "\"veth\""),
+        ],
+    ),
+    ("kind = 'bridge', name = 'br%d'", &[("/ifname", "\"br0\""), ("/linkinfo/info_kind", "\"bridge\"")]),
+    ("kind = 'ifb', name = 'i0', mtu = 1300", &[("/mtu", "1300"), ("/linkinfo/info_kind", "\"ifb\"")]),
+    (
+        "kind = 'vxlan', name = 'vx0', vni = 7, remote = '192.0.2.1', over = 'v0', port = 8472, mtu = 1350",
+        &[
+            ("/mtu", "1350"),
+            ("/linkinfo/info_kind", "\"vxlan\""),
+            ("/linkinfo/info_data/id", "7"),
+            ("/linkinfo/info_data/remote", "\"192.0.2.1\""),
+            ("/linkinfo/info_data/link", "\"v0\""),
+            ("/linkinfo/info_data/port", "8472"),
+        ],
+    ),
+    (
+        "kind = 'vxlan', name = 'vx1', vni = 16777215, remote = '2001:db8::1', local = '2001:db8::2'",
+        &[
+            ("/linkinfo/info_data/id", "16777215"),
+            ("/linkinfo/info_data/remote6", "\"2001:db8::1\""),
+            ("/linkinfo/info_data/local6", "\"2001:db8::2\""),
+            ("/linkinfo/info_data/port", "4789"),
+        ],
+    ),
+    (
+        "kind = 'macvlan', name = 'm0', over = 'v0', address = [2, 0, 0, 0, 0, 8]",
+        &[
+            ("/link", "\"v0\""),
+            ("/address", "\"02:00:00:00:00:08\""),
+            ("/linkinfo/info_kind", "\"macvlan\""),
+            ("/linkinfo/info_data/mode", "\"bridge\""),
+        ],
+    ),
+    // A kind that has no words of its own: attributes one by one, and encoded already (IFLA_MACVLAN_MODE).
+    (
+        "kind = 'macvtap', name = 'm1', link = 70, attributes = [[1, WORD(2)]]",
+        &[("/link", "\"v0\""), ("/linkinfo/info_kind", "\"macvtap\""), ("/linkinfo/info_data/mode", "\"vepa\"")],
+    ),
+    (
+        "kind = 'macvtap', name = 'm2', link = 70, data = MODE(1)",
+        &[("/linkinfo/info_kind", "\"macvtap\""), ("/linkinfo/info_data/mode", "\"private\"")],
+    ),
+];
+
+const BY_DEVICE_FILE: &[Told] = &[
+    (
+        "kind = 'tun', name = 'tun0', mtu = 1380, ifindex = 71",
+        &[
+            ("/ifindex", "71"),
+            ("/mtu", "1380"),
+            ("/linkinfo/info_kind", "\"tun\""),
+            ("/linkinfo/info_data/type", "\"tun\""),
+            ("/linkinfo/info_data/persist", "false"),
+        ],
+    ),
+    (
+        "kind = 'tap', name = 'tap%d', address = [2, 0, 0, 0, 0, 9], queues = 3, offloads = true, alt_names = ['back']",
+        &[
+            ("/ifname", "\"tap0\""),
+            ("/address", "\"02:00:00:00:00:09\""),
+            ("/altnames", r#"["back"]"#),
+            ("/linkinfo/info_data/type", "\"tap\""),
+            ("/linkinfo/info_data/numqueues", "3"),
+            ("/linkinfo/info_data/vnet_hdr", "true"),
+        ],
+    ),
+];
+
+fn as_told(mut m: Machine, devices: &[Told]) {
+    let bytes = |before: &[u8], value: u32| format!("{:?}", [before, &value.to_ne_bytes()].concat());
+    let mode = [8u16.to_ne_bytes(), 1u16.to_ne_bytes()].concat();
+    let keys = |keys: &str| {
+        let keys = keys.replace("WORD(2)", &bytes(&[], 2)).replace("MODE(1)", &bytes(&mode, 1));
+        format!("{{ netns = 'blue', {keys}, must = true }}")
+    };
+    let config: Vec<String> = devices.iter().map(|(device, _)| keys(device)).collect();
+    m.netdev("", &config.join(",\n"), "");
+    m.start();
+    m.add("blue");
+    let out = Command::new("ip").args(["-n", "blue", "-d", "-json", "link"]).output().unwrap();
+    let told: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+    let rows = m.ctl(["dev", "list"]);
+    let registered = m.calls().into_iter().filter(|call| call.hook == "netdev.register_netdevice");
+    let names: Vec<String> = registered.filter_map(|call| call.device).collect();
+    assert_eq!(names.len(), devices.len());
+    for (name, (_, expected)) in names.iter().zip(devices) {
+        let link = told.iter().find(|link| link["ifname"] == name.as_str()).unwrap_or_else(|| panic!("no {name}"));
+        for (pointer, value) in *expected {
+            let value: Value = serde_json::from_str(value).unwrap();
+            assert_eq!(link.pointer(pointer), Some(&value), "{name}: {pointer} in {link}");
+        }
+        let row = rows.as_array().unwrap().iter().find(|row| row["name"] == name.as_str()).unwrap();
+        assert_eq!((&row["owner"], &row["ifindex"]), (&json!("probe-netdev"), &link["ifindex"]), "{name}");
+    }
+    m.no_probe(50, "netdev");
+    assert_eq!(m.reload().code, 0);
+    assert_eq!(links("blue").len(), 1, "they go with their plugin");
+    m.stop();
 }
 
 /// A registration that is refused.
@@ -129,7 +247,7 @@ fn unwound(mut m: Machine) {
         let message = answer.message.as_deref().unwrap();
         assert!(message.contains(row.words), "{what}: {message}");
     }
-    assert_eq!(m.listed("d0"), [serde_json::Value::Null; 0]);
+    assert_eq!(m.listed("d0"), [Value::Null; 0]);
     m.stop();
 }
 

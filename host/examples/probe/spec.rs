@@ -41,7 +41,10 @@ pub(super) struct WantedDevice {
     /// … the other end …
     #[serde(default)]
     remote: Option<IpAddr>,
-    /// … and its port.
+    /// … this end …
+    #[serde(default)]
+    local: Option<IpAddr>,
+    /// … and the port.
     #[serde(default)]
     port: Option<u16>,
     /// The device below it, by its name: one that this probe has registered in the same namespace.
@@ -64,6 +67,11 @@ pub(super) struct WantedDevice {
     ifindex: u32,
     #[serde(default)]
     alt_names: Vec<String>,
+    /// tun and tap: how many queues; 0 is 1.
+    #[serde(default)]
+    queues: u16,
+    #[serde(default)]
+    offloads: bool,
 }
 
 impl WantedDevice {
@@ -81,7 +89,8 @@ impl WantedDevice {
             ("ifb", _) => NetdevSpec::ifb(name),
             (kind, _) => NetdevSpec::kind(kind, name).link(lower),
         };
-        let spec = spec.address(&self.address).mtu(self.mtu).ifindex(self.ifindex);
+        let spec = if self.queues == 0 { spec } else { spec.queues(self.queues) };
+        let spec = spec.offloads(self.offloads).address(&self.address).mtu(self.mtu).ifindex(self.ifindex);
         let spec = self.attributes.iter().fold(spec, |spec, (number, value)| spec.attribute(*number, value));
         let spec = if self.data.is_empty() { spec } else { spec.data(&self.data) };
         self.alt_names.iter().fold(spec, |spec, name| spec.alt_name(name))
@@ -90,6 +99,7 @@ impl WantedDevice {
     fn tunnel(&self, vni: u32, lower: u32) -> Vxlan {
         let tunnel = Vxlan::new(vni).lower(lower);
         let tunnel = self.remote.map_or(tunnel, |address| tunnel.remote(address));
+        let tunnel = self.local.map_or(tunnel, |address| tunnel.local(address));
         self.port.map_or(tunnel, |port| tunnel.port(port))
     }
 }
