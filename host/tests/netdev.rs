@@ -403,7 +403,10 @@ fn same_name(mut m: Machine) {
     assert_eq!(netns, ["blue", "green"]);
     assert_eq!(m.ctl(["dev", "show", "br0", "--netns", "green"])["netns"], "green");
     let table = m.pernetctl_for_people(["dev", "show", "br0"]).output().unwrap();
-    assert_eq!(String::from_utf8(table.stdout).unwrap().matches("probe-netdev").count() % 2, 0);
+    let table = String::from_utf8(table.stdout).unwrap();
+    let rows = |words: [&str; 2]| table.lines().filter(|line| line.split_whitespace().eq(words)).count();
+    let shown = [["owner", "probe-netdev"], ["netns", "blue"], ["netns", "green"]].map(rows);
+    assert_eq!(shown, [2, 1, 1], "a table for each:\n{table}");
     m.stop();
 }
 
