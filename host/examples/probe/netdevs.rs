@@ -17,7 +17,7 @@ use super::{Shared, wait_for};
 
 /// What a probe has of devices.
 pub(super) struct Netdevs {
-    host: Host,
+    pub(super) host: Host,
     devices: Mutex<Vec<Netdev>>,
     /// Pairs of which both ends' namespaces are met, and which have been asked for.
     paired: Mutex<Vec<(NetCookie, NetCookie, String)>>,
@@ -97,12 +97,45 @@ impl Netdevs {
         Ok(dev)
     }
 
-    /// One of the probe's own, by its name now.
+    /// One of the probe's own in this namespace, by its name now.
     fn find(&self, net: &Net<'_>, name: &str) -> Result<NetdevInfo> {
-        let devices = lock(&self.devices).clone();
-        let mut infos = devices.iter().filter_map(|dev| dev.state().ok());
+        let mut infos = self.registered().into_iter().map(|(_, info)| info);
         let found = infos.find(|info| info.name == name && info.net == Some(net.cookie()));
         found.ok_or_else(|| Error::new(libc::ENODEV, format!("the probe has no device {name} in {}", net.name())))
+    }
+
+    /// The same anywhere, and where.
+    pub(super) fn of_name(&self, name: &str) -> Result<(Netdev, NetCookie)> {
+        let mut all = self.registered().into_iter();
+        let found = all.find_map(|(dev, info)| info.net.filter(|_| info.name == name).map(|net| (dev, net)));
+        found.ok_or_else(|| Error::new(libc::ENODEV, format!("the probe has no device {name}")))
+    }
+
+    fn registered(&self) -> Vec<(Netdev, NetdevInfo)> {
+        let devices = lock(&self.devices).clone();
+        let infos = devices.into_iter().filter_map(|dev| dev.state().ok().map(|info| (dev, info)));
+        infos.filter(|(_, info)| info.net.is_some()).collect()
+    }
+
+    /// Registers anew what is wanted, in the namespaces met so far, and is registered nowhere under the wanted name. Those
+    /// whose unregistration is done are let go.
+    pub(super) fn register_again(&self, shared: &Arc<Shared>) {
+        lock(&self.devices).retain(|dev| dev.state().is_ok_and(|info| info.net.is_some()));
+        for wanted in shared.config.netdevs.iter().filter(|wanted| self.of_name(&wanted.name).is_err()) {
+            if wanted.peer.is_empty() {
+                let (own, wanted) = (Arc::clone(shared), wanted.clone());
+                let registered = self.host.run_in(shared.works.cookie(&wanted.netns), move |net| {
+                    let done = own.netdevs.register_one(&own, net, &wanted);
+                    let _ = answer(&own, net, &wanted, done.as_ref());
+                    done
+                });
+                lock(&self.devices).extend(registered.and_then(|done| done));
+            } else {
+                lock(&self.paired).clear();
+                // Its namespaces may be gone.
+                let _ = self.register_pair(shared, wanted);
+            }
+        }
     }
 
     /// Both ends, from whichever namespace is met last: under both locks, so after this hook's.

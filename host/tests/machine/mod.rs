@@ -63,7 +63,7 @@ pub fn both(name: &str, test: fn(Machine)) -> Vec<Trial> {
 }
 
 /// A trial that has nothing to do with how namespaces are found: by the better method that the kernel has.
-pub fn one(name: &str, test: fn(Machine)) -> Vec<Trial> {
+pub fn one(name: &str, test: impl FnOnce(Machine) + Send + 'static) -> Vec<Trial> {
     let method = if kernel_is_at_least(6, 15) { Method::Fanotify } else { Method::Inotify };
     vec![method.trial(name, test)]
 }
