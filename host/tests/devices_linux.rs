@@ -8,13 +8,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use pernetd::engine::{Failure, Link, LinkSpec, Wanted};
 use pernetd::linux::link_create::{self, NewLink};
 use pernetd::linux::ns::{self, Pin};
 use pernetd::linux::tun::{self, NewTun, TunKind};
 use pernetd::linux::{device, link_stats, rtnetlink};
-use pernetd::netlink::NetlinkError;
+use pernetd::netlink::{NetlinkError, link};
 use rustix::mount::{MountFlags, mount};
 use sandbox::{netns_add, trial};
 
@@ -47,6 +49,10 @@ fn main() -> ExitCode {
         trial("counters are those of the device", counters_of_a_veth),
         trial("a device is made as its plugin wants it, marked, or not at all", a_wanted_device),
         trial("a device that an earlier run left is taken over, and made what is wanted now", a_left_device),
+        trial(
+            "settings that a kind cannot change are in nobody's way if they are as wanted",
+            settings_of_a_left_device,
+        ),
         trial("what is not left by the same plugin is not taken over", not_ours),
         trial("a pair is made whole, taken over whole, or refused", a_wanted_pair),
         trial("a device that is gone is not there", a_device_that_is_gone),
@@ -61,6 +67,10 @@ fn main() -> ExitCode {
         trial("a tap's index is as asked for, and refused when it is taken", a_tap_with_an_index),
         trial("a tap is made as its plugin wants it, and never taken over", a_wanted_tap),
         trial("a tap ends with its last descriptor", a_tap_ends_with_its_descriptors),
+        trial("a tap that was moved is opened anew there, and goes on", || moved_and_reopened("tap", 1, false)),
+        trial("so is one with queues and offloads", || moved_and_reopened("tap", 3, true)),
+        trial("so is a tun", || moved_and_reopened("tun", 2, true)),
+        trial("a tap that cannot be opened anew is deleted", a_tap_that_cannot_be_reopened),
         trial("a tun's name is a literal one that fits", a_tun_name_that_is_none),
     ];
     trials.extend(of_tun.into_iter().map(|trial| trial.ignored_if(no_tun)));
@@ -466,6 +476,45 @@ fn a_left_device() {
     });
 }
 
+/// A vxlan as [`pernet_plugin_api::NetdevSpec::vxlan`] encodes it: 192.0.2.`last`.
+fn vxlan(id: u32, last: u8, port: u16) -> Vec<u8> {
+    const IFLA_VXLAN_GROUP: u16 = 2;
+    const IFLA_VXLAN_PORT: u16 = 15;
+    let [high, low] = port.to_be_bytes();
+    let port = [&6u16.to_ne_bytes()[..], &IFLA_VXLAN_PORT.to_ne_bytes(), &[high, low, 0, 0]].concat();
+    [vxlan_id(id), word(IFLA_VXLAN_GROUP, u32::from_ne_bytes([192, 0, 2, last])), port].concat()
+}
+
+fn settings_of_a_left_device() {
+    let blue = space("blue");
+    let told = |last: u8| {
+        let data = rtnetlink::find_described("x").unwrap().unwrap().data;
+        link::differing(&vxlan(7, last, 4789), &data)
+    };
+    inside(&blue, || {
+        let first = LinkSpec { data: vxlan(7, 1, 4789), ..spec("x", "vxlan") };
+        let left = device::create(&wants(&first, "x")).unwrap().link.ifindex;
+        let again = device::create(&wants(&first, "x")).unwrap();
+        assert_eq!((again.adopted, again.link.ifindex), (true, left));
+        // What can be changed is, though the port is told again, which cannot.
+        let moved = LinkSpec { data: vxlan(7, 2, 4789), ..first.clone() };
+        assert!(!told(2).is_empty());
+        assert!(device::create(&wants(&moved, "x")).unwrap().adopted);
+        assert_eq!(told(2), [0u8; 0]);
+        let other = LinkSpec { data: vxlan(7, 2, 8472), ..first.clone() };
+        not_made(device::create(&wants(&other, "x")), libc::EOPNOTSUPP, "Cannot change port");
+        assert_eq!(told(2), [0u8; 0], "and nothing was changed");
+
+        // A veth neither tells its settings nor takes new ones.
+        let peer = [&[0; 16][..], &[8, 0, 3, 0], b"far\0"].concat();
+        let data = [&u16::try_from(peer.len() + 4).unwrap().to_ne_bytes()[..], &1u16.to_ne_bytes(), &peer].concat();
+        let veth = LinkSpec { data, ..spec("near", "veth") };
+        assert!(!device::create(&wants(&veth, "near")).unwrap().adopted);
+        assert!(device::create(&wants(&veth, "near")).unwrap().adopted);
+        assert_eq!(rtnetlink::find("far").unwrap().kind, "veth");
+    });
+}
+
 fn not_ours() {
     let blue = space("blue");
     inside(&blue, || {
@@ -645,6 +694,78 @@ fn a_tap_ends_with_its_descriptors() {
         drop(queues);
         assert_eq!(rtnetlink::look(77).unwrap(), None);
     });
+}
+
+/// A device of two or so queues, made in `blue`, moved to `red` and opened there.
+fn reopened(blue: &Pin, red: &Pin, wanted: &LinkSpec) -> (u32, tun::Queues) {
+    let (made, queues) = inside(blue, || {
+        let made = device::create(&wants(wanted, "wire0")).unwrap();
+        rtnetlink::move_as(made.link.ifindex, red.as_fd(), 99, Some("there")).unwrap();
+        (made.link.ifindex, made.queues.unwrap())
+    });
+    assert_ne!(made, 99);
+    let queues = inside(red, || device::reopen(99, wanted, queues)).unwrap();
+    (99, Arc::into_inner(queues.downcast::<tun::Queues>().unwrap()).unwrap())
+}
+
+fn moved_and_reopened(kind: &str, queues: u32, offloads: bool) {
+    let (blue, red, green) = (space("blue"), space("red"), space("green"));
+    inside(&green, || rtnetlink::create_veth("witness", "there", Some(blue.as_fd()))).unwrap();
+    let wanted = LinkSpec { queues, offloads, ..spec("wire0", kind) };
+    let (ifindex, opened) = reopened(&blue, &red, &wanted);
+    assert_eq!(opened.len(), usize::try_from(queues).unwrap());
+    drop(blue);
+    sandbox::netns_del("blue");
+    let gone = || inside(&green, || rtnetlink::find_described("witness")).unwrap().is_none();
+    sandbox::wait_until("the namespace that it left is gone", Duration::from_secs(15), gone);
+
+    inside(&red, || {
+        rtnetlink::set_up(ifindex).unwrap();
+        assert_ne!(looks(ifindex).flags & 1 << 6, 0, "running");
+        assert_eq!(rtnetlink::look(ifindex).unwrap().unwrap().alias, MARK);
+        let header = if offloads { 12 } else { 0 };
+        // An ARP request for nobody, or an IPv4 header.
+        let frame = if kind == "tap" { vec![0xff; 60] } else { [&[0x45, 0, 0, 60][..], &[0; 56]].concat() };
+        for queue in opened.iter().map(|queue| queue.try_clone().unwrap()) {
+            let whole = [vec![0; header], frame.clone()].concat();
+            assert_eq!(File::from(queue).write(&whole).unwrap(), header + 60);
+        }
+        let counted = link_stats::of(ifindex).unwrap();
+        assert_eq!((counted.rx_packets, counted.rx_bytes), (u64::from(queues), u64::from(queues) * 60));
+        drop(opened);
+        assert_eq!(rtnetlink::look(ifindex).unwrap(), None, "it goes with its descriptors, as before");
+    });
+}
+
+fn a_tap_that_cannot_be_reopened() {
+    let (blue, red) = (space("blue"), space("red"));
+    let wanted = LinkSpec { queues: 1, ..spec("wire0", "tap") };
+    let made = |to: &Pin| {
+        inside(&blue, || {
+            let made = device::create(&wants(&wanted, "wire0")).unwrap();
+            rtnetlink::move_as(made.link.ifindex, to.as_fd(), 99, None).unwrap();
+            made.queues.unwrap()
+        })
+    };
+    // Somebody has a duplicate: of a single queue the kernel gives no second one.
+    let queues = made(&red);
+    let duplicate = queues.downcast_ref::<tun::Queues>().unwrap()[0].try_clone().unwrap();
+    not_made(inside(&red, || device::reopen(99, &wanted, queues)), libc::EBUSY, "open the queues of the tap link");
+    assert_eq!(inside(&red, devices), 0);
+    drop(duplicate);
+    let queues = made(&red);
+    let other = Arc::clone(&queues);
+    not_made(inside(&red, || device::reopen(99, &wanted, queues)), libc::EBUSY, "its queues are in use");
+    assert_eq!(inside(&red, devices), 0);
+    drop(other);
+    // It is not there.
+    let queues = made(&red);
+    inside(&red, || {
+        rtnetlink::move_as(99, blue.as_fd(), 0, None).unwrap();
+        not_made(device::reopen(99, &wanted, queues), libc::ENODEV, "somebody else deleted or moved it");
+        assert_eq!(devices(), 0, "and none is made instead");
+    });
+    assert_eq!(inside(&blue, devices), 0);
 }
 
 fn a_tun_name_that_is_none() {

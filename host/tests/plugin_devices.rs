@@ -142,6 +142,9 @@ impl Links for Nowhere {
     fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
         Err(Failure::new(libc::ENOSYS, "no links are made here"))
     }
+    fn reopen(&self, _: u32, _: &LinkSpec, _: Queues) -> Result<Queues, Failure> {
+        Err(Failure::new(libc::ENOSYS, "no links are made here"))
+    }
     fn fence(&self) -> Result<u64, Failure> {
         Ok(0)
     }

@@ -5,8 +5,8 @@
 
 use pernet_plugin_api::{EventKind, ExitReason, NetCookie, Verdict};
 use pernetd::engine::{
-    Area, At, Created, Failure, Link, LinkChange, Links, Member, Namespace, Net, NetDevice, NetdevEvent, Owner,
-    RegState, Wanted,
+    Area, At, Created, Failure, Link, LinkChange, LinkSpec, Links, Member, Namespace, Net, NetDevice, NetdevEvent,
+    Owner, Queues, RegState, Wanted,
 };
 use pernetd::plugin::file::{PluginFile, open};
 use pernetd::plugin::load::{AbiError, retired, use_folder_where_memfd_is_refused};
@@ -185,6 +185,9 @@ impl Links for Nowhere {
         Err(Failure::new(38, "no links are made here"))
     }
     fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
+        Err(Failure::new(38, "no links are made here"))
+    }
+    fn reopen(&self, _: u32, _: &LinkSpec, _: Queues) -> Result<Queues, Failure> {
         Err(Failure::new(38, "no links are made here"))
     }
     fn fence(&self) -> Result<u64, Failure> {

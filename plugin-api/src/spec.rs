@@ -27,7 +27,9 @@ const IMMUTABLE: u32 = 4;
 
 /// A device that is to be: a kind, a name, and options. Given to [`crate::Host::alloc_netdev`].
 ///
-/// A name is 1 to 15 bytes, or a pattern with one `%d`, which becomes the lowest number that is free (K2.1).
+/// A name is 1 to 15 bytes, or a pattern with one `%d`, which becomes the lowest number that is free (K2.1). When the
+/// daemon stops, a device that still has the very name asked for here, in the namespace where it was registered, stays as
+/// it is, and the next daemon takes it over when the plugin registers it again; every other one is deleted.
 #[derive(Clone, Debug)]
 #[must_use = "it makes no device before `alloc_netdev`"]
 pub struct NetdevSpec {

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use pernet_plugin_api::{ExitReason, NetCookie};
 use pernetd::control::monitor::{HookLine, Monitor};
-use pernetd::engine::{Area, At, Created, Failure, Link, LinkChange, Links, Namespace, Net, Operations, Owner, Wanted};
+use pernetd::engine::{
+    Area, At, Created, Failure, Link, LinkChange, LinkSpec, Links, Namespace, Net, Operations, Owner, Queues, Wanted,
+};
 use pernetd::plugin::file::open;
 use pernetd::plugin::{Code, HookRecord, HostServices, Instance, InstanceRef, Judge, LogLine};
 
@@ -91,6 +93,9 @@ impl Links for Here {
         Err(Failure::new(38, "no links are made here"))
     }
     fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
+        Err(Failure::new(38, "no links are made here"))
+    }
+    fn reopen(&self, _: u32, _: &LinkSpec, _: Queues) -> Result<Queues, Failure> {
         Err(Failure::new(38, "no links are made here"))
     }
     fn fence(&self) -> Result<u64, Failure> {

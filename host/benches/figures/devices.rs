@@ -1,7 +1,8 @@
 //! What it costs to register and unregister a plugin's devices, beside `ip -batch` for the same ones.
 //!
 //! The plugin `bench_devices` (an example of this crate) registers its devices in the init of a namespace and says how
-//! long that took; so does its exit. `ip -batch` makes and deletes as many in a namespace of its own.
+//! long that took; so does its exit, from the first unregistration to the last destructor, after the unlock. `ip -batch`
+//! makes and deletes as many in a namespace of its own.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -50,7 +51,7 @@ fn plugin(kind: &str) -> (Duration, Duration) {
     daemon.wait("bench");
     netns_del("bench");
     let times = || fs::read_to_string(TIMES).unwrap_or_default();
-    wait_until("the plugin's exit", SOON, || times().lines().count() == 2);
+    wait_until("the last destructor", SOON, || times().lines().count() == 2);
     wait_until("the namespace's end", SOON, || !daemon.knows("bench"));
     daemon.stop();
     let micros: Vec<u64> = times().lines().map(|line| line.parse().unwrap()).collect();

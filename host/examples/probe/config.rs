@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::record::Line;
+use super::spec::WantedDevice;
+
 /// The probe's `[config]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,48 +43,12 @@ pub(crate) struct Config {
     /// Registers a notifier of this priority in each namespace's own chain, in the init of the pernet device.
     #[serde(default)]
     pub(super) net_notifier: Option<i32>,
+    /// Devices of its own are changed as this file says, whenever there is one.
+    #[serde(default)]
+    pub(super) acts: Option<PathBuf>,
     /// Devices to hold from their REGISTER on; the notifier has to be there.
     #[serde(default)]
     pub(super) holds: Vec<Hold>,
-}
-
-/// A device to register.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WantedDevice {
-    /// In the namespace of this name.
-    pub(super) netns: String,
-    /// Its kind.
-    pub(super) kind: String,
-    /// Its name or pattern.
-    pub(super) name: String,
-    /// Its alternative names.
-    #[serde(default)]
-    pub(super) alt_names: Vec<String>,
-    /// The other end of a veth: its name …
-    #[serde(default)]
-    pub(super) peer: String,
-    /// … and its namespace.
-    #[serde(default)]
-    pub(super) peer_netns: String,
-    /// Sets it up, and its peer.
-    #[serde(default)]
-    pub(super) open: bool,
-    /// Moves it to the namespace of this name, which is met by then.
-    #[serde(default)]
-    pub(super) move_to: Option<String>,
-    /// Its name or pattern there, if its own is taken …
-    #[serde(default)]
-    pub(super) move_as: Option<String>,
-    /// … and its index.
-    #[serde(default)]
-    pub(super) move_index: u32,
-    /// A refusal fails the init.
-    #[serde(default)]
-    pub(super) must: bool,
-    /// From a thread of the plugin's own, which unregisters it again when this file is there.
-    #[serde(default)]
-    pub(super) until: Option<PathBuf>,
 }
 
 /// A device to hold.
@@ -115,6 +82,8 @@ pub(super) struct Fault {
     device: Option<String>,
     /// Only the n-th call in a namespace, counted from 1.
     nth: Option<u64>,
+    /// Only where an event is, or is not, a replay of what exists.
+    replay: Option<bool>,
     /// Only while this file is there.
     when: Option<PathBuf>,
     /// How.
@@ -187,11 +156,12 @@ pub(super) enum Ask {
 
 impl Config {
     /// What is to go wrong in this call.
-    pub(super) fn fault(&self, hook: &str, netns: &str, device: Option<&str>, nth: u64) -> Option<&Fault> {
+    pub(super) fn fault(&self, call: &Line<'_>, nth: u64) -> Option<&Fault> {
         self.faults.iter().find(|f| {
-            f.hook == hook
-                && glob::Pattern::new(&f.netns).is_ok_and(|glob| glob.matches(netns))
-                && f.device.as_deref().is_none_or(|name| device == Some(name))
+            f.hook == call.hook
+                && glob::Pattern::new(&f.netns).is_ok_and(|glob| glob.matches(call.netns))
+                && f.device.as_deref().is_none_or(|name| call.device == Some(name))
+                && f.replay.is_none_or(|replay| call.replay == Some(replay))
                 && f.nth.is_none_or(|n| n == nth)
                 && f.when.as_ref().is_none_or(|file| file.exists())
         })

@@ -3,9 +3,11 @@
 //! A plugin's name is part of its file, so several examples share this source; each says `NAME` and `BUILD`. All that
 //! share a `record` file write their lines to it one after another, so its order is the order of the calls.
 
+mod acts;
 mod config;
 mod netdevs;
 mod record;
+mod spec;
 mod work;
 
 use std::collections::HashMap;
@@ -17,6 +19,7 @@ use std::{fs, thread};
 
 use pernet_plugin_api::prelude::*;
 
+use acts::Acts;
 use config::{Action, Config};
 use netdevs::Netdevs;
 use record::{Line, Record};
@@ -38,6 +41,7 @@ struct Shared {
     counts: Mutex<HashMap<(String, String), u64>>,
     works: Works,
     netdevs: Netdevs,
+    acts: Acts,
 }
 
 impl Shared {
@@ -50,7 +54,7 @@ impl Shared {
     fn call(&self, line: Line<'_>) -> Result<()> {
         let (hook, netns) = (line.hook, line.netns);
         let nth = self.count(hook, netns);
-        let fault = self.config.fault(hook, netns, line.device, nth);
+        let fault = self.config.fault(&line, nth);
         self.record.write(&line, fault.map(|f| f.action.word()));
         if let Some(fault) = fault {
             self.carry_out(&fault.action, hook, netns)?;
@@ -98,7 +102,8 @@ impl Plugin for Probe {
         let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
         let record = Record::new(&config, instance);
         let (works, netdevs) = (Works::new(host.clone(), record.clone()), Netdevs::new(host));
-        let shared = Arc::new(Shared { config, record, counts: Mutex::default(), works, netdevs });
+        let shared =
+            Arc::new(Shared { config, record, counts: Mutex::default(), works, netdevs, acts: Acts::default() });
         let config = &shared.config;
         if config.subsys {
             reg.pernet_subsys("subsys", Ops { shared: Arc::clone(&shared), op: "subsys" })?;
@@ -110,12 +115,16 @@ impl Plugin for Probe {
             reg.notifier("devices", priority, Devices(Arc::clone(&shared)))?;
         }
         shared.call(Line::at_home("init"))?;
+        if let Some(file) = shared.config.acts.clone() {
+            shared.acts.begin(&shared, file);
+        }
         Ok(Probe { shared })
     }
 }
 
 impl Drop for Probe {
     fn drop(&mut self) {
+        self.shared.acts.end();
         self.shared.works.end();
         self.shared.netdevs.end();
         let _ = self.shared.call(Line::at_home("drop"));

@@ -10,13 +10,14 @@ use std::thread::{self, JoinHandle};
 
 use pernet_plugin_api::prelude::*;
 
-use super::config::{Hold, WantedDevice};
+use super::config::Hold;
 use super::record::Line;
+use super::spec::WantedDevice;
 use super::{Shared, wait_for};
 
 /// What a probe has of devices.
 pub(super) struct Netdevs {
-    host: Host,
+    pub(super) host: Host,
     devices: Mutex<Vec<Netdev>>,
     /// Pairs of which both ends' namespaces are met, and which have been asked for.
     paired: Mutex<Vec<(NetCookie, NetCookie, String)>>,
@@ -62,7 +63,7 @@ impl Netdevs {
 
     /// By a thread that is in no hook, for as long as the file is not there.
     fn register_outside(&self, shared: &Arc<Shared>, net: &Net<'_>, wanted: &WantedDevice, until: &Path) -> Result<()> {
-        let dev = self.host.alloc_netdev(NetdevSpec::kind(&wanted.kind, &wanted.name), ops(shared, net.name()))?;
+        let dev = self.host.alloc_netdev(wanted.spec(0), ops(shared, net.name()))?;
         let (host, until, cookie) = (self.host.clone(), until.to_owned(), net.cookie());
         let (shared, netns) = (Arc::clone(shared), net.name().to_owned());
         let thread = thread::spawn(move || {
@@ -87,11 +88,12 @@ impl Netdevs {
     }
 
     fn register_one(&self, shared: &Arc<Shared>, net: &Net<'_>, wanted: &WantedDevice) -> Result<Netdev> {
-        let spec = NetdevSpec::kind(&wanted.kind, &wanted.name);
-        let spec = wanted.alt_names.iter().fold(spec, |spec, name| spec.alt_name(name));
-        let tunnel = matches!(&*wanted.kind, "tun" | "tap");
-        let dev = self.host.alloc_netdev(if tunnel { spec.queues(1) } else { spec }, ops(shared, net.name()))?;
+        let over = if wanted.over.is_empty() { 0 } else { self.find(net, &wanted.over)?.ifindex };
+        let dev = self.host.alloc_netdev(wanted.spec(over), ops(shared, net.name()))?;
         net.register_netdevice(&dev)?;
+        if !wanted.rename.is_empty() {
+            net.dev_change_name(&dev, &wanted.rename)?;
+        }
         if wanted.open {
             net.dev_open(&dev)?;
         }
@@ -110,6 +112,47 @@ impl Netdevs {
         })
     }
 
+    /// One of the probe's own in this namespace, by its name now.
+    fn find(&self, net: &Net<'_>, name: &str) -> Result<NetdevInfo> {
+        let mut infos = self.registered().into_iter().map(|(_, info)| info);
+        let found = infos.find(|info| info.name == name && info.net == Some(net.cookie()));
+        found.ok_or_else(|| Error::new(libc::ENODEV, format!("the probe has no device {name} in {}", net.name())))
+    }
+
+    /// The same anywhere, and where.
+    pub(super) fn of_name(&self, name: &str) -> Result<(Netdev, NetCookie)> {
+        let mut all = self.registered().into_iter();
+        let found = all.find_map(|(dev, info)| info.net.filter(|_| info.name == name).map(|net| (dev, net)));
+        found.ok_or_else(|| Error::new(libc::ENODEV, format!("the probe has no device {name}")))
+    }
+
+    fn registered(&self) -> Vec<(Netdev, NetdevInfo)> {
+        let devices = lock(&self.devices).clone();
+        let infos = devices.into_iter().filter_map(|dev| dev.state().ok().map(|info| (dev, info)));
+        infos.filter(|(_, info)| info.net.is_some()).collect()
+    }
+
+    /// Registers anew what is wanted, in the namespaces met so far, and is registered nowhere under the wanted name. Those
+    /// whose unregistration is done are let go.
+    pub(super) fn register_again(&self, shared: &Arc<Shared>) {
+        lock(&self.devices).retain(|dev| dev.state().is_ok_and(|info| info.net.is_some()));
+        for wanted in shared.config.netdevs.iter().filter(|wanted| self.of_name(&wanted.name).is_err()) {
+            if wanted.peer.is_empty() {
+                let (own, wanted) = (Arc::clone(shared), wanted.clone());
+                let registered = self.host.run_in(shared.works.cookie(&wanted.netns), move |net| {
+                    let done = own.netdevs.register_one(&own, net, &wanted);
+                    let _ = answer(&own, net, &wanted, done.as_ref());
+                    done
+                });
+                lock(&self.devices).extend(registered.and_then(|done| done));
+            } else {
+                lock(&self.paired).clear();
+                // Its namespaces may be gone.
+                let _ = self.register_pair(shared, wanted);
+            }
+        }
+    }
+
     /// Both ends, from whichever namespace is met last: under both locks, so after this hook's.
     fn register_pair(&self, shared: &Arc<Shared>, wanted: &WantedDevice) -> Result<()> {
         let ends = [shared.works.cookie(&wanted.netns), shared.works.cookie(&wanted.peer_netns)];
@@ -120,7 +163,7 @@ impl Netdevs {
             return Ok(());
         }
         paired.push(pair);
-        let near = self.host.alloc_netdev(NetdevSpec::veth(&wanted.name), ops(shared, &wanted.netns))?;
+        let near = self.host.alloc_netdev(wanted.spec(0), ops(shared, &wanted.netns))?;
         let far = NetdevSpec::veth(&wanted.peer).peer(&near);
         let far = self.host.alloc_netdev(far, ops(shared, &wanted.peer_netns))?;
         lock(&self.devices).extend([near.clone(), far.clone()]);

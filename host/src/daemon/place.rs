@@ -10,7 +10,9 @@ use pernet_plugin_api::{Error, NetCookie};
 
 use crate::discovery::links::LinkSource;
 use crate::discovery::nsid;
-use crate::engine::{Created, Failure, Holder, HookError, Link, LinkChange, Links, Namespace, Net, Wanted};
+use crate::engine::{
+    Created, Failure, Holder, HookError, Link, LinkChange, LinkSpec, Links, Namespace, Net, Queues, Wanted,
+};
 use crate::linux::ns::{self, Pin};
 use crate::linux::{device, rtnetlink};
 
@@ -147,6 +149,10 @@ impl Links for Handle {
             }
         }
         Ok(())
+    }
+
+    fn reopen(&self, ifindex: u32, spec: &LinkSpec, queues: Queues) -> Result<Queues, Failure> {
+        device::reopen(ifindex, spec, queues)
     }
 
     fn fence(&self) -> Result<u64, Failure> {

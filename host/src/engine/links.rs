@@ -187,6 +187,12 @@ pub trait Links: Send + Sync {
     fn delete(&self, ifindex: u32) -> Result<(), Failure>;
     /// Changes a link: wholly, or not at all.
     fn change(&self, ifindex: u32, change: &LinkChange<'_>) -> Result<(), Failure>;
+    /// Opens the queues of a tun or tap anew that was moved here, and that its plugin has not open: descriptors keep the
+    /// namespace in which they were opened.
+    ///
+    /// # Errors
+    /// The kernel's; the device is gone then.
+    fn reopen(&self, ifindex: u32, spec: &LinkSpec, queues: Queues) -> Result<Queues, Failure>;
     /// Sends a mark through the stream of observations and gives its number: what is read before it is older than this
     /// call. 0: nobody listens, so nothing old can come.
     fn fence(&self) -> Result<u64, Failure>;

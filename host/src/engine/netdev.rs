@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use pernet_plugin_api::RegState;
+use pernet_plugin_api::{NetCookie, RegState};
 
 use super::failure::{EBUSY, EINVAL, EIO, ENODEV, ERANGE, Failure};
 use super::links::{Holder, LinkSpec, Queues, Stats};
@@ -66,6 +66,8 @@ pub(super) struct Life {
     pub(super) ending: bool,
     /// Where it is registered, or was until its end is over.
     pub(super) net: Option<Arc<Net>>,
+    /// Where it was registered, once it has been moved.
+    pub(super) born: Option<NetCookie>,
     /// As it is, or was last.
     pub(super) device: Option<Arc<NetDevice>>,
     pub(super) queues: Option<Queues>,
@@ -115,6 +117,7 @@ pub fn alloc_netdev(
         needs_free: spec.needs_free,
         ending: false,
         net: None,
+        born: None,
         device: None,
         queues: None,
         peer: peer.as_ref().map_or_else(Weak::new, Arc::downgrade),

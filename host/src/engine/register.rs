@@ -123,11 +123,11 @@ impl Walk {
             Ok((settled, peer_created, peer_settled))
         });
         let (settled, peer_created, peer_settled) = both.inspect_err(|_| {
-            self.unmake(net, dev, created.link.ifindex);
+            self.unmake(net, created.link.ifindex);
             self.unmade(peer_net, peer, &peer_draft);
         })?;
         self.enlist(peer_net, peer, peer_draft, peer_created, &peer_settled);
-        self.announce(peer_net, peer, None).inspect_err(|_| self.unmake(net, dev, created.link.ifindex))?;
+        self.announce(peer_net, peer, None).inspect_err(|_| self.unmake(net, created.link.ifindex))?;
         self.catch_up(peer_net, peer, peer_settled);
         let finished = self.prepare(net, dev, &name).and_then(|draft| {
             self.enlist(net, dev, draft, created, &settled);
@@ -220,15 +220,15 @@ impl Walk {
         self.unprepare(net, dev, &gone);
     }
 
-    /// Takes a kernel's device away that came into no list. What the messages say of it is nobody's.
-    fn unmake(&mut self, net: &Arc<Net>, dev: &OwnDevice, ifindex: u32) {
-        match self.section(net, || net.namespace().delete(ifindex)).and_then(|deleted| deleted) {
-            Err(failure) if failure.errno != ENODEV => self.complain(own_error(net, "netdev.delete", failure)),
-            _ => return self.fence(net, ifindex),
-        }
-        if let Some(Some(link)) = self.settle(net, dev, ifindex).link {
-            // It could not be deleted, so it is there, and nobody's.
-            self.observe(net, &link, false);
+    /// Takes a kernel's device away that came into no list. Nobody is told of it: the line is drawn behind its end.
+    fn unmake(&mut self, net: &Arc<Net>, ifindex: u32) {
+        let deleted = self.section(net, || net.namespace().delete(ifindex)).and_then(|deleted| deleted);
+        self.fence(net, ifindex);
+        if let Err(failure) = deleted
+            && failure.errno != ENODEV
+        {
+            self.complain(own_error(net, "netdev.delete", failure));
+            self.see_left(net, ifindex);
         }
     }
 

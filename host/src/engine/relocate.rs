@@ -120,14 +120,8 @@ impl Walk {
         let name = there.name.unwrap_or(seen.name);
         let there = self.moved_to(to, &device, there.ifindex, name);
         self.tell_moved(from, dev, &device);
-        match there {
-            Ok(link) => self.enlist_moved(to, dev, link),
-            Err(failure) => {
-                self.end_lost(from, dev, &device);
-                return Err(failure);
-            }
-        }
-        Ok(())
+        let there = there.and_then(|link| self.enlist_moved(to, dev, link));
+        there.inspect_err(|_| self.end_lost(from, dev, &device))
     }
 
     fn move_link(&mut self, from: &Arc<Net>, index: u32, to: &Net, there: &Destination) -> Result<(), Failure> {
@@ -166,9 +160,21 @@ impl Walk {
         from.resolve_device_error(None, device.link.ifindex);
     }
 
-    /// REGISTER in the namespace where it is now; an answer is not asked for.
-    fn enlist_moved(&mut self, to: &Arc<Net>, dev: &Arc<OwnDevice>, seen: Link) {
+    /// The descriptors of a tun or tap keep the namespace in which they were opened, so they are opened anew where it is.
+    /// It was stopped before it was moved: its plugin has none.
+    fn reopen(&mut self, to: &Arc<Net>, dev: &OwnDevice, ifindex: u32) -> Result<(), Failure> {
+        let Some(queues) = dev.life().queues.take() else { return Ok(()) };
+        let reopened = self.section(to, || to.namespace().reopen(ifindex, &dev.spec, queues)).and_then(|queues| queues);
+        let ended =
+            |why: Failure| Failure::new(why.errno, format!("{dev} is moved to `{}` and ends: {why}", to.name()));
+        dev.life().queues = Some(reopened.map_err(ended)?);
+        Ok(())
+    }
+
+    /// REGISTER in the namespace where it is now; an answer is not asked for. After an error it is nowhere.
+    fn enlist_moved(&mut self, to: &Arc<Net>, dev: &Arc<OwnDevice>, seen: Link) -> Result<(), Failure> {
         let ifindex = seen.ifindex;
+        self.reopen(to, dev, ifindex)?;
         let settled = self.settle(to, dev, ifindex);
         let mut link = settled.link.clone().flatten().unwrap_or(seen);
         link.flags &= !(IFF_UP | IFF_OPERATIONAL);
@@ -178,7 +184,8 @@ impl Walk {
         // One that went without our having seen it.
         stale.iter().for_each(|stale| self.unregister_device(to, stale, Who::All, false));
         let mut life = dev.life();
-        life.net = Some(to.clone());
+        let left = life.net.replace(to.clone());
+        life.born = life.born.or(left.map(|left| left.cookie));
         (life.dismantle, life.departed) = (false, false);
         drop(life);
         match known.first() {
@@ -197,6 +204,19 @@ impl Walk {
             }
         }
         self.catch_up(to, dev, settled);
+        Ok(())
+    }
+
+    /// One that departed, if this is where it is.
+    fn take_in(&mut self, net: &Arc<Net>, departed: &Departed) -> Result<(), Failure> {
+        self.watch(net)?;
+        // An index comes back: it may be another device by now.
+        let left = &departed.device.link;
+        let seen = self.find_there(net, departed.ifindex, "")?;
+        match seen.filter(|link| link.kind == left.kind && link.address == left.address) {
+            Some(link) => self.enlist_moved(net, &departed.dev, link),
+            None => Ok(()),
+        }
     }
 
     /// Somebody moved a plugin's device away.
@@ -255,11 +275,7 @@ pub fn arrived(token: &ReadToken, net: &Arc<Net>, departed: Departed) -> Vec<Hoo
     }
     net.record().own.push(dev.clone());
     let there = walk.hold(&[&**net]).and_then(|held| {
-        let seen = walk.watch(net).and_then(|()| walk.find_there(net, departed.ifindex, ""));
-        // An index comes back: it may be another device by now.
-        let left = &departed.device.link;
-        let same = |link: &Link| link.kind == left.kind && link.address == left.address;
-        let taken = seen.map(|link| link.filter(same).map(|link| walk.enlist_moved(net, dev, link)).is_some());
+        let taken = walk.take_in(net, &departed);
         walk.release(held);
         taken
     });

@@ -27,7 +27,7 @@ pub(super) enum Kernel {
     Delete,
     /// It is gone already.
     Gone,
-    /// It stays as it is, for the daemon that comes after this one; a tun or tap goes with its descriptors.
+    /// It stays as it is, for the daemon that comes after this one.
     Leave,
 }
 
@@ -137,6 +137,21 @@ fn is_held(dev: &OwnDevice) -> bool {
         && dev.net().is_some_and(|net| net.rtnl().held_here())
 }
 
+impl OwnDevice {
+    /// Whether the next daemon finds it again: it is where its plugin registers it, under the name that it asks for; and
+    /// so is its other end. A pattern's name is nobody's to expect: the next registration takes the lowest that is free.
+    fn is_found_again(&self) -> bool {
+        let other = self.peer().filter(|peer| peer.reg_state() == RegState::Registered);
+        self.is_as_registered() && other.is_none_or(|peer| peer.is_as_registered())
+    }
+
+    fn is_as_registered(&self) -> bool {
+        let life = self.life();
+        let at_home = life.born.is_none() || life.born == life.net.as_ref().map(|net| net.cookie);
+        at_home && !life.departed && life.device.as_ref().is_some_and(|device| device.link.name == self.spec.name)
+    }
+}
+
 impl Walk {
     /// Unregisters these, in the order given. Their locks are held.
     pub(super) fn unregister_own(&mut self, devs: Vec<(Arc<OwnDevice>, Kernel)>) -> Result<(), Failure> {
@@ -220,24 +235,28 @@ impl Walk {
         one.net.resolve_device_error(None, one.device.link.ifindex);
     }
 
-    /// K2.5(7): the todo. One that the kernel did not delete is there, and nobody's.
+    /// K2.5(7): the todo.
     fn leave_rest(&mut self, one: Going) {
         let device = Arc::new(NetDevice { reg_state: RegState::Unregistered, ..(*one.device).clone() });
         let (dev, net, list) = (one.dev, one.net, self.list());
         if one.stays && net.state() != NetState::Dying {
-            let ifindex = device.link.ifindex;
-            match self.section(&net, || net.namespace().look(ifindex)).and_then(|link| link) {
-                Ok(Some(link)) => self.observe(&net, &link, false),
-                Ok(None) => {}
-                Err(failure) => self.complain(own_error(&net, "netdev.look", failure)),
-            }
+            self.see_left(&net, device.link.ifindex);
         }
         net.rtnl().set_todo(Ended { dev, net: net.clone(), list, device });
     }
 
+    /// One that could not be deleted is there, and nobody's.
+    pub(super) fn see_left(&mut self, net: &Arc<Net>, ifindex: u32) {
+        match self.section(net, || net.namespace().look(ifindex)).and_then(|link| link) {
+            Ok(Some(link)) => self.observe(net, &link, false),
+            Ok(None) => {}
+            Err(failure) => self.complain(own_error(net, "netdev.look", failure)),
+        }
+    }
+
     /// Unregisters what a plugin's or the namespace's end leaves over.
     pub(super) fn end_all(&mut self, net: &Arc<Net>, going: Vec<Arc<OwnDevice>>, reason: ExitReason) {
-        let stays = |dev: &OwnDevice| dev.owner.told(reason) == ExitReason::Stopped;
+        let stays = |dev: &OwnDevice| dev.owner.told(reason) == ExitReason::Stopped && dev.is_found_again();
         let deleted: Vec<_> = going.iter().filter(|dev| !stays(dev)).cloned().collect();
         let nets = with_peers(net, &deleted);
         let nets: Vec<&Net> = nets.iter().map(|net| &**net).collect();

@@ -15,7 +15,7 @@ use super::rtnetlink;
 use super::tun::{self, NewTun, TunKind};
 use crate::engine::{Created, Failure, LinkSpec, Queues, Wanted};
 use crate::netlink::NetlinkError;
-use crate::netlink::link::Described;
+use crate::netlink::link::{self, Described};
 
 /// Makes a device, or takes over the one that an earlier run left.
 ///
@@ -97,6 +97,24 @@ fn create_tun(wanted: &Wanted<'_>, kind: TunKind) -> Result<Created, Failure> {
     finish(wanted, &made, Some(Arc::new(queues)))
 }
 
+/// Gives a tun or tap that was moved here descriptors that were opened here.
+///
+/// # Errors
+/// As the kernel refuses; the device is deleted then, since it has none.
+pub fn reopen(ifindex: u32, spec: &LinkSpec, queues: Queues) -> Result<Queues, Failure> {
+    let doing = || format!("open the queues of the {} link with index {ifindex} anew", spec.kind);
+    let failed = |errno, why: &str| NetlinkError { doing: doing(), errno, reason: why.into() };
+    let found = rtnetlink::look(ifindex)?.filter(|found| found.link.kind == "tun");
+    let kind = TunKind::from_name(&spec.kind);
+    let (found, kind) = found.zip(kind).ok_or_else(|| failed(libc::ENODEV, "somebody else deleted or moved it"))?;
+    let moved = NewTun { kind, name: &found.link.name, queues: spec.queues, offloads: spec.offloads, ifindex };
+    let queues = queues.downcast::<tun::Queues>().ok().and_then(Arc::into_inner);
+    let queues = queues.ok_or_else(|| failed(libc::EBUSY, "its queues are in use"));
+    let reopened = queues.and_then(|queues| tun::reopen(&moved, queues));
+    let reopened = reopened.inspect_err(|_| discard(ifindex)).map_err(|e| NetlinkError { doing: doing(), ..e });
+    Ok(Arc::new(reopened?))
+}
+
 /// Marks a new device, gives it its other names, and says what it is now.
 fn finish(wanted: &Wanted<'_>, made: &Described, queues: Option<Queues>) -> Result<Created, Failure> {
     let ifindex = made.link.ifindex;
@@ -131,9 +149,7 @@ fn check_ours(wanted: &Wanted<'_>, found: &Described) -> Result<(), NetlinkError
 /// left as it was, as far as it could not.
 fn take_over(wanted: &Wanted<'_>, found: &Described) -> Result<Created, Failure> {
     let (spec, ifindex) = (wanted.spec, found.link.ifindex);
-    if !spec.data.is_empty() {
-        rtnetlink::set_data(ifindex, &spec.kind, &spec.data)?;
-    }
+    set_data(spec, found)?;
     if spec.mtu != 0 && spec.mtu != found.link.mtu {
         rtnetlink::set_mtu(ifindex, spec.mtu)?;
     }
@@ -144,6 +160,24 @@ fn take_over(wanted: &Wanted<'_>, found: &Described) -> Result<Created, Failure>
         rtnetlink::add_alt_name(ifindex, name)?;
     }
     Ok(Created { link: as_it_is(wanted, ifindex)?, queues: None, adopted: true })
+}
+
+/// The settings of its kind. All that are wanted if one differs, since there are kinds that take what is not said for a
+/// wish for its default (the IP tunnels); where that is refused, only what differs, since others refuse to be told what
+/// they cannot change even if it is what they have (a vxlan its port).
+fn set_data(spec: &LinkSpec, found: &Described) -> Result<(), NetlinkError> {
+    let differing = link::differing(&spec.data, &found.data);
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let set = |data: &[u8]| rtnetlink::set_data(found.link.ifindex, &spec.kind, data);
+    match set(&spec.data) {
+        Err(refused) if refused.errno != libc::EOPNOTSUPP => Err(refused),
+        Err(_) if differing.len() < spec.data.len() => set(&differing),
+        // A kind that neither tells its settings nor changes them (a veth): as it was made.
+        Err(_) if found.data.is_empty() => Ok(()),
+        answer => answer,
+    }
 }
 
 fn as_it_is(wanted: &Wanted<'_>, ifindex: u32) -> Result<crate::engine::Link, NetlinkError> {

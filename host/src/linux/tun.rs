@@ -75,10 +75,38 @@ pub fn create(new: &NewTun<'_>) -> Result<Queues, NetlinkError> {
     }
     // EXCL: else a tun of this name that somebody made would become ours.
     attach(&first, &request, IFF_TUN_EXCL).map_err(|e| refused(new, &e))?;
+    with_the_rest(new, &request, first)
+}
+
+/// The same queues of a device that was moved here, opened anew: the old ones keep the namespace in which they were opened.
+/// Nobody may have a duplicate of them. Between the two it is kept without a descriptor, up or down as it is.
+///
+/// # Errors
+/// As the kernel refuses; or `ENODEV` where the device of that name is not the one with that index. It may then be left
+/// without descriptors, and is to be deleted.
+pub fn reopen(moved: &NewTun<'_>, old: Queues) -> Result<Queues, NetlinkError> {
+    let request = request(moved).map_err(|e| failed(moved, &e))?;
+    let gone = || io::Error::from_raw_os_error(libc::ENODEV);
+    let persist = |queues: &Queues, on| tell(queues.first().ok_or_else(gone)?, libc::TUNSETPERSIST, on);
+    persist(&old, 1).map_err(|e| failed(moved, &e))?;
+    drop(old);
+    let first = open().map_err(|e| cannot_open(moved, &e))?;
+    attach(&first, &request, 0).map_err(|e| failed(moved, &e))?;
+    // Without EXCL a name that is free makes a device, and one that is somebody else's is taken.
+    if super::rtnetlink::find_described(moved.name)?.is_none_or(|found| found.link.ifindex != moved.ifindex) {
+        return Err(failed(moved, &gone()).advise("somebody else deleted or renamed it at once"));
+    }
+    let queues = with_the_rest(moved, &request, first)?;
+    persist(&queues, 0).map_err(|e| failed(moved, &e))?;
+    Ok(queues)
+}
+
+/// All queues, after the first.
+fn with_the_rest(new: &NewTun<'_>, request: &Request, first: File) -> Result<Queues, NetlinkError> {
     let mut queues = vec![OwnedFd::from(first)];
     for _ in 1..new.queues {
         let queue = open().map_err(|e| cannot_open(new, &e))?;
-        attach(&queue, &request, 0).map_err(|e| failed(new, &e))?;
+        attach(&queue, request, 0).map_err(|e| failed(new, &e))?;
         queues.push(queue.into());
     }
     if new.offloads {
@@ -152,7 +180,8 @@ fn set(queue: &impl AsRawFd, what: libc::Ioctl, mut value: libc::c_int) -> io::R
 
 /// For an ioctl whose argument is the value.
 fn tell(queue: &impl AsRawFd, what: libc::Ioctl, value: libc::c_uint) -> io::Result<()> {
-    // SAFETY: the one that is used here, TUNSETOFFLOAD, takes a number and no pointer; the descriptor is open.
+    // SAFETY: both that are used here, TUNSETOFFLOAD and TUNSETPERSIST, take a number and no pointer; the descriptor is
+    // open.
     done(unsafe { libc::ioctl(queue.as_raw_fd(), what, libc::c_ulong::from(value)) })
 }
 

@@ -4,7 +4,7 @@
 //! A zero-copy walk that takes the few attributes which the engine compares: a full decode into typed attributes costs
 //! several times more, and this runs once per event of the host.
 
-use netlink_packet_core::NlasIterator;
+use netlink_packet_core::{NlaBuffer, NlasIterator};
 
 use super::c_string;
 use crate::engine::Link;
@@ -29,6 +29,7 @@ const IFLA_NEW_IFINDEX: u16 = 49;
 const IFLA_PROP_LIST: u16 = 52;
 const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
 
 /// A device with what nobody compares, but whoever made it asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Described {
     pub alias: String,
     /// The device below it, or a veth's other end (`IFLA_LINK`); in which namespace that is, the index does not say.
     pub lower: u32,
+    /// The settings of its kind (the content of `IFLA_INFO_DATA`), as far as the kernel tells them.
+    pub data: Vec<u8>,
 }
 
 /// The device that a message is about, or `None` if it is about something else: a message of another family is about a
@@ -64,7 +67,9 @@ pub fn parse(payload: &[u8]) -> Option<Link> {
             IFLA_IFNAME => link.name = c_string(value),
             IFLA_MTU => (link.mtu, whole) = (word(value)?, true),
             IFLA_MASTER => link.master = word(value)?,
-            IFLA_LINKINFO => link.kind = kind(value),
+            IFLA_LINKINFO => {
+                link.kind = info(value, IFLA_INFO_KIND).map(|kind| c_string(kind.value())).unwrap_or_default()
+            }
             IFLA_PROP_LIST => link.alt_names = alt_names(value),
             _ => {}
         }
@@ -80,6 +85,10 @@ pub fn describe(payload: &[u8]) -> Option<Described> {
         match attribute.kind() {
             IFLA_IFALIAS => described.alias = c_string(attribute.value()),
             IFLA_LINK => described.lower = word(attribute.value()).unwrap_or_default(),
+            IFLA_LINKINFO => {
+                described.data =
+                    info(attribute.value(), IFLA_INFO_DATA).map(|data| data.value().to_vec()).unwrap_or_default();
+            }
             _ => {}
         }
     }
@@ -101,12 +110,25 @@ pub fn moved(payload: &[u8]) -> Option<(i32, u32)> {
     nsid.filter(|nsid| *nsid >= 0).zip(index)
 }
 
-fn kind(link_info: &[u8]) -> String {
-    NlasIterator::new(link_info)
-        .flatten()
-        .find(|attribute| attribute.kind() == IFLA_INFO_KIND)
-        .map(|attribute| c_string(attribute.value()))
-        .unwrap_or_default()
+/// Those of the attributes that another list has not, or not with the same bytes.
+#[must_use]
+pub fn differing(wanted: &[u8], has: &[u8]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for attribute in NlasIterator::new(wanted) {
+        // What is no list of attributes is the kernel's to refuse.
+        let Ok(attribute) = attribute else { return wanted.to_vec() };
+        let same = |other: &NlaBuffer<&[u8]>| other.kind() == attribute.kind() && other.value() == attribute.value();
+        if !NlasIterator::new(has).flatten().any(|other| same(&other)) {
+            let length = usize::from(attribute.length());
+            all.extend_from_slice(attribute.into_inner().get(..length).unwrap_or_default());
+            all.resize(all.len().next_multiple_of(4), 0);
+        }
+    }
+    all
+}
+
+fn info(link_info: &[u8], what: u16) -> Option<NlaBuffer<&[u8]>> {
+    NlasIterator::new(link_info).flatten().find(|attribute| attribute.kind() == what)
 }
 
 fn alt_names(properties: &[u8]) -> Vec<String> {

@@ -340,10 +340,12 @@ mod tests {
             attribute(52 | 0x8000, &names),
             attribute(5, &3u32.to_ne_bytes()),
             attribute(20, b"pernetd: wire\0"),
+            attribute(18, &[attribute(1, b"vxlan\0"), attribute(2, &attribute(1, &[7, 0, 0, 0]))].concat()),
         ];
         let described = link::describe(&link_message(0, &attributes)).expect("a link");
         assert_eq!((described.alias.as_str(), described.lower), ("pernetd: wire", 3));
         assert_eq!(described.link.alt_names, ["second", "third"]);
+        assert_eq!((described.link.kind.as_str(), described.data), ("vxlan", attribute(1, &[7, 0, 0, 0])));
         assert_eq!(link::moved(&link_message(0, &attributes)), None);
         attributes.push(attribute(45, &2i32.to_ne_bytes()));
         assert_eq!(link::moved(&link_message(0, &attributes)), None, "an id without an index");
@@ -351,6 +353,21 @@ mod tests {
         assert_eq!(link::moved(&link_message(0, &attributes)), Some((2, 9)));
         attributes.push(attribute(45, &(-1i32).to_ne_bytes()));
         assert_eq!(link::moved(&link_message(0, &attributes)), None, "to a namespace that has no id");
+    }
+
+    #[test]
+    fn settings_are_compared_attribute_by_attribute() {
+        let (id, port, flag) = (attribute(1, &[7, 0, 0, 0]), attribute(15, &[0x12, 0xb5]), attribute(23, &[]));
+        let nested = attribute(9 | 0x8000, &attribute(1, b"x"));
+        let has = [&id[..], &attribute(4, &[1]), &port, &attribute(9, &attribute(1, b"x"))].concat();
+        let differing = |wanted: &[&[u8]]| link::differing(&wanted.concat(), &has);
+        assert_eq!(differing(&[&port, &id, &nested]), [0u8; 0], "in any order, and however the kernel marks a nest");
+        assert_eq!(
+            differing(&[&id, &attribute(15, &[0x12, 0xb6]), &flag]),
+            [attribute(15, &[0x12, 0xb6]), flag].concat()
+        );
+        assert_eq!(differing(&[&id, &[1, 0, 0]]), [&id[..], &[1, 0, 0]].concat(), "what is no list goes to the kernel");
+        assert_eq!(link::differing(&id, &[]), id);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
 
 mod calls;
+mod netdevs;
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -23,6 +24,8 @@ use crate::sandbox::{self, RUN_NETNS, Trial, tie, trial, wait_until};
 
 #[allow(unused_imports)] // each theme uses what it needs
 pub use calls::{Call, of, traces};
+#[allow(unused_imports)]
+pub use netdevs::{has_tun, link, links};
 
 /// Everything of the machine's.
 pub const HOME: &str = "/pernet";
@@ -60,7 +63,7 @@ pub fn both(name: &str, test: fn(Machine)) -> Vec<Trial> {
 }
 
 /// A trial that has nothing to do with how namespaces are found: by the better method that the kernel has.
-pub fn one(name: &str, test: fn(Machine)) -> Vec<Trial> {
+pub fn one(name: &str, test: impl FnOnce(Machine) + Send + 'static) -> Vec<Trial> {
     let method = if kernel_is_at_least(6, 15) { Method::Fanotify } else { Method::Inotify };
     vec![method.trial(name, test)]
 }

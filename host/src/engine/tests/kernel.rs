@@ -118,6 +118,8 @@ pub(super) struct Kernel {
 pub(super) struct Descriptors {
     kernel: Weak<Kernel>,
     id: u64,
+    /// The namespace in which they were opened, and which they keep.
+    pub(super) opened: u64,
 }
 
 impl Drop for Descriptors {
@@ -365,14 +367,14 @@ impl Kernel {
         let mut state = self.state();
         let Some((there, other)) = peer else {
             if let Some((link, more)) = state.adoptable(cookie, wanted) {
-                return Ok((made(&link, self.descriptors(&link, more.id), true), None));
+                return Ok((made(&link, self.descriptors(cookie, &link, more.id), true), None));
             }
             let (link, id) = state.make(cookie, wanted)?;
             if link.kind == "veth" {
                 state.lone_end(cookie, id)?;
             }
             state.say_seen(cookie, link.ifindex);
-            return Ok((made(&link, self.descriptors(&link, id), false), None));
+            return Ok((made(&link, self.descriptors(cookie, &link, id), false), None));
         };
         if let (Some((a, of_a)), Some((b, of_b))) = (state.adoptable(cookie, wanted), state.adoptable(there, other))
             && of_a.peer == Some(of_b.id)
@@ -389,8 +391,8 @@ impl Kernel {
         Ok((made(&a, None, false), Some(made(&b, None, false))))
     }
 
-    fn descriptors(self: &Arc<Self>, link: &Link, id: u64) -> Option<Queues> {
-        let opened = Descriptors { kernel: Arc::downgrade(self), id };
+    fn descriptors(self: &Arc<Self>, opened: u64, link: &Link, id: u64) -> Option<Queues> {
+        let opened = Descriptors { kernel: Arc::downgrade(self), id, opened };
         match link.kind.as_str() {
             "tun" | "tap" => Some(Arc::new(opened)),
             _ => {
@@ -398,6 +400,18 @@ impl Kernel {
                 None
             }
         }
+    }
+
+    /// The device has other descriptors, opened here.
+    pub(super) fn reopen(&self, cookie: u64, ifindex: u32, queues: Queues) -> Result<Queues, Failure> {
+        let queues = queues.downcast::<Descriptors>().ok().and_then(Arc::into_inner);
+        let Some(mut queues) = queues else { return errno(EBUSY, "somebody has a duplicate of its descriptors") };
+        let at = self.state().by_id(queues.id);
+        if at != Some((cookie, ifindex)) {
+            return errno(ENODEV, "it is not here");
+        }
+        queues.opened = cookie;
+        Ok(Arc::new(queues))
     }
 
     /// Whether what is wanted would be taken over.

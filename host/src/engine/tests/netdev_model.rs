@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use pernet_plugin_api::{EventKind, ExitReason, RegState};
 use proptest::prelude::*;
 
+use super::kernel::Descriptors;
 use super::lab::*;
 use super::ndo::*;
 use super::netdev_predict::*;
@@ -386,6 +387,10 @@ impl Model {
         if !self.quiet {
             return;
         }
+        if armed && dev.reg_state() != RegState::Registered {
+            // Its queues could not be opened there.
+            return self.ended(slot);
+        }
         let (now, ifindex) = self.real(&self.slots[&slot]).expect("a move loses nothing");
         if answer.is_ok() {
             assert_eq!(Ok(&now), predicted.as_ref());
@@ -474,6 +479,9 @@ impl Model {
             let calls = self.lab.calls(&slot.label);
             assert_eq!((calls.init, calls.uninit, calls.destructor), (1, 0, 0), "slot {key} after {action:?}");
             assert_eq!(calls.open > calls.stop, is.up, "slot {key} after {action:?}");
+            let queues = slot.dev.life().queues.clone();
+            let kept = queues.map(|queues| queues.downcast_ref::<Descriptors>().unwrap().opened);
+            assert_eq!(kept, (slot.kind == "tap").then_some(is.net), "slot {key} after {action:?}");
             assert!(net.own_devices().iter().any(|own| Arc::ptr_eq(own, &slot.dev)));
         }
         let known: BTreeSet<u64> = self.slots.values().map(|slot| slot.dev.id).collect();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use pernet_plugin_api::{RegState, Verdict};
 
-use super::kernel::{EBUSY, EEXIST, EINVAL};
+use super::kernel::{Descriptors, EBUSY, EEXIST, EINVAL};
 use super::lab::*;
 use super::ndo::*;
 use super::recorder::ODD;
@@ -15,6 +15,12 @@ const NONE: [String; 0] = [];
 
 fn at(dev: &OwnDevice) -> (u64, String) {
     (dev.net().unwrap().cookie.0, dev.device().unwrap().link.name.clone())
+}
+
+/// The namespace that the device's descriptors keep.
+fn kept_by(dev: &OwnDevice) -> Option<u64> {
+    let queues = dev.life().queues.clone()?;
+    queues.downcast_ref::<Descriptors>().map(|queues| queues.opened)
 }
 
 fn of_w(lab: &Lab) -> Vec<String> {
@@ -48,6 +54,7 @@ fn k2_8_the_order_of_a_move_of_a_device_that_is_up() {
     );
     assert!(calls.contains(&"k.move(t0=2)@1".to_owned()));
     assert_eq!((at(&dev), dev.reg_state()), ((2, "t0".into()), RegState::Registered));
+    assert_eq!(kept_by(&dev), Some(2), "nothing of it keeps the namespace that it left");
     assert!(!dev.device().unwrap().link.is_up());
     assert!(dev.device().unwrap().serial > serial, "a new serial");
     assert!(lab.net(1).own_devices().is_empty());
@@ -250,7 +257,7 @@ fn k2_8_moved_by_another_program_it_is_unregistered_here_as_registered_and_regis
         );
         assert!(calls.contains(&"w.n0.register(t0)@2".to_owned()), "late {late}: {calls:?}");
         assert_eq!((at(&dev), dev.reg_state()), ((2, "t0".into()), RegState::Registered), "late: {late}");
-        assert_eq!(dev.device().unwrap().link.ifindex, there);
+        assert_eq!((dev.device().unwrap().link.ifindex, kept_by(&dev)), (there, Some(2)));
         assert!(dev.device().unwrap().serial > serial);
         assert_eq!((lab.calls("t0").init, lab.calls("t0").uninit), (1, 0));
         assert_same(&lab);
@@ -351,4 +358,35 @@ fn k2_8_moved_on_before_it_was_looked_for_it_ends_and_the_link_is_nobodys() {
     lab.register(&next).unwrap();
     lab.settle();
     lab.assert_agrees();
+}
+
+#[test]
+fn k2_8_a_tap_whose_queues_cannot_be_opened_there_ends_and_says_so() {
+    for by_others in [false, true] {
+        let lab = lab(2);
+        let dev = lab.opened(tap("t0"));
+        lab.settle();
+        lab.world.fail("k.reopen(t0)@2");
+        if by_others {
+            lab.world.kernel.other_moves(1, dev.device().unwrap().link.ifindex, 2);
+            let errors = lab.settle();
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            assert!(errors[0].to_string().contains("device `t0` of plugin `a` is moved"), "{}", errors[0]);
+        } else {
+            let failure = lab.travel(&dev, 2, None, 0).unwrap_err();
+            assert!(failure.message.contains("is moved") && failure.message.contains("ends"), "{failure}");
+        }
+        assert_eq!(dev.reg_state(), RegState::Unregistered);
+        let calls = lab.calls("t0");
+        assert_eq!((calls.open, calls.stop, calls.uninit, calls.destructor), (1, 1, 1, 1));
+        assert_eq!(lab.world.kernel.ours(), []);
+        lab.world.heal();
+        lab.settle();
+        // It was there, and nobody's, for a moment.
+        let told = |what: &str| lab.world.count(&format!("w.n0.{what}(t0)@2"));
+        assert_eq!((told("register"), told("unregister")), (1, 1));
+        lab.assert_agrees();
+        assert!(lab.net(2).own_devices().is_empty() && lab.net(1).own_devices().is_empty());
+        lab.world.ledger.assert_balanced();
+    }
 }

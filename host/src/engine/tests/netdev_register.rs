@@ -487,6 +487,7 @@ fn k2_4_a_pair_whose_second_end_is_refused_leaves_none() {
         assert!(lab.take().iter().any(|call| call == refusal), "{refusal}");
         lab.world.heal();
         lab.settle();
+        assert_eq!(lab.take(), Vec::<String>::new(), "{refusal}: what was there for a moment is nobody's news");
         assert_eq!(lab.world.kernel.ours(), [], "{refusal}");
         for dev in [&one, &other] {
             assert_ne!(dev.reg_state(), RegState::Registered, "{refusal}");

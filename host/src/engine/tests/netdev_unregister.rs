@@ -359,6 +359,71 @@ fn a_stop_ends_the_devices_here_and_leaves_the_kernels_as_they_are() {
     assert_eq!((one.reg_state(), two.reg_state()), (RegState::Unregistered, RegState::Unregistered));
 }
 
+/// Stops with devices in 1 and 2, after `act`; gives the marked ones that are left.
+fn left_by_a_stop(act: impl FnOnce(&Lab)) -> Vec<(u64, String)> {
+    let lab = lab(2);
+    act(&lab);
+    lab.settle();
+    assert_eq!(cleanup_all(&write(&lab.list), &lab.nets, ExitReason::Stopped), []);
+    assert_home();
+    lab.world.ledger.assert_balanced();
+    lab.world.kernel.ours()
+}
+
+#[test]
+fn a_stop_deletes_what_no_later_start_would_find() {
+    let none: Vec<(u64, String)> = Vec::new();
+    let pattern = left_by_a_stop(|lab| drop(lab.opened(spec("ifb", "i%d"))));
+    assert_eq!(pattern, none, "the next one would be the lowest that is free");
+    let renamed = left_by_a_stop(|lab| lab.rename(&lab.registered(spec("ifb", "i0")), "i1").unwrap());
+    assert_eq!(renamed, none);
+    let by_others = left_by_a_stop(|lab| {
+        let ifindex = lab.registered(spec("ifb", "i0")).device().unwrap().link.ifindex;
+        lab.world.kernel.other(1, ifindex, &LinkChange::Name("i1"));
+    });
+    assert_eq!(by_others, none);
+    let moved = left_by_a_stop(|lab| lab.travel(&lab.registered(spec("ifb", "i0")), 2, None, 0).unwrap());
+    assert_eq!(moved, none);
+    let moved_by_others = left_by_a_stop(|lab| {
+        let ifindex = lab.registered(spec("ifb", "i0")).device().unwrap().link.ifindex;
+        lab.settle();
+        lab.world.kernel.other_moves(1, ifindex, 2);
+    });
+    assert_eq!(moved_by_others, none);
+}
+
+#[test]
+fn a_stop_leaves_what_is_back_where_and_what_it_was() {
+    let left = left_by_a_stop(|lab| {
+        let dev = lab.registered(spec("ifb", "i0"));
+        lab.rename(&dev, "i1").unwrap();
+        lab.rename(&dev, "i0").unwrap();
+        lab.travel(&dev, 2, None, 0).unwrap();
+        lab.settle();
+        lab.world.kernel.other_moves(2, dev.device().unwrap().link.ifindex, 1);
+    });
+    assert_eq!(left, [(1, "i0".to_owned())]);
+}
+
+#[test]
+fn a_stop_leaves_both_ends_of_a_pair_or_none() {
+    let pair = |second: &str, act: &dyn Fn(&Lab, &Arc<OwnDevice>)| {
+        left_by_a_stop(|lab| {
+            let (one, other) = lab.pair("v0", second);
+            lab.register_pair(&one, &other, 2).unwrap();
+            lab.settle();
+            act(lab, &other);
+        })
+    };
+    assert_eq!(pair("v1", &|_, _| {}), [(1, "v0".to_owned()), (2, "v1".to_owned())]);
+    assert_eq!(pair("v%d", &|_, _| {}), [], "the end that is a pattern's takes the other along");
+    assert_eq!(pair("v1", &|lab, other| lab.held(2, |held| dev_change_name(held, other, "v2")).unwrap()), []);
+    let moves = |lab: &Lab, other: &Arc<OwnDevice>| {
+        lab.world.kernel.other_moves(2, other.device().unwrap().link.ifindex, 1);
+    };
+    assert_eq!(pair("v1", &moves), []);
+}
+
 #[test]
 fn a_stop_of_a_plugin_that_undoes_deletes_its_devices() {
     let (world, list) = (World::new(), PernetList::new());
@@ -376,6 +441,7 @@ fn tun_and_tap_go_with_their_descriptors_which_are_closed_before_the_pin() {
     let lab = lab(1);
     let dev = lab.opened(tap("t0"));
     assert_eq!(cleanup_all(&write(&lab.list), &lab.nets, ExitReason::Stopped), []);
+    assert!(lab.take().iter().all(|call| !call.starts_with("k.")), "nothing is asked of the kernel");
     assert_eq!(lab.world.kernel.ours(), [], "the descriptors are closed, though the device is known");
     assert_eq!(dev.reg_state(), RegState::Unregistered);
 }

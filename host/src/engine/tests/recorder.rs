@@ -339,6 +339,11 @@ impl Links for Memory {
         self.world.kernel.state().change(self.cookie, ifindex, change)
     }
 
+    fn reopen(&self, ifindex: u32, _: &LinkSpec, queues: Queues) -> Result<Queues, Failure> {
+        self.world.asked(&format!("k.reopen({})@{}", self.name(ifindex), self.cookie), self.cookie, true)?;
+        self.world.kernel.reopen(self.cookie, ifindex, queues)
+    }
+
     fn fence(&self) -> Result<u64, Failure> {
         self.world.asked(&format!("k.fence()@{}", self.cookie), self.cookie, false)?;
         let mut state = self.world.kernel.state();
