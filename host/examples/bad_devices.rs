@@ -1,5 +1,8 @@
 //! A plugin with a device in each namespace whose operations go wrong as its configuration says. For tests of the host.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use pernet_plugin_api::prelude::*;
 use serde::Deserialize;
 
@@ -10,6 +13,8 @@ struct Config {
     op: String,
     /// It panics instead of returning an error.
     panic: bool,
+    /// It waits for this file first.
+    until: Option<PathBuf>,
     /// Calls back from `pernet.init`: `run_in_two` these.
     run_in_two: Option<(u64, u64)>,
     /// Calls back from `pernet.init`: registers a notifier in this namespace.
@@ -72,6 +77,9 @@ impl Ops {
         if self.0.op != op {
             return Ok(());
         }
+        while self.0.until.as_ref().is_some_and(|file| !file.exists()) {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
         assert!(!self.0.panic, "as asked, in {op}");
         Err(Error::new(libc::EBUSY, format!("as asked, in {op}")))
     }
@@ -116,6 +124,7 @@ impl NetDeviceOps for Ops {
     }
 
     fn start_xmit(&self, queue: &Queue<'_>, frames: &mut Batch) {
+        let _ = self.at("start_xmit");
         let _ = queue.datapath().netif_rx_list(queue.index(), frames);
     }
 }

@@ -1,26 +1,31 @@
 //! Frames of real tun and tap devices through a plugin's datapath: TCP between two namespaces over a wire of two devices,
-//! with what the kernel leaves to the devices with offloads, and is to find done by those without.
+//! with what the kernel leaves to the devices with offloads, and is to find done by those without; and in the real daemon,
+//! what a plugin that goes wrong over its frames does to itself and to others.
 #![allow(unsafe_code)] // SIOCSIFADDR and its mask: an address without a tool that might be missing.
 #![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
 
 #[path = "../../plugin-api/tests/device_host/mod.rs"]
 mod device_host;
+mod machine;
 mod sandbox;
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use device_host::{Loaded, STOP, loaded, until};
+use machine::{Machine, SOON, inside, one};
 use pernet_plugin_api::abi::OpsHandle;
 use pernet_plugin_api::prelude::*;
 use pernetd::linux::ns::{self, Pin};
 use pernetd::linux::rtnetlink;
 use pernetd::linux::tun::{self, NewTun, Queues, TunKind};
-use sandbox::{netns_add, trial};
+use sandbox::{example_cdylib, netns_add, trial, wait_until};
+use serde_json::Value;
 
 /// Enough for super-frames of every size that a connection comes to.
 const BYTES: usize = 8 << 20;
@@ -39,7 +44,9 @@ fn main() -> ExitCode {
         trial("tun to tun, both with offloads", || transfer(TunKind::Tun, true, true)),
         trial("an open device whose queues are let go pins no namespace", no_pin),
     ];
-    sandbox::main(trials.into_iter().map(|trial| trial.ignored_if(no_tun)).collect())
+    let real = [one("a panic in start_xmit ends its plugin, without anybody asking", panicked)];
+    let all = trials.into_iter().chain(real.into_iter().flatten());
+    sandbox::main(all.map(|trial| trial.ignored_if(no_tun)).collect())
 }
 
 /// What comes goes into the other device.
@@ -87,7 +94,7 @@ fn end(plugin: &Loaded, name: &str, kind: TunKind, offloads: bool, last: u8, oth
 
 /// The address, and a mask that makes a route to the other end; a tun's own would be that of a single address.
 fn set_address(name: &str, address: Ipv4Addr) {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     for (what, ip) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, Ipv4Addr::new(255, 0, 0, 0))] {
         // SAFETY: `zeroed` asks for a type of which zeros are a value: a name of zeros, and an address of no family.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -170,4 +177,40 @@ fn no_pin() {
 
 fn ino(of: &std::fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::ino(of)
+}
+
+/// The daemon runs with a plugin whose `start_xmit` goes wrong as these keys say, and its tap `bad0` in blue is up.
+fn start_bad(m: &mut Machine, keys: &str) {
+    m.install_file(&example_cdylib("bad_devices"), Path::new("/plugins/libbad_devices.so"));
+    let config = format!("file = \"libbad_devices.so\"\n[config]\nop = \"start_xmit\"\n{keys}\n");
+    m.write("plugins.d/50-bad-devices.toml", &config);
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    inside("blue", || {
+        set_address("bad0", Ipv4Addr::new(10, 0, 0, 1));
+        rtnetlink::set_up(rtnetlink::find("bad0").unwrap().ifindex).unwrap();
+    });
+}
+
+/// Its row of `plugin list`.
+fn bad(m: &Machine) -> Value {
+    let all = m.ctl(["plugin", "list"]);
+    all.as_array().unwrap().iter().find(|plugin| plugin["name"] == "bad-devices").cloned().unwrap()
+}
+
+/// The namespace sends something out of its device: it asks who has this address.
+fn send_from_blue() {
+    inside("blue", || UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"anybody?", "10.0.0.2:9").unwrap());
+}
+
+fn panicked(mut m: Machine) {
+    start_bad(&mut m, "panic = true");
+    send_from_blue();
+    // Nothing here asks for the device: that would be a call that tells of the panic by itself.
+    wait_until("the plugin has failed", SOON, || bad(&m)["state"] == "failed");
+    let error = bad(&m)["error"]["message"].as_str().unwrap().to_owned();
+    assert!(error.contains("start_xmit") && error.contains("as asked"), "{error}");
+    wait_until("its device is gone", SOON, || inside("blue", || rtnetlink::find("bad0").is_err()));
+    m.stop();
 }

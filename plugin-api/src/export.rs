@@ -283,8 +283,8 @@ extern "C" fn netdev_event(
 }
 
 extern "C" fn run_work(instance: InstanceHandle, work: u64, nets: RSlice<'_, NetInfo<'_>>) -> Status {
-    let run = |i: &Instance| i.parts.shared.work.take(work).ok_or_else(no_work)?.run(&i.nets(nets));
-    on(instance, run).into()
+    let run = |i: &Instance| Ok(i.parts.shared.work.take(work).ok_or_else(no_work)?.run(&i.nets(nets)));
+    on(instance, run).and_then(|told| told).into()
 }
 
 extern "C" fn drop_work(instance: InstanceHandle, work: u64) -> Status {

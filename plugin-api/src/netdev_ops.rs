@@ -69,8 +69,10 @@ pub trait NetDeviceOps: Send + Sync + 'static {
     /// namespace. Only with [`XMIT`](Self::XMIT).
     ///
     /// Take out of the batch what goes on: into another device ([`Datapath::netif_rx_list`]), or away. What is left in
-    /// it when this returns is dropped and counted in `tx_dropped`. While this waits, the kernel's queue fills, and the
-    /// sender sees that. A panic ends the thread: nothing more is sent, and the daemon is told by the next call.
+    /// it when this returns is dropped and counted in the device's own `tx_dropped`, which [`Datapath::stats`] and
+    /// `pernetctl dev show` have. While this waits, the kernel's queue fills; what finds it full is dropped by the kernel
+    /// and counted in the kernel's `tx_dropped` (`ip -s link`), and no sender is held up. A panic ends the thread, and the
+    /// plugin as a panic in any hook does.
     fn start_xmit(&self, queue: &Queue<'_>, frames: &mut Batch) {}
 }
 

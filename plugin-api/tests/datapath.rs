@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use device_host::*;
-use pernet_plugin_api::abi::OpsHandle;
+use pernet_plugin_api::abi::{OpsHandle, Status};
 use pernet_plugin_api::prelude::*;
 use pernet_plugin_api::{Framing, VnetHeader};
 use rustix::thread::{current_timer_slack, set_current_timer_slack};
@@ -276,21 +276,51 @@ fn an_instances_end_does_not_wait_for_ever() {
     until("the thread is gone", || threads("stuck%d-") == 0);
 }
 
-#[test]
-fn a_panic_ends_its_queue_and_is_told_once() {
-    let plugin = loaded();
+/// A device with one queue, whose `start_xmit` has panicked.
+fn fallen(plugin: &Loaded) -> (Netdev, OpsHandle) {
     let fall = |_: &Queue<'_>, frames: &mut Batch| panic!("as told, with {} frames", frames.len());
-    let (dev, ops) = device(&plugin, NetdevSpec::tap("fall%d"), Passing(fall));
+    let (dev, ops) = device(plugin, NetdevSpec::tap("fall%d"), Passing(fall));
     let (fd, kernels) = queue();
     assert_eq!(plugin.open(ops, vec![fd], false).errno, 0);
     send(&kernels, &frame(60, 1));
     until("it fell", || dev.datapath().stats().tx_dropped == 1);
     until("the thread is gone", || threads("fall%d-") == 0);
-    let (told, _) = plugin.ndo(ops, GET_STATS);
+    (dev, ops)
+}
+
+#[track_caller]
+fn tells_of_the_panic(told: &Status) {
     assert_eq!((told.errno, told.panicked), (libc::EIO, 1));
-    assert!(told.message.contains("as told, with 1 frames"), "{told:?}");
-    assert_eq!(plugin.stats(ops).tx_dropped, 1);
+    let message = told.message.as_str();
+    assert!(message.contains("start_xmit of queue 0") && message.contains("as told, with 1 frames"), "{message}");
+}
+
+#[test]
+fn a_panic_ends_its_queue_and_the_daemon_comes_for_it() {
+    let plugin = loaded();
+    let (_dev, ops) = fallen(&plugin);
+    let works = deferred();
+    assert_eq!(taken(), [format!("defer {} in [3]", works[0])]);
+    tells_of_the_panic(&plugin.run_work(works[0]));
+    assert_eq!(plugin.stats(ops).tx_dropped, 1, "it is told once");
     assert_eq!(plugin.ndo(ops, STOP).0.errno, 0);
+    assert_eq!(plugin.destroy().errno, 0);
+}
+
+#[test]
+fn a_panic_that_the_daemon_cannot_come_for_is_told_by_the_next_operation() {
+    let plugin = loaded();
+    for comes_late in [false, true] {
+        let (_dev, ops) = fallen(&plugin);
+        let work = deferred()[0];
+        if !comes_late {
+            assert_eq!(plugin.module.drop_work()(plugin.instance, work).errno, 0, "its namespace goes");
+        }
+        tells_of_the_panic(&plugin.ndo(ops, STOP).0);
+        if comes_late {
+            assert_eq!(plugin.run_work(work).errno, 0, "it is told once");
+        }
+    }
     assert_eq!(plugin.destroy().errno, 0);
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -22,11 +22,12 @@ use super::segment;
 use super::starter::Starter;
 use super::vnet::VnetHeader;
 use crate::abi::Status;
-use crate::host::Shared;
+use crate::host::{self, Shared};
 use crate::log::Caller;
 use crate::netdev_ops::AnyNetdevOps;
 use crate::own::NetdevRef;
-use crate::{Error, NetdevSpec, Result, Stats};
+use crate::work::{Work, WorkTable};
+use crate::{Error, NetCookie, NetdevSpec, Result, Stats};
 
 /// How long a stop waits for calls of `start_xmit` that have begun.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,6 +44,8 @@ pub(crate) struct Port {
     /// None for the kinds whose frames never come here.
     framing: Option<Framing>,
     pub(super) mtu: AtomicU32,
+    /// The cookie of the namespace in which it was opened last.
+    net: AtomicU64,
     pub(super) counters: Box<[Counters]>,
     /// While the device is open. Read-locked over writes, which never block: a stop waits for them.
     queues: RwLock<Option<Arc<Queues>>>,
@@ -51,6 +54,7 @@ pub(crate) struct Port {
     fault: Mutex<Option<Status>>,
     pub(super) pool: Arc<Pool>,
     starter: Arc<Starter>,
+    work: Arc<WorkTable>,
 }
 
 /// The descriptors of an open device.
@@ -74,12 +78,14 @@ impl Datapath {
             name: spec.name.clone(),
             framing,
             mtu: AtomicU32::new(if spec.mtu == 0 { MTU } else { spec.mtu }),
+            net: AtomicU64::new(0),
             counters: (0..queues).map(|_| Counters::default()).collect(),
             queues: RwLock::new(None),
             workers: Mutex::new(Vec::new()),
             fault: Mutex::new(None),
             pool: Arc::clone(&shared.pool),
             starter: Arc::clone(&shared.starter),
+            work: Arc::clone(&shared.work),
         }))
     }
 
@@ -149,7 +155,7 @@ impl Datapath {
     pub(crate) fn open(
         &self,
         ops: &Arc<dyn AnyNetdevOps>,
-        caller: Caller,
+        (caller, net): (Caller, NetCookie),
         fds: Vec<OwnedFd>,
         vnet: bool,
         mtu: u32,
@@ -159,6 +165,7 @@ impl Datapath {
             return Ok(());
         }
         self.set_mtu(mtu);
+        port.net.store(net.0, Ordering::Relaxed);
         if fds.is_empty() || fds.len() > port.counters.len() {
             let why = format!("{}: the daemon gave {} queues of {}", port.name, fds.len(), port.counters.len());
             return Err(Error::new(libc::EINVAL, why));
@@ -218,6 +225,19 @@ impl Datapath {
         self.0.mtu.store(mtu, Ordering::Relaxed);
     }
 
+    /// Keeps a panic of `start_xmit` until the daemon is told, and has it come for that. Where it cannot come (the
+    /// namespace is just going, or the instance), the next operation of the device tells it, which an end has, too.
+    pub(super) fn fail(&self, caller: Caller, status: Status) {
+        let mut fault = self.0.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if fault.is_some() {
+            return;
+        }
+        *fault = Some(status);
+        drop(fault);
+        let net = self.0.net.load(Ordering::Relaxed);
+        let _ = host::queue(caller, &self.0.work, &[net], Work::Fault(self.clone()));
+    }
+
     /// A panic of `start_xmit` that nobody was told of yet.
     pub(crate) fn take_fault(&self) -> Option<Status> {
         self.0.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -236,10 +256,6 @@ impl Port {
 
     pub(super) fn opened(&self) -> Option<Arc<Queues>> {
         self.queues.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn fail(&self, status: Status) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 
     pub(super) fn count(&self, queue: u16, tally: &Stats) {

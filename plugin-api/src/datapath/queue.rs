@@ -18,6 +18,7 @@ use super::pool::{Buffer, SMALL};
 use super::port::{Datapath, Port, Queues};
 use super::starter::Starter;
 use super::vnet::{VNET_LEN, VnetHeader};
+use crate::abi::Status;
 use crate::log::Caller;
 use crate::netdev_ops::AnyNetdevOps;
 use crate::own::NetdevRef;
@@ -205,9 +206,10 @@ fn serve(datapath: &Datapath, index: u16, ops: &dyn AnyNetdevOps, caller: Caller
         tally.tx_packets += sent.0.saturating_sub(left.0);
         tally.tx_bytes += sent.1.saturating_sub(left.1);
         tally.tx_dropped += left.0;
-        let fell = called.map_err(|status| port.fail(status)).is_err();
         port.count(index, &tally);
-        if fell {
+        if let Err(Status { errno, panicked, message }) = called {
+            let message = format!("start_xmit of queue {index}: {message}").into();
+            datapath.fail(caller, Status { errno, panicked, message });
             break;
         }
     }

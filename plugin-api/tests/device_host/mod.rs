@@ -45,6 +45,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static HANDLE: Mutex<Option<Host>> = Mutex::new(None);
 static TRACE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static RUNNING: Mutex<Option<(PluginModRef, InstanceHandle)>> = Mutex::new(None);
+static DEFERRED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 static DEVICES: Mutex<BTreeMap<u64, Device>> = Mutex::new(BTreeMap::new());
 
 /// A device as the host keeps it.
@@ -57,6 +58,11 @@ struct Device {
 
 /// What was traced if nothing was.
 pub(crate) const NOTHING: [&str; 0] = [];
+
+/// The work that was deferred since it was asked for last.
+pub(crate) fn deferred() -> Vec<u64> {
+    std::mem::take(&mut lock(&DEFERRED))
+}
 
 /// Leaves a trace.
 pub(crate) fn note(what: impl Into<String>) {
@@ -100,8 +106,11 @@ extern "C" fn log(token: u64, record: &LogRecord<'_>) {
     eprintln!("{token}: {} {}", record.message, record.fields);
 }
 
-extern "C" fn defer(_: u64, _: RSlice<'_, u64>, _: u64) -> Status {
-    status(libc::ENOSYS, "nothing is deferred here")
+/// What is deferred waits for the test.
+extern "C" fn defer(_: u64, cookies: RSlice<'_, u64>, work: u64) -> Status {
+    note(format!("defer {work} in {cookies:?}"));
+    lock(&DEFERRED).push(work);
+    status(0, "")
 }
 
 /// Cookie 405 goes away while the work waits.
@@ -248,6 +257,7 @@ pub(crate) fn loaded() -> Loaded {
     let turn = lock(&ONE_AT_A_TIME);
     lock(&DEVICES).clear();
     taken();
+    deferred();
     let module = pernet_plugin_api::__private::module::<Bed>();
     let made = module.create()(host(), 7, "".into());
     assert_eq!(made.status.errno, 0, "{:?}", made.status);
@@ -300,6 +310,11 @@ impl Loaded {
         };
         let answer = (self.module.ndo().expect("there"))(self.instance, ops, &net(3), &call);
         (answer.status, answer.stats)
+    }
+
+    /// Runs deferred work in the namespace of the devices' operations.
+    pub(crate) fn run_work(&self, work: u64) -> Status {
+        self.module.run_work()(self.instance, work, RSlice::from_slice(&[net(3)]))
     }
 
     /// As if the host had unregistered all devices.
