@@ -355,14 +355,22 @@ fn gone_and_back(mut m: Machine) {
     let before = show(&m, "blue", "eth0");
     netns_del("red");
     m.wait_gone("red");
+    let dropped = plugin_stat(&m, "blue", "tx_dropped");
     assert!(!blue.is_answered());
-    // Carrier or none: what blue's kernel lets through is dropped by the cable, and nobody comes to harm.
+    wait_until("what nobody receives is dropped and counted", SOON, || plugin_stat(&m, "blue", "tx_dropped") > dropped);
     netns_add("red");
     m.wait_state("red", "live");
     give_address("red", "eth0", RED, BLUE, "02:00:00:00:00:01");
     wait_until("the cable carries again", SOON, || blue.is_answered());
     let after = show(&m, "blue", "eth0");
     assert_eq!((&after["ifindex"], &after["serial"]), (&before["ifindex"], &before["serial"]), "blue was left alone");
+    // A device counts its own frames, not those of the one that was there before it.
+    assert!(plugin_stat(&m, "blue", "tx_dropped") > 0);
+    netns_del("blue");
+    m.wait_gone("blue");
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    assert_eq!(plugin_stat(&m, "blue", "tx_dropped"), 0);
     m.stop();
 }
 

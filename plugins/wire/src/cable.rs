@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use pernet_plugin_api::prelude::*;
 
 use crate::capture::Capture;
-use crate::counters::Counters;
+use crate::counters::{Counted, Counters};
 use crate::direction::{Carried, Direction, Outlet};
 use crate::plan::{CablePlan, CapturePlan};
 
@@ -94,9 +94,9 @@ impl Cable {
         }
     }
 
-    /// What the cable did with frames that the device of that end sent, beyond what the device counts itself.
-    pub(crate) fn stats(&self, side: usize) -> Stats {
-        Stats { tx_dropped: self.lanes[side].line.counters.dropped(), ..Stats::default() }
+    /// What became so far of all that was sent into that end.
+    pub(crate) fn counted(&self, side: usize) -> Counted {
+        self.lanes[side].line.counters.read()
     }
 
     /// Stops the threads and closes the files; then tells what it has done.
@@ -106,8 +106,8 @@ impl Cable {
             if let Some(direction) = &lane.direction {
                 direction.end();
             }
-            let counters = &lane.line.counters;
-            tracing::info!("cable {}, {way}: {counters}, {waited} on their way at the end", self.name);
+            let counted = lane.line.counters.read();
+            tracing::info!("cable {}, {way}: {counted}, {waited} on their way at the end", self.name);
         }
         for capture in self.lanes.iter().filter_map(|lane| lane.line.capture.as_ref()) {
             capture.end();

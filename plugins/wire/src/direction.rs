@@ -319,7 +319,7 @@ mod tests {
             assert!(took[0] >= Duration::from_millis(20), "{:?}", took[0]);
             took[10] <= Duration::from_millis(22)
         });
-        assert_eq!((counters.frames.get(), direction.waiting()), (sent as u64, 0));
+        assert_eq!((counters.read().frames, direction.waiting()), (sent as u64, 0));
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
         let plan = Impairment { delay: 50 * MS, limit: 3, ..Impairment::default() };
         let (direction, seen, counters) = start(&plan);
         direction.carry(0, frames(0..5, 60));
-        assert_eq!((direction.waiting(), counters.no_room.get()), (3, 2));
+        assert_eq!((direction.waiting(), counters.read().no_room), (3, 2));
         assert_eq!(numbers(&seen.wait(3)), [0, 1, 2]);
     }
 
@@ -349,7 +349,7 @@ mod tests {
         let (direction, seen, counters) = start(&plan);
         direction.carry(0, frames(0..6, 60));
         assert_eq!(numbers(&seen.wait(6)), [2, 5, 0, 1, 3, 4]);
-        assert_eq!(counters.reordered.get(), 2);
+        assert_eq!(counters.read().reordered, 2);
     }
 
     #[test]
@@ -358,12 +358,12 @@ mod tests {
         assert!(lock(&direction.thread).is_none());
         direction.carry(7, frames(0..2, 60));
         assert_eq!(numbers(&seen.wait(4)), [0, 0, 1, 1]);
-        assert_eq!((counters.frames.get(), counters.duplicated.get()), (2, 2));
+        assert_eq!((counters.read().frames, counters.read().duplicated), (2, 2));
         let (direction, seen, counters) = start(&Impairment { loss: 0.1, ..Impairment::default() });
         for n in 0..100 {
             direction.carry(n % 2, frames(0..100, 60));
         }
-        let lost = counters.lost.get();
+        let lost = counters.read().lost;
         assert!((900..=1100).contains(&lost), "{lost}");
         assert_eq!(seen.wait(0).len() as u64, 10_000 - lost);
     }

@@ -5,12 +5,25 @@ use std::sync::Arc;
 use pernet_plugin_api::prelude::*;
 
 use crate::cable::Cable;
+use crate::counters::Counted;
 
 /// The ops of one device.
 pub(crate) struct Plug {
-    pub(crate) cable: Arc<Cable>,
+    cable: Arc<Cable>,
     /// 0 for the cable's end `a`, 1 for `b`.
     pub(crate) side: usize,
+    /// What the cable had counted when the device was made: that was another's.
+    before: Counted,
+}
+
+impl Plug {
+    pub(crate) fn new(cable: &Arc<Cable>, side: usize) -> Self {
+        Plug { cable: Arc::clone(cable), side, before: cable.counted(side) }
+    }
+
+    fn counted(&self) -> Counted {
+        self.cable.counted(self.side).since(&self.before)
+    }
 }
 
 impl NetDeviceOps for Plug {
@@ -27,7 +40,7 @@ impl NetDeviceOps for Plug {
     }
 
     fn get_stats(&self) -> Stats {
-        self.cable.stats(self.side)
+        Stats { tx_dropped: self.counted().dropped(), ..Stats::default() }
     }
 
     fn start_xmit(&self, queue: &Queue<'_>, frames: &mut Batch) {

@@ -28,7 +28,7 @@ impl PernetOps for Ends {
         let mut made = Vec::new();
         for (at, side) in self.plan.ends_in(net.name()) {
             let plan = &self.plan.cables[at];
-            let ops = Plug { cable: Arc::clone(&self.cables[at]), side };
+            let ops = Plug::new(&self.cables[at], side);
             if let Err(e) = self.make(net, plan, ops, &mut made) {
                 let field = format!("cables[{at}].{}", ["a", "b"][side]);
                 return Err(undone(net, &made, &name_end(&field, plan, side, &e)));
