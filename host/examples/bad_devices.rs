@@ -1,5 +1,6 @@
 //! A plugin with a device in each namespace whose operations go wrong as its configuration says. For tests of the host.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -117,6 +118,11 @@ impl NetDeviceOps for Ops {
     fn get_stats(&self) -> Stats {
         let _ = self.at("get_stats");
         Stats { tx_dropped: 4, ..Stats::default() }
+    }
+
+    fn get_ethtool_stats(&self) -> Vec<(Cow<'static, str>, u64)> {
+        let _ = self.at("get_ethtool_stats");
+        vec![("second".into(), 2), ("first".into(), u64::MAX)]
     }
 
     fn destructor(&self) {

@@ -270,6 +270,23 @@ pub struct NdoReturn {
     pub stats: NetdevStats,
 }
 
+/// A counter that only devices of this kind have.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct EthtoolStat {
+    pub name: RString,
+    pub value: u64,
+}
+
+/// What [`PluginMod::get_ethtool_stats`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct EthtoolStatsReturn {
+    pub status: Status,
+    /// In the order in which they are to be shown.
+    pub stats: RVec<EthtoolStat>,
+}
+
 /// The plugin's table, its root module. Entries after `last_prefix_field` are options to the other side.
 #[repr(C)]
 #[derive(StableAbi)]
@@ -305,6 +322,8 @@ pub struct PluginMod {
         extern "C" fn(instance: InstanceHandle, ops: OpsHandle, net: &NetInfo<'_>, call: &NdoCall<'_>) -> NdoReturn,
     /// Drops a device's ops: `free_netdev`. No other call for them follows.
     pub netdev_free: extern "C" fn(instance: InstanceHandle, ops: OpsHandle) -> Status,
+    /// A device's counters beyond [`NetdevStats`]. From anywhere, at any time, as get_stats.
+    pub get_ethtool_stats: extern "C" fn(instance: InstanceHandle, ops: OpsHandle) -> EthtoolStatsReturn,
 }
 
 impl RootModule for PluginModRef {
