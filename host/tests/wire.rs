@@ -131,6 +131,15 @@ fn plugin_stat(m: &Machine, netns: &str, counter: &str) -> u64 {
     show(m, netns, "eth0")["plugin_stats"][counter].as_u64().unwrap()
 }
 
+/// A counter of the plugin's own.
+#[track_caller]
+fn counter(m: &Machine, netns: &str, name: &str) -> u64 {
+    let device = show(m, netns, "eth0");
+    let all = device["plugin_counters"].as_array().unwrap();
+    let found = all.iter().find(|counter| counter["name"] == name);
+    found.unwrap_or_else(|| panic!("no {name} in {device}"))["value"].as_u64().unwrap()
+}
+
 /// Echo requests from one namespace; the kernel of the other answers.
 struct Pinger {
     socket: OwnedFd,
@@ -266,6 +275,8 @@ fn loss(mut m: Machine) {
     let dropped = plugin_stat(&m, "blue", "tx_dropped") - dropped_before;
     wait_until("the rest arrived", SOON, || delivered("red") - arrived_before + dropped == 10_000);
     within_a_tenth(dropped as f64, 1000.0).unwrap();
+    assert_eq!((counter(&m, "blue", "lost"), counter(&m, "blue", "no_room")), (dropped, 0));
+    assert_eq!(counter(&m, "blue", "arrived"), 10_000 - dropped);
     drop(listener);
     m.stop();
 }
@@ -321,15 +332,22 @@ fn doubled_and_reordered(mut m: Machine) {
     assert_eq!(arrived[2..], [0, 0, 1, 1, 2, 3, 3, 4], "in order otherwise");
     arrived.sort_unstable();
     assert_eq!(arrived, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
+    wait_until("all is counted", SOON, || counter(&m, "blue", "arrived") == 10);
+    assert_eq!((counter(&m, "blue", "duplicated"), counter(&m, "blue", "reordered")), (5, 2));
+    assert_eq!((counter(&m, "red", "duplicated"), counter(&m, "red", "arrived")), (0, 0), "each way its own");
     m.stop();
     assert!(m.log().contains("duplicated, "), "{}", m.log());
 }
 
 fn full_queue(mut m: Machine) {
-    start(&mut m, "a_to_b = { delay = \"500ms\", limit = 10 }");
+    start(&mut m, "a_to_b = { delay = \"500ms\", limit = 10 }\nb_to_a = { delay = \"600s\" }");
     let before = plugin_stat(&m, "blue", "tx_dropped");
     assert_eq!(numbers(&m, 30, 10), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], "the first ones had room");
     assert_eq!(plugin_stat(&m, "blue", "tx_dropped") - before, 20);
+    assert_eq!((counter(&m, "blue", "no_room"), counter(&m, "blue", "waiting")), (20, 0));
+    sender("red", BLUE).send(b"for later").unwrap();
+    wait_until("it waits", SOON, || counter(&m, "red", "waiting") == 1);
+    assert_eq!(counter(&m, "red", "arrived"), 0);
     m.stop();
 }
 
@@ -358,6 +376,7 @@ fn gone_and_back(mut m: Machine) {
     let dropped = plugin_stat(&m, "blue", "tx_dropped");
     assert!(!blue.is_answered());
     wait_until("what nobody receives is dropped and counted", SOON, || plugin_stat(&m, "blue", "tx_dropped") > dropped);
+    assert_eq!(counter(&m, "blue", "unplugged"), plugin_stat(&m, "blue", "tx_dropped"));
     netns_add("red");
     m.wait_state("red", "live");
     give_address("red", "eth0", RED, BLUE, "02:00:00:00:00:01");

@@ -96,13 +96,19 @@ impl Cable {
 
     /// What became so far of all that was sent into that end.
     pub(crate) fn counted(&self, side: usize) -> Counted {
-        self.lanes[side].line.counters.read()
+        let Line { counters, capture, .. } = &*self.lanes[side].line;
+        Counted { missed: capture.as_ref().map_or(0, |capture| capture.missed()), ..counters.read() }
+    }
+
+    /// How many frames that were sent into that end are on their way.
+    pub(crate) fn waiting(&self, side: usize) -> usize {
+        self.lanes[side].waiting()
     }
 
     /// Stops the threads and closes the files; then tells what it has done.
     pub(crate) fn end(&self) {
         for (lane, way) in self.lanes.iter().zip(["a to b", "b to a"]) {
-            let waited = lane.direction.as_ref().map_or(0, Direction::waiting);
+            let waited = lane.waiting();
             if let Some(direction) = &lane.direction {
                 direction.end();
             }
@@ -140,6 +146,10 @@ impl Lane {
             Ok(direction) => Ok(Lane { line, direction: Some(direction) }),
             Err(e) => Err(cannot_start(&plan.name, e)),
         }
+    }
+
+    fn waiting(&self) -> usize {
+        self.direction.as_ref().map_or(0, Direction::waiting)
     }
 }
 

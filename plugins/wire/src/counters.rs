@@ -50,6 +50,7 @@ impl Counters {
             reordered: self.reordered.get(),
             no_room: self.no_room.get(),
             unplugged: self.unplugged.get(),
+            missed: 0,
         }
     }
 }
@@ -65,6 +66,8 @@ pub(crate) struct Counted {
     pub(crate) reordered: u64,
     pub(crate) no_room: u64,
     pub(crate) unplugged: u64,
+    /// Frames that the capture file lacks, whichever way they went: the file's count, which is not among [`Counters`].
+    pub(crate) missed: u64,
 }
 
 impl Counted {
@@ -84,6 +87,7 @@ impl Counted {
             reordered: self.reordered - before.reordered,
             no_room: self.no_room - before.no_room,
             unplugged: self.unplugged - before.unplugged,
+            missed: self.missed - before.missed,
         }
     }
 }
@@ -132,9 +136,13 @@ mod tests {
         all.clone().for_each(|count| count.add(5));
         let before = counters.read();
         all.zip(1..).for_each(|(count, n)| count.add(n));
-        let Counted { frames, bytes, arrived, lost, duplicated, reordered, no_room, unplugged } =
-            counters.read().since(&before);
-        assert_eq!([frames, bytes, arrived, lost, duplicated, reordered, no_room, unplugged], [1, 2, 3, 4, 5, 6, 7, 8]);
+        let after = Counted { missed: 9, ..counters.read() };
+        let Counted { frames, bytes, arrived, lost, duplicated, reordered, no_room, unplugged, missed } =
+            after.since(&before);
+        assert_eq!(
+            [frames, bytes, arrived, lost, duplicated, reordered, no_room, unplugged, missed],
+            [1, 2, 3, 4, 5, 6, 7, 8, 9]
+        );
         assert_eq!(before.since(&before), Counted::default());
     }
 }

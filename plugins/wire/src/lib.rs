@@ -39,8 +39,11 @@
 //! Offloads let a frame of up to 64 KiB pass as one, which is quick, but it would be lost, delayed and counted as one:
 //! with "auto" they are on only where the cable does nothing to single frames.
 //!
-//! While the other end is not there, or down, what is sent is dropped and counted. `pernetctl dev show` has what each
-//! device dropped; when the plugin ends it logs, for each direction, what became of all frames.
+//! While the other end is not there, or down, what is sent is dropped and counted. `pernetctl dev show` has, for each
+//! device, what became of what was sent since it was made: frames that have `arrived` at the other end; were `lost`,
+//! `duplicated` or `reordered` by chance; found `no_room` in the queue, or no memory; found the other end `unplugged`; are
+//! `waiting` now; and are missing in the capture file, whichever way they went (`pcap_missed`). Those that were dropped are
+//! the device's `tx_dropped`, too. When the plugin ends it logs the same of all that ever passed.
 //!
 //! A capture file is a pcap with times in nanoseconds, for tcpdump and its like. It is made with mode 0600, never
 //! through a symbolic link; one of an earlier run is continued, any other file is refused. What the disk is too slow for

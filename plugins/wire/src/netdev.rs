@@ -1,5 +1,6 @@
 //! What the device at an end of a cable does: it is plugged in while it is up, and sends into the cable.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use pernet_plugin_api::prelude::*;
@@ -41,6 +42,23 @@ impl NetDeviceOps for Plug {
 
     fn get_stats(&self) -> Stats {
         Stats { tx_dropped: self.counted().dropped(), ..Stats::default() }
+    }
+
+    /// Of what was sent into this end; what waits is now, and not only what this device sent.
+    fn get_ethtool_stats(&self) -> Vec<(Cow<'static, str>, u64)> {
+        let Counted { arrived, lost, duplicated, reordered, no_room, unplugged, missed, .. } = self.counted();
+        let waiting = self.cable.waiting(self.side) as u64;
+        let all = [
+            ("arrived", arrived),
+            ("lost", lost),
+            ("duplicated", duplicated),
+            ("reordered", reordered),
+            ("no_room", no_room),
+            ("unplugged", unplugged),
+            ("waiting", waiting),
+            ("pcap_missed", missed),
+        ];
+        all.map(|(name, value)| (name.into(), value)).into()
     }
 
     fn start_xmit(&self, queue: &Queue<'_>, frames: &mut Batch) {
