@@ -46,8 +46,9 @@
 //! the device's `tx_dropped`, too. When the plugin ends it logs the same of all that ever passed.
 //!
 //! A capture file is a pcap with times in nanoseconds, for tcpdump and its like. It is made with mode 0600, never
-//! through a symbolic link; one of an earlier run is continued, any other file is refused. What the disk is too slow for
-//! is missing in the file and counted; the cable never waits for it.
+//! through a symbolic link; one of an earlier run is continued, without the record that a kill may have left unfinished;
+//! any other file is refused. What the disk is too slow for is missing in the file and counted; the cable never waits for
+//! it.
 //!
 //! Frames pass through the daemon, so when it stops, the devices go whatever `on_stop` says. A start, and a reload with
 //! another configuration, makes them anew: addresses and routes on them have to be set again.
