@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, readv, retry_on_intr};
 
-use super::frame::{Batch, ETHERNET, Frame, VLAN_TAG};
+use super::frame::{Batch, ETHERNET, Frame, VLAN_TAGS};
 use super::pool::{Buffer, SMALL};
 use super::port::{Datapath, Port, Queues};
 use super::starter::Starter;
@@ -251,7 +251,7 @@ fn fill(
 ) -> Read {
     let mtu = usize::try_from(port.mtu.load(Ordering::Relaxed)).unwrap_or(SUPER);
     // One byte more than the longest that may be, so that a longer one shows.
-    let room = if queues.vnet { SUPER } else { mtu.min(SUPER) } + ETHERNET + VLAN_TAG + 1;
+    let room = if queues.vnet { SUPER } else { mtu.min(SUPER) } + ETHERNET + VLAN_TAGS + 1;
     for _ in 0..Batch::MOST {
         if spare.as_ref().is_none_or(|buffer| buffer.bytes.len() < room) {
             *spare = port.pool.get(room);

@@ -3,7 +3,7 @@
 //! Mirrors `skb_gso_segment` and `skb_checksum_help` for TCP and UDP over IPv4 and IPv6, in an Ethernet frame with up to
 //! two VLAN tags or without one. Nothing of a frame is trusted: it is what somebody in a namespace sent.
 
-use super::frame::{ETHERNET, Frame, Framing, VLAN_TAG, no_memory};
+use super::frame::{ETHERNET, Frame, Framing, no_memory, vlan_tags};
 use super::vnet::VnetHeader;
 use crate::{Error, Result};
 
@@ -55,7 +55,10 @@ impl Layout {
             VnetHeader::GSO_UDP_L4 => UDP,
             _ => return Err(unknown()),
         };
-        let ip = ip_start(bytes, framing).ok_or_else(wrong)?;
+        let ip = match framing {
+            Framing::Ethernet => ETHERNET + vlan_tags(bytes),
+            Framing::Ip => 0,
+        };
         let transport = usize::from(vnet.csum_start);
         let is_v6 = match bytes.get(ip).map(|byte| byte >> 4) {
             Some(4) if vnet.gso() != VnetHeader::GSO_TCPV6 => false,
@@ -81,21 +84,6 @@ impl Layout {
         }
         Ok(Layout { ip, is_v6, transport, protocol, payload, size: usize::from(vnet.gso_size) })
     }
-}
-
-/// Where the IP header begins.
-fn ip_start(bytes: &[u8], framing: Framing) -> Option<usize> {
-    if framing == Framing::Ip {
-        return Some(0);
-    }
-    let mut at = ETHERNET;
-    for _ in 0..2 {
-        match bytes.get(at - 2..at)? {
-            [0x81, 0x00] | [0x88, 0xa8] => at += VLAN_TAG,
-            _ => break,
-        }
-    }
-    Some(at)
 }
 
 fn split(frame: &Frame, layout: &Layout, mut give: impl FnMut(Frame)) -> Result<()> {
