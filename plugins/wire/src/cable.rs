@@ -52,7 +52,7 @@ impl Cable {
         let ends = [Arc::<End>::default(), Arc::default()];
         let seed = plan.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut dice = fastrand::Rng::with_seed(seed);
-        if plan.directions.iter().any(|direction| direction.impairment.is_any()) {
+        if plan.directions.iter().any(|direction| direction.impairment.has_chance()) {
             tracing::info!("cable {}: seed = {seed}", plan.name);
         }
         let mut files = Vec::new();

@@ -121,7 +121,7 @@ fn cable(table: &CableTable, field: &str, once: &mut Once) -> Result<CablePlan, 
     }
     once.take(format!("the cable `{}`", table.name), &at("name"))?;
     let ends = [end(&table.a, &at("a"), once)?, end(&table.b, &at("b"), once)?];
-    let (queues, snaplen) = (queues(table, &at("queues"))?, snaplen(table, &at("snaplen"))?);
+    let queues = queues(table, &at("queues"))?;
     let shared = shared_capture(table, field, once)?;
     let mut direction = |key: &str, own: &Option<DirectionTable>| -> Result<DirectionPlan, ConfigError> {
         let tables = Tables { own: own.as_ref(), both: table.both.as_ref(), cable: field, key };
@@ -129,11 +129,13 @@ fn cable(table: &CableTable, field: &str, once: &mut Once) -> Result<CablePlan, 
         Ok(DirectionPlan { impairment: impairment(&tables)?, pcap })
     };
     let directions = [direction("a_to_b", &table.a_to_b)?, direction("b_to_a", &table.b_to_a)?];
+    let snaplen = snaplen(table, &directions, at("snaplen"))?;
+    let seed = seed(table, &directions, at("seed"))?;
     let offloads = match table.offloads {
         Offloads::Auto => !directions.iter().any(|d| d.impairment.is_any()),
         chosen => chosen == Offloads::On,
     };
-    Ok(CablePlan { name: table.name.as_str().into(), ends, offloads, queues, directions, snaplen, seed: table.seed })
+    Ok(CablePlan { name: table.name.as_str().into(), ends, offloads, queues, directions, snaplen, seed })
 }
 
 fn queues(table: &CableTable, field: &str) -> Result<u16, ConfigError> {
@@ -142,12 +144,20 @@ fn queues(table: &CableTable, field: &str) -> Result<u16, ConfigError> {
     queues.ok_or_else(|| ConfigError::at(field, format!("from {} to {}", QUEUES.start(), QUEUES.end())))
 }
 
-fn snaplen(table: &CableTable, field: &str) -> Result<u32, ConfigError> {
-    let snaplen = table.snaplen.unwrap_or(SNAPLEN_MAX);
-    if !(SNAPLEN_MIN..=SNAPLEN_MAX).contains(&snaplen) {
-        return Err(ConfigError::at(field, format!("from {SNAPLEN_MIN} to {SNAPLEN_MAX} bytes of each frame")));
-    }
-    Ok(snaplen)
+fn snaplen(table: &CableTable, directions: &[DirectionPlan; 2], field: String) -> Result<u32, ConfigError> {
+    let stated = table.snaplen.map(|value| Stated { value, field });
+    let has_capture = directions.iter().any(|direction| direction.pcap.is_some());
+    needs(&stated, has_capture, "it is the capture file's, and there is none: write `pcap` too")?;
+    let why = format!("from {SNAPLEN_MIN} to {SNAPLEN_MAX} bytes of each frame");
+    Ok(bounded(stated, SNAPLEN_MIN, SNAPLEN_MAX, &why)?.unwrap_or(SNAPLEN_MAX))
+}
+
+fn seed(table: &CableTable, directions: &[DirectionPlan; 2], field: String) -> Result<Option<u64>, ConfigError> {
+    let stated = table.seed.map(|value| Stated { value, field });
+    let has_chance = directions.iter().any(|direction| direction.impairment.has_chance());
+    let why = "it is the dice's, and none are thrown: write `jitter`, `loss`, `duplicate` or `reorder` too";
+    needs(&stated, has_chance, why)?;
+    Ok(table.seed)
 }
 
 fn end(table: &EndTable, field: &str, once: &mut Once) -> Result<EndPlan, ConfigError> {
@@ -260,7 +270,7 @@ fn impairment(tables: &Tables<'_>) -> Result<Impairment, ConfigError> {
     needs(&reorder, delay > 0, "a frame jumps ahead of the delay, and there is none: write `delay` too")?;
     needs(&gap, reorder.is_some(), "it is about frames that jump ahead, and none do: write `reorder` too")?;
     let share = |stated: Option<Stated<f64>>| stated.map_or(0.0, |share| share.value);
-    Ok(Impairment {
+    let plan = Impairment {
         delay,
         jitter: time(jitter)?,
         distribution: distribution.map_or(none.distribution, |word| word.value.into()),
@@ -269,8 +279,13 @@ fn impairment(tables: &Tables<'_>) -> Result<Impairment, ConfigError> {
         reorder: share(reorder),
         gap: bounded(gap, 1, u32::MAX, "counts frames from 1")?.unwrap_or(none.gap),
         rate: rate(tables)?,
-        limit: limit(tables)?.unwrap_or(none.limit),
-    })
+        limit: none.limit,
+    };
+    let limit = tables.get("limit", |t| t.limit);
+    needs(&limit, plan.has_wait(), "it is the queue's, and nothing waits: write `delay` or `rate` too")?;
+    let why = format!("from 1 to {LIMIT_MAX} frames");
+    let limit = bounded(limit, 1, LIMIT_MAX, &why)?.map_or(plan.limit, |frames| frames as usize);
+    Ok(Impairment { limit, ..plan })
 }
 
 fn needs<T>(stated: &Option<Stated<T>>, is_met: bool, why: &str) -> Result<(), ConfigError> {
@@ -292,12 +307,6 @@ fn rate(tables: &Tables<'_>) -> Result<u64, ConfigError> {
         Some(rate) if rate.value == 0 => Err(ConfigError::at(rate.field, "nothing would ever arrive; write loss = 1")),
         stated => Ok(stated.map_or(0, |rate| rate.value)),
     }
-}
-
-fn limit(tables: &Tables<'_>) -> Result<Option<usize>, ConfigError> {
-    let why = format!("from 1 to {LIMIT_MAX} frames");
-    let limit = bounded(tables.get("limit", |t| t.limit), 1, LIMIT_MAX, &why)?;
-    Ok(limit.map(|frames| frames as usize))
 }
 
 fn bounded(stated: Option<Stated<u32>>, min: u32, max: u32, why: &str) -> Result<Option<u32>, ConfigError> {
@@ -396,8 +405,8 @@ mod tests {
         for (keys, field) in [
             ("queues=0", "queues"),
             ("queues=257", "queues"),
-            ("snaplen=13", "snaplen"),
-            ("snaplen=262145", "snaplen"),
+            ("snaplen=13\npcap='/x'", "snaplen"),
+            ("snaplen=262145\npcap='/x'", "snaplen"),
             ("pcap='x.pcap'", "pcap"),
             ("pcap='/x/'", "pcap"),
             ("both={pcap='/x'}", "both.pcap"),
@@ -410,9 +419,18 @@ mod tests {
             ("both={gap=0,delay='1ms',reorder=1}", "both.gap"),
             ("both={delay='3601s'}", "both.delay"),
             ("both={rate='0mbit'}", "both.rate"),
-            ("a_to_b={limit=0}", "a_to_b.limit"),
-            ("a_to_b={limit=100001}", "a_to_b.limit"),
-            ("both={limit=0}\na_to_b={limit=5}", "both.limit"),
+            ("a_to_b={limit=0,delay='1ms'}", "a_to_b.limit"),
+            ("a_to_b={limit=100001,delay='1ms'}", "a_to_b.limit"),
+            ("both={limit=0,delay='1ms'}\na_to_b={limit=5}", "both.limit"),
+            // What would do nothing is a mistake.
+            ("both={limit=10}", "both.limit"),
+            ("a_to_b={limit=10,loss=0.1}", "a_to_b.limit"),
+            ("both={limit=10,delay='0ms'}", "both.limit"),
+            ("a_to_b={rate='1mbit'}\nb_to_a={limit=10}", "b_to_a.limit"),
+            ("snaplen=96", "snaplen"),
+            ("snaplen=96\nboth={delay='1ms'}", "snaplen"),
+            ("seed=1", "seed"),
+            ("seed=1\nboth={delay='1ms',rate='1mbit',loss=0}", "seed"),
         ] {
             assert_eq!(refused(&with(keys)).0, format!("cables[0].{field}"), "{keys}");
         }
