@@ -9,23 +9,23 @@ mod device_host;
 mod machine;
 mod sandbox;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use device_host::{Loaded, STOP, loaded, until};
-use machine::{Machine, SOON, inside, one};
+use machine::{HOME, Machine, SOON, inside, one};
 use pernet_plugin_api::abi::OpsHandle;
 use pernet_plugin_api::prelude::*;
 use pernetd::linux::ns::{self, Pin};
 use pernetd::linux::rtnetlink;
 use pernetd::linux::tun::{self, NewTun, Queues, TunKind};
-use sandbox::{example_cdylib, netns_add, trial, wait_until};
-use serde_json::Value;
+use sandbox::{example_cdylib, netns_add, netns_del, trial, wait_until};
+use serde_json::{Value, json};
 
 /// Enough for super-frames of every size that a connection comes to.
 const BYTES: usize = 8 << 20;
@@ -44,7 +44,10 @@ fn main() -> ExitCode {
         trial("tun to tun, both with offloads", || transfer(TunKind::Tun, true, true)),
         trial("an open device whose queues are let go pins no namespace", no_pin),
     ];
-    let real = [one("a panic in start_xmit ends its plugin, without anybody asking", panicked)];
+    let real = [
+        one("a panic in start_xmit ends its plugin, without anybody asking", panicked),
+        one("a start_xmit that hangs costs its own frames, and a namespace's end a bounded time", hanging),
+    ];
     let all = trials.into_iter().chain(real.into_iter().flatten());
     sandbox::main(all.map(|trial| trial.ignored_if(no_tun)).collect())
 }
@@ -199,18 +202,67 @@ fn bad(m: &Machine) -> Value {
     all.as_array().unwrap().iter().find(|plugin| plugin["name"] == "bad-devices").cloned().unwrap()
 }
 
-/// The namespace sends something out of its device: it asks who has this address.
-fn send_from_blue() {
-    inside("blue", || UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"anybody?", "10.0.0.2:9").unwrap());
+/// The namespace sends so many frames out of its device: to everybody, so it need not ask who has an address.
+fn send_from_blue(frames: usize) {
+    inside("blue", || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_broadcast(true).unwrap();
+        for _ in 0..frames {
+            // A queue that is full may be told, or not: either way nobody waits.
+            let _ = socket.send_to(b"anybody?", "10.255.255.255:9");
+        }
+    });
 }
 
 fn panicked(mut m: Machine) {
     start_bad(&mut m, "panic = true");
-    send_from_blue();
+    send_from_blue(1);
     // Nothing here asks for the device: that would be a call that tells of the panic by itself.
     wait_until("the plugin has failed", SOON, || bad(&m)["state"] == "failed");
     let error = bad(&m)["error"]["message"].as_str().unwrap().to_owned();
     assert!(error.contains("start_xmit") && error.contains("as asked"), "{error}");
     wait_until("its device is gone", SOON, || inside("blue", || rtnetlink::find("bad0").is_err()));
     m.stop();
+}
+
+fn hanging(mut m: Machine) {
+    m.main("unregister_timeout = 1");
+    m.probe(10, "a", "", "");
+    start_bad(&mut m, &format!("until = \"{HOME}/go\""));
+    // Its other end goes when the kernel's namespace does, which nothing may pin.
+    let home = File::open("/proc/self/ns/net").unwrap();
+    inside("blue", || rtnetlink::create_veth("in", "watch", Some(home.as_fd())).unwrap());
+    const SENT: u64 = 5_000;
+    send_from_blue(usize::try_from(SENT).unwrap());
+    let show = || m.ctl(["dev", "show", "bad0", "--netns", "blue"]);
+    // The kernel's queue has room for 1,000 frames.
+    wait_until("the kernel drops what finds its queue full", SOON, || {
+        show()["stats"]["tx_dropped"].as_u64().unwrap() >= SENT / 2
+    });
+    assert_eq!(show()["plugin_stats"]["tx_packets"], 0, "none has come back");
+    // Nothing else waits for it: other plugins, other namespaces, the same plugin there.
+    netns_add("green");
+    m.wait_state("green", "live");
+    assert_eq!(m.netns("green")["subsystems"], json!(["probe-a", "bad-devices"]));
+    assert_eq!(bad(&m)["state"], "live");
+
+    netns_del("blue");
+    m.wait_gone("blue");
+    let log = m.log();
+    assert!(log.contains("start_xmit has not returned a second after"), "{log}");
+    assert!(log.contains("bad0") && log.contains("datapath, queue"), "who holds the device is told: {log}");
+    wait_until("the kernel's namespace has ended", SOON, || rtnetlink::find("watch").is_err());
+    assert!(threads(&m) > 0, "it hangs all the same");
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    m.write("go", "");
+    wait_until("the thread comes out and ends", SOON, || threads(&m) == 0);
+    m.stop();
+}
+
+/// How many threads the daemon's devices have.
+fn threads(m: &Machine) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", m.pid().as_raw_pid())).unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("bad%d-")).count()
 }

@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use machine::{HOME, Machine, SOON, inside, of, one};
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         real("several queues", several_queues),
         real("a namespace goes and comes back", gone_and_back),
         real("a namespace comes back at once, again and again", back_at_once),
+        real("a flood while namespaces die", flood),
         real("a reload changes a running cable and nothing else", reload),
         real("a capture has what passed", capture),
         real("a device that is somebody else's is left alone", somebody_elses),
@@ -208,6 +210,22 @@ fn within_a_tenth(found: f64, wanted: f64) -> Result<(), String> {
     if (found - wanted).abs() <= wanted / 10.0 { Ok(()) } else { Err(format!("{found}, wanted {wanted}")) }
 }
 
+/// What the plugin counts, what `dev show` has of the kernel, and `ip -s link` agree, once no frame passes in between.
+#[track_caller]
+fn same_counters(m: &Machine) {
+    for netns in ["blue", "red"] {
+        wait_until(&format!("all count the same in {netns}"), SOON, || {
+            let device = show(m, netns, "eth0");
+            let kernel: Value = serde_json::from_str(&ip(netns, "-json -stats link show eth0")).unwrap();
+            let is_same = |way: &str, what: &str| {
+                let (name, link) = (format!("{way}_{what}"), &kernel[0]["stats64"][way][what]);
+                link.is_u64() && *link == device["stats"][&name] && *link == device["plugin_stats"][&name]
+            };
+            ["rx", "tx"].into_iter().all(|way| is_same(way, "packets") && is_same(way, "bytes"))
+        });
+    }
+}
+
 fn ping(mut m: Machine) {
     start(&mut m, "");
     for netns in ["blue", "red"] {
@@ -223,6 +241,7 @@ fn ping(mut m: Machine) {
     for (netns, counter) in [("blue", "tx_packets"), ("blue", "rx_packets"), ("red", "tx_packets")] {
         assert!(plugin_stat(&m, netns, counter) >= 2, "{netns} {counter}");
     }
+    same_counters(&m);
     m.stop();
     assert!(m.log().contains("cable c, a to b: "), "what became of all frames is in the log");
 }
@@ -353,6 +372,11 @@ fn full_queue(mut m: Machine) {
 
 fn several_queues(mut m: Machine) {
     start(&mut m, "queues = 4\nboth = { loss = 0.000001 }");
+    for netns in ["blue", "red"] {
+        let device: Value = serde_json::from_str(&ip(netns, "-json -details link show eth0")).unwrap();
+        let tap = &device[0]["linkinfo"]["info_data"];
+        assert_eq!((&tap["multi_queue"], &tap["numqueues"]), (&Value::from(true), &Value::from(4)), "{device}");
+    }
     assert!(Pinger::new("blue", RED).is_answered());
     // Many flows, so that the kernel uses more than one queue.
     let listener = inside("red", || UdpSocket::bind((RED, DISCARD)).unwrap());
@@ -406,6 +430,58 @@ fn back_at_once(mut m: Machine) {
     let mut blue = Pinger::new("blue", RED);
     wait_until("the cable carries again", SOON, || blue.is_answered());
     m.stop();
+}
+
+fn flood(mut m: Machine) {
+    start(&mut m, "b_to_a = { delay = \"1ms\" }");
+    let is_over = AtomicBool::new(false);
+    let sent = [AtomicU64::new(0), AtomicU64::new(0)];
+    std::thread::scope(|scope| {
+        // Also where a check fails: the senders end, and the scope with them.
+        let _over = Over(&is_over);
+        for ((from, to), sent) in [("blue", RED), ("red", BLUE)].into_iter().zip(&sent) {
+            let socket = sender(from, to);
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    // Without its device it has no way to send.
+                    let done = socket.send(&[7; 1000]);
+                    sent.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
+                }
+            });
+        }
+        wait_until("both send", SOON, || sent.iter().all(|sent| sent.load(Ordering::Relaxed) > 1000));
+        // First one that receives, and sends; then the last one.
+        netns_del("red");
+        m.wait_gone("red");
+        let before = plugin_stat(&m, "blue", "tx_dropped");
+        wait_until("the flood goes on, and is dropped and counted", SOON, || {
+            plugin_stat(&m, "blue", "tx_dropped") > before + 1000
+        });
+        netns_add("red");
+        m.wait_state("red", "live");
+        let arrived = || show(&m, "red", "eth0")["plugin_stats"]["rx_packets"].as_u64().unwrap();
+        wait_until("the next life gets it", SOON, || arrived() > 1000);
+        netns_del("blue");
+        m.wait_gone("blue");
+        netns_del("red");
+        m.wait_gone("red");
+    });
+    wait_until("no queue has its thread any more", SOON, || {
+        let threads = fs::read_dir(format!("/proc/{}/task", m.pid().as_raw_pid())).unwrap();
+        let mut names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        !names.any(|name| name.starts_with("eth0-"))
+    });
+    m.stop();
+}
+
+/// Ends the senders.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn reload(mut m: Machine) {
@@ -537,6 +613,7 @@ fn iperf(mut m: Machine) {
     eprintln!("iperf3: {:.2} Gbit/s", received / 1e9);
     // Far below what any machine does: it says that TCP flows, with super-frames and open checksums.
     assert!(received > 1e8, "{report}");
+    same_counters(&m);
     m.stop();
 }
 
