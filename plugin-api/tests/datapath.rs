@@ -364,19 +364,6 @@ fn a_full_queue_drops_and_says_so() {
     assert_eq!(plugin.destroy().errno, 0);
 }
 
-/// A TCP super-frame as the kernel gives it to a device with offloads, virtio header first.
-fn super_frame(payload: usize) -> Vec<u8> {
-    let mut bytes = vec![1, 1, 0, 0];
-    bytes.extend([1400u16, 34, 16, 0].iter().flat_map(|n| n.to_ne_bytes()));
-    bytes.extend([2; 12]);
-    bytes.extend([0x08, 0x00, 0x45, 0]);
-    bytes.extend(u16::try_from(40 + payload).expect("short").to_be_bytes());
-    bytes.extend([0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-    bytes.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
-    bytes.resize(12 + 54 + payload, 7);
-    bytes
-}
-
 #[test]
 fn super_frames_pass_whole_between_offloads_and_in_segments_to_others() {
     let plugin = loaded();

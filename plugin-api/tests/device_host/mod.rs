@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::std_types::{RSlice, RStr, RString};
 use pernet_plugin_api::abi::{
-    HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NdoCall, NetInfo, NetdevChange, NetdevHandle,
-    NetdevReturn, NetdevSpec, NetdevState, NetdevStats, OpsHandle, PluginModRef, Status,
+    AreaHandle, HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NdoCall, NetInfo, NetdevChange,
+    NetdevHandle, NetdevReturn, NetdevSpec, NetdevState, NetdevStats, OpsHandle, PluginModRef, Status,
 };
 use pernet_plugin_api::prelude::*;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 pub(crate) const INIT: u8 = 0;
 pub(crate) const UNINIT: u8 = 1;
@@ -246,27 +248,58 @@ pub(crate) fn net(cookie: u64) -> NetInfo<'static> {
 // ---- an instance ----
 
 /// An instance as the daemon has it, alone in the process for as long as this lives.
-pub(crate) struct Loaded {
+pub(crate) struct Running {
     pub(crate) module: PluginModRef,
     pub(crate) instance: InstanceHandle,
-    pub(crate) host: Host,
     _turn: MutexGuard<'static, ()>,
 }
 
+/// An instance of the plugin that is nothing but its way to the host.
+pub(crate) struct Loaded {
+    running: Running,
+    pub(crate) host: Host,
+}
+
+impl Deref for Loaded {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
+}
+
 pub(crate) fn loaded() -> Loaded {
+    let running = running::<Bed>("");
+    let host = lock(&HANDLE).take().expect("left by init");
+    Loaded { running, host }
+}
+
+/// An instance of any plugin, with this configuration in JSON.
+pub(crate) fn running<P: Plugin>(config: &str) -> Running {
     let turn = lock(&ONE_AT_A_TIME);
     lock(&DEVICES).clear();
     taken();
     deferred();
-    let module = pernet_plugin_api::__private::module::<Bed>();
-    let made = module.create()(host(), 7, "".into());
+    let module = pernet_plugin_api::__private::module::<P>();
+    let made = module.create()(host(), 7, config.into());
     assert_eq!(made.status.errno, 0, "{:?}", made.status);
     *lock(&RUNNING) = Some((module, made.instance));
-    let host = lock(&HANDLE).take().expect("left by init");
-    Loaded { module, instance: made.instance, host, _turn: turn }
+    Running { module, instance: made.instance, _turn: turn }
 }
 
-impl Loaded {
+impl Running {
+    /// Runs the first pernet registration's init in a namespace.
+    pub(crate) fn init(&self, cookie: u64, name: &'static str) -> AreaHandle {
+        let made = self.module.pernet_init()(self.instance, 0, &NetInfo { name: name.into(), ..net(cookie) });
+        assert_eq!(made.status.errno, 0, "{:?}", made.status);
+        made.area
+    }
+
+    /// Drops a private area.
+    pub(crate) fn free(&self, area: AreaHandle) {
+        assert_eq!(self.module.pernet_free()(self.instance, 0, area).errno, 0);
+    }
+
     /// Its end; the test keeps its turn until this is dropped.
     pub(crate) fn destroy(&self) -> Status {
         let status = self.module.destroy()(self.instance);
@@ -334,6 +367,28 @@ pub(crate) fn queue() -> (OwnedFd, UnixDatagram) {
     let (ours, kernels) = UnixDatagram::pair().expect("a pair");
     kernels.set_nonblocking(true).expect("nonblocking");
     (OwnedFd::from(ours), kernels)
+}
+
+/// The same with room for more frames than a batch has: no datagrams, whose number on the way is bounded.
+pub(crate) fn long_queue() -> (OwnedFd, UnixDatagram) {
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (ours, kernels) = pair.expect("a pair");
+    let kernels = UnixDatagram::from(kernels);
+    kernels.set_nonblocking(true).expect("nonblocking");
+    (ours, kernels)
+}
+
+/// A TCP super-frame as the kernel gives it to a device with offloads, virtio header first.
+pub(crate) fn super_frame(payload: usize) -> Vec<u8> {
+    let mut bytes = vec![1, 1, 0, 0];
+    bytes.extend([1400u16, 34, 16, 0].iter().flat_map(|n| n.to_ne_bytes()));
+    bytes.extend([2; 12]);
+    bytes.extend([0x08, 0x00, 0x45, 0]);
+    bytes.extend(u16::try_from(40 + payload).expect("short").to_be_bytes());
+    bytes.extend([0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    bytes.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
+    bytes.resize(12 + 54 + payload, 7);
+    bytes
 }
 
 /// An Ethernet frame of this many bytes, marked with a number.
