@@ -12,6 +12,11 @@ const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 const IPV6_HEADER: usize = 40;
 
+/// The least payload of a TCP segment that the kernel makes super-frames of (`TCP_MIN_GSO_SIZE`).
+const TCP_LEAST: usize = 8;
+/// Most datagrams of a UDP super-frame: the kernel's own senders stop at 128 (`UDP_MAX_SEGMENTS`).
+const UDP_MOST: usize = 1024;
+
 /// TCP flags that belong to the first segment only, and to the last only.
 const CWR: u8 = 0x80;
 const FIN_PSH: u8 = 0x09;
@@ -77,12 +82,17 @@ impl Layout {
             TCP => usize::from(bytes.get(transport + 12).ok_or_else(wrong)? >> 4) * 4,
             _ => UDP_HEADER,
         };
-        let payload = transport + header;
+        let (payload, size) = (transport + header, usize::from(vnet.gso_size));
         let shortest = if protocol == TCP { 20 } else { UDP_HEADER };
-        if !fits || header < shortest || payload >= bytes.len() || vnet.gso_size == 0 {
+        if !fits || header < shortest || payload >= bytes.len() {
             return Err(wrong());
         }
-        Ok(Layout { ip, is_v6, transport, protocol, payload, size: usize::from(vnet.gso_size) })
+        // Else one frame of somebody's making would be worth 65,000 writes.
+        let least = if protocol == TCP { TCP_LEAST } else { (bytes.len() - payload).div_ceil(UDP_MOST) };
+        if size < least {
+            return Err(wrong());
+        }
+        Ok(Layout { ip, is_v6, transport, protocol, payload, size })
     }
 }
 
@@ -345,6 +355,17 @@ mod tests {
             })
         };
         assert_eq!(vnet(|v| v.gso_size = 0), libc::EINVAL);
+        assert_eq!(vnet(|v| v.gso_size = 7), libc::EINVAL, "less than any sender's");
+        for (size, count) in [(1, 1024), (2, 513)] {
+            let mut into = Batch::new();
+            super_frame(0, false, UDP, 1024 + size - 1, u16::try_from(size).expect("small"))
+                .0
+                .segment(&mut into)
+                .expect("datagrams");
+            assert_eq!(into.len(), count);
+        }
+        let (small, _) = super_frame(0, true, UDP, 1025, 1);
+        assert_eq!(small.segment(&mut Batch::new()).expect_err("too many").errno(), libc::EINVAL);
         assert_eq!(vnet(|v| v.csum_start = 0), libc::EINVAL);
         assert_eq!(vnet(|v| v.csum_start = 60_000), libc::EINVAL);
         assert_eq!(vnet(|v| v.gso_type = VnetHeader::GSO_TCPV6), libc::EINVAL);
@@ -356,7 +377,8 @@ mod tests {
         assert_eq!(refused(&|frame| frame.bytes_mut()[34 + 12] = 0x10), libc::EINVAL, "a TCP header of 4 bytes");
     }
 
-    /// Whatever the bytes and the header are, the answer is segments or an error.
+    /// Whatever the bytes, the header and the framing are, the answer is segments or an error: of headers with one thing
+    /// wrong, and of such with several.
     #[test]
     fn no_frame_is_too_odd() {
         let mut state = 1u64;
@@ -365,25 +387,39 @@ mod tests {
             usize::try_from(state >> 40).expect("24 bits")
         };
         let small = |n: usize| u16::try_from(n).expect("small");
-        for _ in 0..20_000 {
-            let (mut frame, transport) =
-                super_frame(random() % 3, random() % 2 == 0, [TCP, UDP][random() % 2], 1 + random() % 300, 40);
+        let mut outcomes = [0; 2];
+        for _ in 0..40_000 {
+            let (tags, is_ip) = (random() % 3, random() % 3 == 0);
+            let protocol = [TCP, UDP][random() % 2];
+            let (mut frame, transport) = super_frame(tags, random() % 2 == 0, protocol, 1 + random() % 300, 40);
             let mut vnet = frame.vnet();
-            match random() % 4 {
-                0 => vnet.csum_start = small(random() % 400),
-                1 => vnet.csum_offset = small(random() % 400),
-                2 => vnet.gso_size = small(random() % 400),
-                _ => vnet.gso_type = [0, 1, 3, 4, 5, 0x81][random() % 6],
+            if is_ip {
+                // Without its Ethernet header, as a tun has it.
+                let ahead = ETHERNET + 4 * tags;
+                let bytes = frame.bytes().to_vec();
+                frame = Frame::copy_of(&Arc::new(Pool::new()), &bytes[ahead..], vnet, Framing::Ip).expect("memory");
+                vnet.csum_start -= small(ahead);
+            }
+            for _ in 0..random() % 4 {
+                match random() % 5 {
+                    0 => vnet.csum_start = small(random() % 400),
+                    1 => vnet.csum_offset = small(random() % 400),
+                    2 => vnet.gso_size = small(random() % 400),
+                    3 => vnet.gso_type = [0, 1, 3, 4, 5, 0x81][random() % 6],
+                    _ => {
+                        let at = random() % (transport + 20);
+                        let odd = frame.bytes().len().min(at + 1) - 1;
+                        frame.bytes_mut()[odd] = u8::try_from(random() % 256).expect("a byte");
+                    }
+                }
             }
             frame.set_vnet(vnet);
-            let at = random() % (transport + 20);
-            let odd = frame.bytes().len().min(at + 1) - 1;
-            frame.bytes_mut()[odd] = u8::try_from(random() % 256).expect("a byte");
-            if random() % 3 == 0 {
-                frame.truncate(random() % 120);
+            if random() % 4 == 0 {
+                frame.truncate(1 + random() % 120);
             }
             let _ = longest_segment(&frame, frame.framing());
-            let _ = frame.segment(&mut Batch::new());
+            outcomes[usize::from(frame.segment(&mut Batch::new()).is_ok())] += 1;
         }
+        assert!(outcomes.iter().all(|count| *count > 4_000), "{outcomes:?}");
     }
 }
