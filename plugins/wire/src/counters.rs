@@ -34,7 +34,7 @@ pub(crate) struct Counters {
     pub(crate) reordered: Count,
     /// Dropped since the queue was full or there was no memory.
     pub(crate) no_room: Count,
-    /// Dropped since the other end is not there, or down, or takes no more.
+    /// Dropped since the other end is not there, or down, or takes no more; or since the cable has ended.
     pub(crate) unplugged: Count,
 }
 
