@@ -24,6 +24,7 @@ use pernet_plugin_api::prelude::*;
 use pernetd::linux::ns::{self, Pin};
 use pernetd::linux::rtnetlink;
 use pernetd::linux::tun::{self, NewTun, Queues, TunKind};
+use rustix::mount::{MountFlags, mount_bind, mount_remount};
 use sandbox::{example_cdylib, netns_add, netns_del, trial, wait_until};
 use serde_json::{Value, json};
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     ];
     let real = [
         one("a panic in start_xmit ends its plugin, without anybody asking", panicked),
+        one("a tun device that may not be opened is named, with what to do", not_allowed),
         one("a start_xmit that hangs costs its own frames, and a namespace's end a bounded time", hanging),
     ];
     let all = trials.into_iter().chain(real.into_iter().flatten());
@@ -182,11 +184,16 @@ fn ino(of: &std::fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::ino(of)
 }
 
-/// The daemon runs with a plugin whose `start_xmit` goes wrong as these keys say, and its tap `bad0` in blue is up.
-fn start_bad(m: &mut Machine, keys: &str) {
+/// Configures a plugin with a tap `bad0` in each namespace, with these keys and those of its `[config]`.
+fn configure_bad(m: &Machine, keys: &str, config: &str) {
     m.install_file(&example_cdylib("bad_devices"), Path::new("/plugins/libbad_devices.so"));
-    let config = format!("file = \"libbad_devices.so\"\n[config]\nop = \"start_xmit\"\n{keys}\n");
-    m.write("plugins.d/50-bad-devices.toml", &config);
+    let file = format!("file = \"libbad_devices.so\"\n{keys}\n[config]\n{config}\n");
+    m.write("plugins.d/50-bad-devices.toml", &file);
+}
+
+/// The daemon runs with that plugin, whose `start_xmit` goes wrong as these keys say, and its tap in blue is up.
+fn start_bad(m: &mut Machine, config: &str) {
+    configure_bad(m, "", &format!("op = \"start_xmit\"\n{config}"));
     m.start();
     netns_add("blue");
     m.wait_state("blue", "live");
@@ -194,6 +201,22 @@ fn start_bad(m: &mut Machine, keys: &str) {
         set_address("bad0", Ipv4Addr::new(10, 0, 0, 1));
         rtnetlink::set_up(rtnetlink::find("bad0").unwrap().ifindex).unwrap();
     });
+}
+
+fn not_allowed(mut m: Machine) {
+    // The node is there, and opens no device, as where the service's policy forbids it.
+    mount_bind("/dev/net/tun", "/dev/net/tun").unwrap();
+    mount_remount("/dev/net/tun", MountFlags::BIND | MountFlags::NODEV, "").unwrap();
+    m.probe(10, "a", "", "");
+    configure_bad(&m, "on_init_failure = \"skip\"", "");
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "degraded");
+    let row = m.netns("blue");
+    let message = row["error"]["message"].as_str().unwrap();
+    assert!(message.contains("/dev/net/tun may not be opened") && message.contains("DeviceAllow"), "{message}");
+    assert_eq!(row["subsystems"], json!(["probe-a"]), "the rest runs");
+    m.stop();
 }
 
 /// Its row of `plugin list`.
