@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use machine::{HOME, Machine, SOON, inside, of, one};
+use machine::{HOME, Machine, SOON, inside, of, one, second_name};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket};
 use sandbox::{Trial, cdylib, netns_add, netns_del, wait_until};
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         real("a namespace goes and comes back", gone_and_back),
         real("a namespace comes back at once, again and again", back_at_once),
         real("a flood while namespaces die", flood),
+        real("any name of a namespace will do, and one that never came is told", by_any_name),
         real("a reload changes a running cable and nothing else", reload),
         real("a capture has what passed", capture),
         real("a device that is somebody else's is left alone", somebody_elses),
@@ -473,6 +474,30 @@ fn flood(mut m: Machine) {
         !names.any(|name| name.starts_with("eth0-"))
     });
     m.stop();
+}
+
+fn by_any_name(mut m: Machine) {
+    let there = cable("").replace("\"eth0\", address = \"02:00:00:00:00:01\"", "\"eth1\"").replace("\"c\"", "\"d\"");
+    configure(&m, &(cable("") + &there.replace("\"red\"", "\"@host\"").replace("\"blue\"", "\"green\"")));
+    netns_add("blue");
+    netns_add("red");
+    second_name("red", "also");
+    m.start();
+    m.wait_state("red", "live");
+    m.wait_state("blue", "live");
+    assert_eq!((&m.netns("red")["name"], &m.netns("blue")["name"]), (&Value::from("also"), &Value::from("blue")));
+    assert_eq!(show(&m, "also", "eth0")["owner"], "wire");
+    give_address("blue", "eth0", BLUE, RED, "02:00:00:00:00:02");
+    give_address("also", "eth0", RED, BLUE, "02:00:00:00:00:01");
+    assert!(Pinger::new("blue", RED).is_answered());
+    m.stop();
+    let log = m.log();
+    for never in
+        ["cable d: its end `a` never had its device: no namespace was called green", "no namespace was called @host"]
+    {
+        assert!(log.contains(never), "{log}");
+    }
+    assert!(!log.contains("cable c: its end"), "{log}");
 }
 
 /// Ends the senders.

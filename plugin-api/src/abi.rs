@@ -270,6 +270,14 @@ pub struct NdoReturn {
     pub stats: NetdevStats,
 }
 
+/// What [`HostMod::net_names`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct NamesReturn {
+    pub status: Status,
+    pub names: RVec<RString>,
+}
+
 /// A counter that only devices of this kind have.
 #[repr(C)]
 #[derive(StableAbi, Clone, Debug)]
@@ -370,4 +378,6 @@ pub struct HostMod {
     /// `number` is the plugin's, and comes back in [`PluginMod::netdev_event`]: at least 2^31, which `init`'s never reach.
     pub register_notifier: extern "C" fn(token: u64, cookie: u64, priority: i32, number: u32) -> Status,
     pub unregister_notifier: extern "C" fn(token: u64, cookie: u64, number: u32) -> Status,
+    /// All names of a managed namespace as they are now; the first is that of [`NetInfo`].
+    pub net_names: extern "C" fn(token: u64, cookie: u64) -> NamesReturn,
 }

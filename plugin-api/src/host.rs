@@ -192,6 +192,17 @@ impl Host {
         value.take()
     }
 
+    /// All names of a managed namespace, the first being [`Net::name`]. They come and go without a call of any hook.
+    ///
+    /// # Errors
+    /// `ENOENT` if the namespace is not managed.
+    pub fn net_names(&self, net: NetCookie) -> Result<Vec<String>> {
+        let older = || Error::new(libc::ENOSYS, "this pernetd is older than a namespace's further names; update it");
+        let answer = self.caller.host.net_names().ok_or_else(older)?(self.caller.token, net.0);
+        accepted(answer.status)?;
+        Ok(answer.names.into_iter().map(Into::into).collect())
+    }
+
     /// Bounds the memory for frames of all devices of this instance, in bytes; 64 MiB before. Buffers that are in use
     /// stay.
     pub fn set_frame_memory(&self, bytes: usize) {

@@ -10,10 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
-use abi_stable::std_types::{RSlice, RStr, RString};
+use abi_stable::std_types::{RSlice, RStr, RString, RVec};
 use pernet_plugin_api::abi::{
-    AreaHandle, HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NdoCall, NetInfo, NetdevChange,
-    NetdevHandle, NetdevReturn, NetdevSpec, NetdevState, NetdevStats, OpsHandle, PluginModRef, Status,
+    AreaHandle, HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NamesReturn, NdoCall, NetInfo,
+    NetdevChange, NetdevHandle, NetdevReturn, NetdevSpec, NetdevState, NetdevStats, OpsHandle, PluginModRef, Status,
 };
 use pernet_plugin_api::prelude::*;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -220,6 +220,10 @@ extern "C" fn unregister_notifier(_: u64, cookie: u64, _: u32) -> Status {
     }
 }
 
+extern "C" fn net_names(_: u64, _: u64) -> NamesReturn {
+    NamesReturn { status: status(libc::ENOENT, "no namespace has further names here"), names: RVec::new() }
+}
+
 fn host() -> HostModRef {
     HostMod {
         log_level,
@@ -237,6 +241,7 @@ fn host() -> HostModRef {
         netdev_put,
         register_notifier,
         unregister_notifier,
+        net_names,
     }
     .leak_into_prefix()
 }

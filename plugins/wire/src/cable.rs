@@ -4,6 +4,7 @@
 //! into the other on the sender's own thread, with no copy and no allocation. Which device is which end's is `pernet`.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pernet_plugin_api::prelude::*;
@@ -11,7 +12,7 @@ use pernet_plugin_api::prelude::*;
 use crate::capture::Capture;
 use crate::counters::{Counted, Counters};
 use crate::direction::{Carried, Direction, Outlet};
-use crate::plan::{CablePlan, CapturePlan};
+use crate::plan::{CablePlan, CapturePlan, EndPlan};
 
 /// The cable. It is there as long as the plugin, whichever of its ends are.
 pub(crate) struct Cable {
@@ -22,8 +23,11 @@ pub(crate) struct Cable {
 }
 
 /// A socket for one device.
-#[derive(Default)]
 struct End {
+    /// The namespace that it is for.
+    netns: String,
+    /// Whether that was ever there.
+    has_met: AtomicBool,
     plugged: RwLock<Option<Plugged>>,
 }
 
@@ -49,7 +53,7 @@ struct Line {
 impl Cable {
     /// Opens its capture files and starts its threads, in the namespace of the calling thread.
     pub(crate) fn new(plan: &CablePlan, host: &Host) -> Result<Self> {
-        let ends = [Arc::<End>::default(), Arc::default()];
+        let ends = plan.ends.each_ref().map(|end| Arc::new(End::new(end)));
         let seed = plan.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut dice = fastrand::Rng::with_seed(seed);
         if plan.directions.iter().any(|direction| direction.impairment.has_chance()) {
@@ -64,6 +68,11 @@ impl Cable {
         };
         let lanes = [lane(0)?, lane(1)?];
         Ok(Cable { name: Arc::clone(&plan.name), ends, lanes })
+    }
+
+    /// That end has a device.
+    pub(crate) fn has_met(&self, side: usize) {
+        self.ends[side].has_met.store(true, Ordering::Relaxed);
     }
 
     /// A device of that end has come up.
@@ -115,6 +124,12 @@ impl Cable {
             let counted = lane.line.counters.read();
             tracing::info!("cable {}, {way}: {counted}, {waited} on their way at the end", self.name);
         }
+        for (end, side) in self.ends.iter().zip(["a", "b"]) {
+            if !end.has_met.load(Ordering::Relaxed) {
+                let (cable, netns) = (&self.name, &end.netns);
+                tracing::warn!("cable {cable}: its end `{side}` never had its device: no namespace was called {netns}");
+            }
+        }
         for capture in self.lanes.iter().filter_map(|lane| lane.line.capture.as_ref()) {
             capture.end();
             if capture.missed() > 0 {
@@ -126,6 +141,10 @@ impl Cable {
 }
 
 impl End {
+    fn new(plan: &EndPlan) -> Self {
+        End { netns: plan.netns.clone(), has_met: AtomicBool::new(false), plugged: RwLock::new(None) }
+    }
+
     /// Where frames go in, if a device is plugged in. The lock is not held over their way: who comes or goes never waits
     /// for frames.
     fn datapath(&self) -> Option<Datapath> {

@@ -32,9 +32,10 @@
 //! ```
 //!
 //! All keys but `name`, `a` and `b` may be left out; a cable without any is as good as a veth pair. Both ends may be in
-//! one namespace. One in the host's own namespace is written `@host`, and is made only if `namespaces` of the plugin has
-//! `@host` too. A device's name is taken as it is; one that is there already, and is not this plugin's, fails the
-//! namespace's init.
+//! one namespace. A namespace is written by any of its names, which count when its plugins are set up; an end whose
+//! namespace never came is told in the log when the plugin ends. One in the host's own namespace is written `@host`, and
+//! is made only if `namespaces` of the plugin has `@host` too. A device's name is taken as it is; one that is there
+//! already, and is not this plugin's, fails the namespace's init.
 //!
 //! Offloads let a frame of up to 64 KiB pass as one, which is quick, but it would be lost, delayed and counted as one:
 //! with "auto" they are on only where the cable does nothing to single frames.

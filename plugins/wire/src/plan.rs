@@ -91,10 +91,13 @@ impl Plan {
         self.cables.iter().map(waiting).fold(FRAME_MEMORY, usize::saturating_add)
     }
 
-    /// The ends that belong into a namespace: the cable's number, and 0 for its end `a` or 1 for `b`.
-    pub(crate) fn ends_in<'p>(&'p self, netns: &'p str) -> impl Iterator<Item = (usize, usize)> + 'p {
+    /// The ends that belong into a namespace with these names: the cable's number, and 0 for its end `a` or 1 for `b`.
+    /// The host's own is meant by no other name than `@host`, whichever it has.
+    pub(crate) fn ends_in<'p>(&'p self, names: &'p [String]) -> impl Iterator<Item = (usize, usize)> + 'p {
+        let is_host = names.iter().any(|name| name == HOST);
+        let is_here = move |netns: &String| names.contains(netns) && (!is_host || netns == HOST);
         let sides = self.cables.iter().enumerate().flat_map(|(at, cable)| [(at, 0, cable), (at, 1, cable)]);
-        sides.filter(move |(_, side, cable)| cable.ends[*side].netns == netns).map(|(at, side, _)| (at, side))
+        sides.filter(move |(_, side, cable)| is_here(&cable.ends[*side].netns)).map(|(at, side, _)| (at, side))
     }
 }
 
@@ -325,6 +328,10 @@ mod tests {
         Plan::new(&toml::from_str(text).expect(text))
     }
 
+    fn ends(plan: &Plan, names: &[&str]) -> Vec<(usize, usize)> {
+        plan.ends_in(&names.iter().map(ToString::to_string).collect::<Vec<_>>()).collect()
+    }
+
     /// A cable with further keys.
     fn with(keys: &str) -> String {
         format!("[[cables]]\nname='c'\na={{netns='blue',device='eth0'}}\nb={{netns='red',device='eth0'}}\n{keys}\n")
@@ -344,8 +351,9 @@ mod tests {
         assert_eq!((cable.queues, cable.snaplen, cable.seed), (1, SNAPLEN_MAX, None));
         assert_eq!((cable.ends[0].mtu, cable.ends[0].up, cable.ends[0].address), (1500, true, None));
         assert!(cable.directions.iter().all(|d| d.impairment == Impairment::default() && d.pcap.is_none()));
-        assert_eq!(plan.ends_in("red").collect::<Vec<_>>(), [(0, 1)]);
-        assert_eq!(plan.ends_in("green").count() + plan.ends_in("@host").count(), 0);
+        assert_eq!(ends(&plan, &["red"]), [(0, 1)]);
+        assert_eq!(ends(&plan, &["also", "red"]), [(0, 1)]);
+        assert_eq!((ends(&plan, &["green"]).len(), ends(&plan, &["@host", "red"]).len()), (0, 0));
     }
 
     #[test]
@@ -457,7 +465,7 @@ mod tests {
     #[test]
     fn two_cables_share_nothing() {
         let two = with("pcap='/c'") + &with("").replace("'c'", "'d'").replace("eth0", "eth1");
-        assert_eq!(plan(&two).expect("sound").ends_in("blue").collect::<Vec<_>>(), [(0, 0), (1, 0)]);
+        assert_eq!(ends(&plan(&two).expect("sound"), &["blue"]), [(0, 0), (1, 0)]);
         let (field, why) = refused(&two.replace("'d'", "'c'"));
         assert_eq!(field, "cables[1].name");
         assert!(why.ends_with("also at `cables[0].name`"), "{why}");
@@ -484,6 +492,6 @@ mod tests {
     #[test]
     fn the_host_must_be_written() {
         let text = with("").replace("'red'", "'@host'");
-        assert_eq!(plan(&text).expect("sound").ends_in("@host").collect::<Vec<_>>(), [(0, 1)]);
+        assert_eq!(ends(&plan(&text).expect("sound"), &["@host", "default"]), [(0, 1)]);
     }
 }
