@@ -1,10 +1,9 @@
 //! A tun or tap device's frames: its queues while it is open, and the way in.
 //!
-//! Mirrors `netif_rx`, and the part of `ndo_open` and `ndo_stop` that concerns queues. The threads' own work is in
-//! [`super::queue`]; registration is the host's.
+//! Mirrors the part of `ndo_open` and `ndo_stop` that concerns queues, and has `netif_rx` for authors. What that does is in
+//! [`super::receive`], the threads' own work in [`super::queue`]; registration is the host's.
 
 use std::fmt;
-use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::{Errno, retry_on_intr, writev};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::counters::Counters;
 use super::frame::{Batch, Frame, Framing, no_memory};
@@ -48,7 +47,7 @@ pub(crate) struct Port {
     net: AtomicU64,
     pub(super) counters: Box<[Counters]>,
     /// While the device is open. Read-locked over writes, which never block: a stop waits for them.
-    queues: RwLock<Option<Arc<Queues>>>,
+    pub(super) queues: RwLock<Option<Arc<Queues>>>,
     workers: Mutex<Vec<Worker>>,
     /// A panic in `start_xmit` that the host does not know of yet.
     fault: Mutex<Option<Status>>,
@@ -268,60 +267,6 @@ impl Port {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many frames went in, and the first error of those that did not; fails if the device is not open.
-    fn receive_all(
-        &self,
-        queue: u16,
-        frames: impl Iterator<Item = Frame>,
-        tally: &mut Stats,
-    ) -> Result<(usize, Result<()>)> {
-        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(queues) = queues.as_deref() else {
-            tally.rx_dropped += frames.count() as u64;
-            return Err(Error::fixed(libc::ENETDOWN, "the device is not up"));
-        };
-        let (mut written, mut first) = (0, Ok(()));
-        for frame in frames {
-            let result = self.receive(queues, queue, frame, tally);
-            written += usize::from(result.is_ok());
-            if first.is_ok() {
-                first = result;
-            }
-        }
-        Ok((written, first))
-    }
-
-    fn receive(&self, queues: &Queues, queue: u16, mut frame: Frame, tally: &mut Stats) -> Result<()> {
-        let fd = &queues.fds[usize::from(queue) % queues.fds.len()];
-        frame.set_framing(self.framing_of_queue());
-        if queues.vnet {
-            return self.check(&frame, tally).and_then(|()| {
-                let header = frame.vnet().encode();
-                put(fd, &[IoSlice::new(&header), IoSlice::new(frame.bytes())], frame.len(), tally)
-            });
-        }
-        let mut result = Ok(());
-        let finished = segment::finish(frame, |part| {
-            let one = self.check(&part, tally);
-            let one = one.and_then(|()| put(fd, &[IoSlice::new(part.bytes())], part.len(), tally));
-            if result.is_ok() {
-                result = one;
-            }
-        });
-        if let Err(error) = finished {
-            // No memory is a drop; what does not fit itself is an error.
-            *if error.errno() == libc::ENOBUFS { &mut tally.rx_dropped } else { &mut tally.rx_errors } += 1;
-            return Err(error);
-        }
-        result
-    }
-
-    fn check(&self, frame: &Frame, tally: &mut Stats) -> Result<()> {
-        let result = self.fits(frame);
-        tally.rx_errors += u64::from(result.is_err());
-        result
-    }
-
     /// Whether a frame is one that a device of this MTU may have.
     pub(super) fn fits(&self, frame: &Frame) -> Result<()> {
         let framing = self.framing_of_queue();
@@ -332,25 +277,6 @@ impl Port {
             return Err(Error::fixed(libc::EMSGSIZE, "the frame is too short or too long for the device"));
         }
         Ok(())
-    }
-}
-
-/// Writes one frame, whole or not at all.
-fn put(fd: &OwnedFd, parts: &[IoSlice<'_>], len: usize, tally: &mut Stats) -> Result<()> {
-    match retry_on_intr(|| writev(fd, parts)) {
-        Ok(_) => {
-            tally.rx_packets += 1;
-            tally.rx_bytes += len as u64;
-            Ok(())
-        }
-        Err(Errno::AGAIN | Errno::NOBUFS) => {
-            tally.rx_dropped += 1;
-            Err(Error::fixed(libc::ENOBUFS, "the device's queue is full"))
-        }
-        Err(errno) => {
-            tally.rx_errors += 1;
-            Err(Error::fixed(errno.raw_os_error(), "the kernel refused the frame"))
-        }
     }
 }
 
