@@ -44,7 +44,8 @@
 //! device, what became of what was sent since it was made: frames that have `arrived` at the other end; were `lost`,
 //! `duplicated` or `reordered` by chance; found `no_room` in the queue, or no memory; found the other end `unplugged`; are
 //! `waiting` now; and are missing in the capture file, whichever way they went (`pcap_missed`). Those that were dropped are
-//! the device's `tx_dropped`, too. When the plugin ends it logs the same of all that ever passed.
+//! the device's `tx_dropped`, too. What found the kernel's queue in front of the cable full never came here: that is
+//! dropped by the kernel, and counted in its own row. When the plugin ends it logs the same of all that ever passed.
 //!
 //! A capture file is a pcap with times in nanoseconds, for tcpdump and its like. It is made with mode 0600, never
 //! through a symbolic link; one of an earlier run is continued, without the record that a kill may have left unfinished;
