@@ -29,7 +29,7 @@ impl Entry {
             1 => self.uninit(caller, net, &dev)?,
             2 => {
                 ops.open(net, &dev)?;
-                let opened = datapath.open(ops, (caller, net.cookie()), queues, call.vnet_header != 0, call.mtu);
+                let opened = datapath.open(ops, caller, net.cookie(), queues, call.vnet_header != 0, call.mtu);
                 opened.inspect_err(|_| drop(ops.stop(net, &dev)))?;
             }
             3 => {

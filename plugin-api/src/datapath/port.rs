@@ -154,7 +154,8 @@ impl Datapath {
     pub(crate) fn open(
         &self,
         ops: &Arc<dyn AnyNetdevOps>,
-        (caller, net): (Caller, NetCookie),
+        caller: Caller,
+        net: NetCookie,
         fds: Vec<OwnedFd>,
         vnet: bool,
         mtu: u32,
