@@ -272,6 +272,31 @@ pub struct NdoReturn {
     pub stats: NetdevStats,
 }
 
+/// What [`HostMod::net_names`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct NamesReturn {
+    pub status: Status,
+    pub names: RVec<RString>,
+}
+
+/// A counter that only devices of this kind have.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct EthtoolStat {
+    pub name: RString,
+    pub value: u64,
+}
+
+/// What [`PluginMod::get_ethtool_stats`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct EthtoolStatsReturn {
+    pub status: Status,
+    /// In the order in which they are to be shown.
+    pub stats: RVec<EthtoolStat>,
+}
+
 /// The plugin's table, its root module. Entries after `last_prefix_field` are options to the other side.
 #[repr(C)]
 #[derive(StableAbi)]
@@ -307,6 +332,8 @@ pub struct PluginMod {
         extern "C" fn(instance: InstanceHandle, ops: OpsHandle, net: &NetInfo<'_>, call: &NdoCall<'_>) -> NdoReturn,
     /// Drops a device's ops: `free_netdev`. No other call for them follows.
     pub netdev_free: extern "C" fn(instance: InstanceHandle, ops: OpsHandle) -> Status,
+    /// A device's counters beyond [`NetdevStats`]. From anywhere, at any time, as get_stats.
+    pub get_ethtool_stats: extern "C" fn(instance: InstanceHandle, ops: OpsHandle) -> EthtoolStatsReturn,
 }
 
 impl RootModule for PluginModRef {
@@ -354,4 +381,6 @@ pub struct HostMod {
     /// `number` is the plugin's, and comes back in [`PluginMod::netdev_event`]: at least 2^31, which `init`'s never reach.
     pub register_notifier: extern "C" fn(token: u64, cookie: u64, priority: i32, number: u32) -> Status,
     pub unregister_notifier: extern "C" fn(token: u64, cookie: u64, number: u32) -> Status,
+    /// All names of a managed namespace as they are now; the first is that of [`NetInfo`].
+    pub net_names: extern "C" fn(token: u64, cookie: u64) -> NamesReturn,
 }

@@ -308,6 +308,10 @@ impl HostServices for Services {
         self.remove_notifier(instance, cookie, number)
     }
 
+    fn net_names(&self, _: &InstanceRef, cookie: u64) -> Result<Vec<Arc<str>>, Failure> {
+        Ok(self.net(cookie)?.names())
+    }
+
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {
         let trouble = Trouble::new("panic", format!("generation {generation} panicked: {failure}"));
         let _ = self.events.send(Event::Poisoned(plugin.into(), generation, trouble));

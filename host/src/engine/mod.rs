@@ -42,7 +42,7 @@ pub use failure::{Failure, HookError};
 pub use gate::Blocked;
 pub use generic::Area;
 pub use initcall::{Item, Level, OrderError, order};
-pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
+pub use links::{Created, EthtoolStat, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
 pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
 pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};
 pub use name::dev_valid_name;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use pernet_plugin_api::{NetCookie, RegState};
 
 use super::failure::{EBUSY, EINVAL, EIO, ENODEV, ERANGE, Failure};
-use super::links::{Holder, LinkSpec, Queues, Stats};
+use super::links::{EthtoolStat, Holder, LinkSpec, Queues, Stats};
 use super::member::{At, Owner};
 use super::mirror::{NetDevice, find};
 use super::net::Net;
@@ -36,6 +36,10 @@ pub trait NetDeviceOps: Send + Sync {
     fn set_mac_address(&self, at: &At<'_>, dev: &NetDevice, address: &[u8]) -> Result<(), Failure>;
     /// `ndo_get_stats64`.
     fn get_stats(&self) -> Result<Stats, Failure>;
+    /// `ethtool_ops::get_ethtool_stats`.
+    fn get_ethtool_stats(&self) -> Result<Vec<EthtoolStat>, Failure> {
+        Ok(Vec::new())
+    }
     /// `priv_destructor`: the last reference is gone.
     fn destructor(&self) -> Result<(), Failure>;
     /// `free_netdev`: drops the ops.
@@ -253,6 +257,15 @@ impl OwnDevice {
     pub fn stats(&self) -> Result<Stats, Failure> {
         self.check_owner()?;
         self.ops.get_stats()
+    }
+
+    /// What its plugin counts beyond that.
+    ///
+    /// # Errors
+    /// As of [`OwnDevice::stats`].
+    pub fn ethtool_stats(&self) -> Result<Vec<EthtoolStat>, Failure> {
+        self.check_owner()?;
+        self.ops.get_ethtool_stats()
     }
 
     /// Whether its plugin may be asked for anything but exits.

@@ -159,6 +159,9 @@ fn device(d: &DeviceDetails) -> String {
             t.add_row([&format!("{direction} ({whose})"), &line]);
         }
     }
+    for counter in &d.plugin_counters {
+        t.add_row([format!("{} ({})", counter.name, d.owner), counter.value.to_string()]);
+    }
     text(&t)
 }
 
