@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // A global allocator is unsafe to write.
 
 mod device_host;
+mod stub_host;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
