@@ -7,8 +7,9 @@ use abi_stable::library::{CheckTypeLayout, LibHeader, RootModuleResult};
 use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString, RVec};
 use pernet_plugin_api::abi::{
-    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EthtoolStatsReturn, EventReturn, HostModRef, InitReturn,
-    InstanceHandle, NdoCall, NdoReturn, NetInfo, NetdevStats, OpsHandle, PluginMod, PluginModRef, Registration, Status,
+    AreaHandle, ConfigStatus, ConnectCall, CreateReturn, CtlCall, CtlHandle, CtlReturn, DeviceEvent,
+    EthtoolStatsReturn, EventReturn, FileAttr, FileCall, FileReturn, HostModRef, InitReturn, InstanceHandle, MountCall,
+    NdoCall, NdoReturn, NetInfo, NetdevStats, NumberReturn, OpsHandle, PluginMod, PluginModRef, Registration, Status,
 };
 use pernet_plugin_api::note::{Metadata, Note};
 
@@ -95,6 +96,36 @@ extern "C" fn get_ethtool_stats(_instance: InstanceHandle, _ops: OpsHandle) -> E
     EthtoolStatsReturn { status: OK, stats: RVec::new() }
 }
 
+extern "C" fn ctl(_instance: InstanceHandle, _table: CtlHandle, _call: &CtlCall<'_>) -> CtlReturn {
+    CtlReturn { status: OK, number: u64::MAX, bytes: vec![0xff; 5].into() }
+}
+
+extern "C" fn ctl_free(_instance: InstanceHandle, _table: CtlHandle) -> Status {
+    OK
+}
+
+extern "C" fn fs_mount(_instance: InstanceHandle, _fs: u32, _call: &MountCall<'_>) -> NumberReturn {
+    NumberReturn { status: OK, number: 1 }
+}
+
+extern "C" fn fs_kill_sb(_instance: InstanceHandle, _fs: u32, _sb: u64) -> Status {
+    OK
+}
+
+extern "C" fn file(_instance: InstanceHandle, _fs: u32, _sb: u64, _call: &FileCall<'_>) -> FileReturn {
+    let attr = FileAttr { ino: 0, mode: u32::MAX, ..FileAttr::default() };
+    FileReturn { status: OK, attr, number: u64::MAX, bytes: vec![7; 1 << 20].into(), entries: Vec::new().into() }
+}
+
+extern "C" fn sock_connected(
+    _instance: InstanceHandle,
+    _family: u32,
+    _net: &NetInfo<'_>,
+    _call: &ConnectCall,
+) -> Status {
+    status(-1)
+}
+
 extern "C" fn constructor() -> RootModuleResult {
     let table = PluginMod {
         check_config,
@@ -111,6 +142,12 @@ extern "C" fn constructor() -> RootModuleResult {
         ndo,
         netdev_free,
         get_ethtool_stats,
+        ctl,
+        ctl_free,
+        fs_mount,
+        fs_kill_sb,
+        file,
+        sock_connected,
     };
     // SAFETY: `cast` asks that nobody reads more than the erased type has; the loader casts it back.
     RResult::ROk(unsafe { table.leak_into_prefix().to_prefix_ref().cast() })

@@ -6,6 +6,7 @@
 
 pub(crate) mod start;
 mod devices;
+mod enlist;
 mod identify;
 mod leases;
 mod links;

@@ -4,6 +4,8 @@
 #![allow(unsafe_code)] // SIOCSIFADDR and its mask: an address without a tool that might be missing.
 #![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
 
+#[path = "../../plugin-api/tests/stub_host/mod.rs"]
+mod stub_host;
 #[path = "../../plugin-api/tests/device_host/mod.rs"]
 mod device_host;
 mod machine;

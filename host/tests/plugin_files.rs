@@ -241,7 +241,7 @@ fn call(member: &Member, hook: &str, at: At<'_>) -> Result<(), Failure> {
 fn a_good_file_says_what_it_is() {
     let file = Placed::new(&GOOD).open(Some("bad-on-demand")).expect("good");
     assert_eq!(file.note.name, "bad-on-demand");
-    assert_eq!(file.note.api, (1, 1));
+    assert_eq!(file.note.api, (1, 2));
     assert_eq!(file.note.level, "subsys");
     assert_eq!(file.note.after, ["before-it"]);
     assert_eq!(file.note.panic, "unwind");
@@ -287,9 +287,9 @@ fn a_library_that_is_no_plugin_is_refused() {
 #[test]
 fn a_note_that_says_something_wrong_is_refused() {
     let with = |from, to| refusal(&with_note(from, to));
-    assert!(with(r#""api":[1,1]"#, r#""api":[1,9]"#).contains("interface 1.9, this daemon has 1.1: update pernetd"));
-    assert!(with(r#""api":[1,1]"#, r#""api":[2,0]"#).contains("update pernetd"));
-    assert!(with(r#""api":[1,1]"#, r#""api":[0,0]"#).contains("rebuild the plugin"));
+    assert!(with(r#""api":[1,2]"#, r#""api":[1,9]"#).contains("interface 1.9, this daemon has 1.2: update pernetd"));
+    assert!(with(r#""api":[1,2]"#, r#""api":[2,0]"#).contains("update pernetd"));
+    assert!(with(r#""api":[1,2]"#, r#""api":[0,0]"#).contains("rebuild the plugin"));
     assert!(with(r#""panic":"unwind""#, r#""panic":"aborts""#).contains("panic"));
     assert!(with(r#""level":"subsys""#, r#""level":"system""#).contains("`level` (\"system\")"));
     assert!(with(r#"{"name":"bad-on-demand""#, r#"{"name":"Bad-on-demand""#).contains("`name`"));
@@ -340,7 +340,7 @@ fn a_refused_files_constructor_does_not_run() {
     let mark = std::env::temp_dir().join(format!("pernet-test-mark-{}", std::process::id()));
     let placed = Placed::new(&bytes);
     placed.open(Some("another")).expect_err("another name");
-    placed.replace(&replaced(&bytes, r#""api":[1,1]"#, r#""api":[1,9]"#));
+    placed.replace(&replaced(&bytes, r#""api":[1,2]"#, r#""api":[1,9]"#));
     placed.load().err().expect("another interface");
     placed.replace(&bytes);
     std::fs::set_permissions(&placed.path, Permissions::from_mode(0o666)).expect("chmod");

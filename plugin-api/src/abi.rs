@@ -19,7 +19,7 @@ use abi_stable::std_types::{RSlice, RStr, RString, RVec};
 /// Major version of the interface: equal on both sides.
 pub const API_MAJOR: u32 = 1;
 /// Minor version of the interface: a plugin's is at most the host's.
-pub const API_MINOR: u32 = 1;
+pub const API_MINOR: u32 = 2;
 
 /// An opaque plugin instance, made by [`PluginMod::create`]; 0 is none.
 #[repr(transparent)]
@@ -78,11 +78,11 @@ pub struct DeviceEvent<'a> {
 #[repr(C)]
 #[derive(StableAbi, Clone, Debug)]
 pub struct Registration {
-    /// 0 pernet subsystem, 1 pernet device, 2 netdevice notifier.
+    /// 0 pernet subsystem, 1 pernet device, 2 netdevice notifier, 3 file system type, 4 protocol family.
     pub class: u8,
-    /// Number of the op, or of the notifier, within the plugin: each counts from 0.
+    /// Number of the op, notifier, file system type or family within the plugin: each counts from 0.
     pub number: u32,
-    /// Notifiers: higher is called earlier (K3.1). Else 0.
+    /// Notifiers: higher is called earlier (K3.1). File system types: bit 0, users cannot mount it (K6.5). Else 0.
     pub priority: i32,
     /// For the operator's eyes.
     pub name: RString,
@@ -297,6 +297,169 @@ pub struct EthtoolStatsReturn {
     pub stats: RVec<EthtoolStat>,
 }
 
+/// One entry of a sysctl table, as a plugin registers it.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug)]
+pub struct CtlEntry<'a> {
+    pub name: RStr<'a>,
+    /// Permission bits, within `0o666`.
+    pub mode: u16,
+    /// 0 int, 1 uint, 2 bool, 3 ulong, 4 string, 5 the plugin's own read and write.
+    pub kind: u8,
+    /// Bit 0: `min` counts. Bit 1: `max` counts.
+    pub bounds: u8,
+    /// Numbers: how many elements. Strings: how many bytes it may have, one more than its longest text. Own: 0.
+    pub len: u32,
+    /// Smallest value: an `i64` for int, else a `u64`, as its bits.
+    pub min: u64,
+    /// Largest value, likewise.
+    pub max: u64,
+}
+
+/// A plugin's own table entry for a sysctl table that it registered; the host gives it back in every call.
+#[repr(transparent)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtlHandle(pub u64);
+
+/// What [`HostMod::register_net_sysctl`], [`HostMod::kern_mount`] and their like answer: a number for what there is now.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct NumberReturn {
+    pub status: Status,
+    /// Never used again; 0 is none.
+    pub number: u64,
+}
+
+/// An access to one entry of a sysctl table.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug)]
+pub struct CtlCall<'a> {
+    /// 0 read, 1 write.
+    pub what: u8,
+    /// Position of the entry in its table.
+    pub entry: u32,
+    /// Numbers: which element. Own: the position in the file. Strings: 0.
+    pub index: u64,
+    /// A write to a number: its value, an int as the bits of an `i64`. Own reads: how many bytes at most.
+    pub number: u64,
+    /// A write to a string: the whole new text. An own write: what is written.
+    pub bytes: RSlice<'a, u8>,
+}
+
+/// What [`PluginMod::ctl`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct CtlReturn {
+    pub status: Status,
+    /// A number that was read. An own write: how many bytes it took.
+    pub number: u64,
+    /// A string, or what an own read gives.
+    pub bytes: RVec<u8>,
+}
+
+/// What a file is, as `stat` shows it.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileAttr {
+    /// Its number in its file system; 1 is the root.
+    pub ino: u64,
+    /// `S_IF*` and permission bits.
+    pub mode: u32,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// In bytes. Files whose content is made when they are read may say 0: it is read to its end all the same.
+    pub size: u64,
+    /// When its content changed: seconds since 1970.
+    pub mtime: i64,
+}
+
+/// A name in a folder.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct DirEntry {
+    pub ino: u64,
+    /// `S_IF*` bits.
+    pub mode: u32,
+    pub name: RString,
+}
+
+/// A file operation of a mounted file system; see [`crate::FileSystem`] for their meaning.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug)]
+pub struct FileCall<'a> {
+    /// 0 lookup (`text`: the name), 1 getattr, 2 readdir, 3 open (`number`: `O_*` flags), 4 read (`number`: how many
+    /// bytes), 5 write (`bytes`), 6 truncate (`number`: the new size), 7 readlink, 8 release.
+    pub op: u8,
+    pub ino: u64,
+    /// Position in the file.
+    pub offset: u64,
+    pub number: u64,
+    /// What `open` answered for this open file.
+    pub handle: u64,
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: u32,
+    pub text: RStr<'a>,
+    pub bytes: RSlice<'a, u8>,
+}
+
+/// What [`PluginMod::file`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct FileReturn {
+    pub status: Status,
+    /// Of lookup, getattr and truncate.
+    pub attr: FileAttr,
+    /// Of open: the plugin's number for the open file. Of write: how many bytes.
+    pub number: u64,
+    /// Of read and readlink.
+    pub bytes: RVec<u8>,
+    /// Of readdir, without `.` and `..`.
+    pub entries: RVec<DirEntry>,
+}
+
+/// A mount that is asked of a file system type.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug)]
+pub struct MountCall<'a> {
+    /// The namespace that it shows; 0 for none in particular.
+    pub cookie: u64,
+    /// 1 for a mount of the plugin's or host's own (`kern_mount`), in no mount table.
+    pub internal: u8,
+    /// As given to mount(8).
+    pub source: RStr<'a>,
+    /// Options separated by commas.
+    pub options: RStr<'a>,
+}
+
+/// What [`HostMod::sock_create`] and [`HostMod::sock_connect`] answer.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct SockReturn {
+    pub status: Status,
+    /// Its inode in sockfs, never used again; 0 is none. To be given to [`HostMod::sock_release`] once.
+    pub ino: u64,
+    /// The descriptor, the host's: the plugin uses it and does not close it. What the host has shut stays open until it
+    /// is released, as a socket that is connected to nothing, so that its number is nobody else's.
+    pub fd: i32,
+}
+
+/// A connection to a protocol family that a plugin offers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug)]
+pub struct ConnectCall {
+    /// `SOCK_STREAM`, `SOCK_DGRAM` or `SOCK_SEQPACKET`.
+    pub kind: i32,
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: u32,
+    /// The plugin's end; the host's descriptor as in [`SockReturn`].
+    pub fd: i32,
+    /// Its inode, to be released as if it came from [`HostMod::sock_create`].
+    pub ino: u64,
+}
+
 /// The plugin's table, its root module. Entries after `last_prefix_field` are options to the other side.
 #[repr(C)]
 #[derive(StableAbi)]
@@ -334,6 +497,19 @@ pub struct PluginMod {
     pub netdev_free: extern "C" fn(instance: InstanceHandle, ops: OpsHandle) -> Status,
     /// A device's counters beyond [`NetdevStats`]. From anywhere, at any time, as get_stats.
     pub get_ethtool_stats: extern "C" fn(instance: InstanceHandle, ops: OpsHandle) -> EthtoolStatsReturn,
+    /// Reads or writes one entry of a sysctl table. In no namespace and under no lock: many at once, from any thread.
+    pub ctl: extern "C" fn(instance: InstanceHandle, table: CtlHandle, call: &CtlCall<'_>) -> CtlReturn,
+    /// Drops what stands behind a table. No other call for it follows.
+    pub ctl_free: extern "C" fn(instance: InstanceHandle, table: CtlHandle) -> Status,
+    /// Makes a superblock of file system type `fs`; its number is the plugin's.
+    pub fs_mount: extern "C" fn(instance: InstanceHandle, fs: u32, call: &MountCall<'_>) -> NumberReturn,
+    /// Ends a superblock. No other call for it follows.
+    pub fs_kill_sb: extern "C" fn(instance: InstanceHandle, fs: u32, sb: u64) -> Status,
+    /// A file operation. In no namespace and under no lock: many at once, from any thread.
+    pub file: extern "C" fn(instance: InstanceHandle, fs: u32, sb: u64, call: &FileCall<'_>) -> FileReturn,
+    /// A connection to protocol family `family`, in a namespace: runs inside it, under its lock, as a hook does.
+    pub sock_connected:
+        extern "C" fn(instance: InstanceHandle, family: u32, net: &NetInfo<'_>, call: &ConnectCall) -> Status,
 }
 
 impl RootModule for PluginModRef {
@@ -383,4 +559,25 @@ pub struct HostMod {
     pub unregister_notifier: extern "C" fn(token: u64, cookie: u64, number: u32) -> Status,
     /// All names of a managed namespace as they are now; the first is that of [`NetInfo`].
     pub net_names: extern "C" fn(token: u64, cookie: u64) -> NamesReturn,
+    /// `register_net_sysctl`: all of the table or nothing of it. It ends with its namespace or its plugin at the latest,
+    /// and then [`PluginMod::ctl_free`] is called for it. On failure what stands behind it stays the plugin's.
+    pub register_net_sysctl: extern "C" fn(
+        token: u64,
+        cookie: u64,
+        path: RStr<'_>,
+        entries: RSlice<'_, CtlEntry<'_>>,
+        table: CtlHandle,
+    ) -> NumberReturn,
+    /// Waits for calls in flight, then frees the table. EDEADLK from one of its own calls.
+    pub unregister_net_sysctl: extern "C" fn(token: u64, number: u64) -> Status,
+    /// `kern_mount`: a mount in no mount table, of any registered type.
+    pub kern_mount: extern "C" fn(token: u64, fs: RStr<'_>, cookie: u64, options: RStr<'_>) -> NumberReturn,
+    pub kern_unmount: extern "C" fn(token: u64, mount: u64) -> Status,
+    /// `sock_create`: a socket made inside a managed namespace, from wherever. The host shuts what is left when the
+    /// namespace or the plugin goes, before it lets go of the namespace.
+    pub sock_create: extern "C" fn(token: u64, cookie: u64, family: i32, kind: i32, protocol: i32) -> SockReturn,
+    /// `sock_release`.
+    pub sock_release: extern "C" fn(token: u64, ino: u64) -> Status,
+    /// Connects to a protocol family that some plugin offers by this name, in a namespace.
+    pub sock_connect: extern "C" fn(token: u64, cookie: u64, family: RStr<'_>, kind: i32) -> SockReturn,
 }

@@ -19,9 +19,9 @@ use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString, RVec};
 
 use crate::abi::{
-    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EthtoolStat, EthtoolStatsReturn, EventReturn, HostModRef,
-    InitReturn, InstanceHandle, NdoCall, NdoReturn, NetInfo, NetdevStats, OpsHandle, PluginMod, PluginModRef,
-    Registration, Status,
+    AreaHandle, ConfigStatus, ConnectCall, CreateReturn, CtlCall, CtlHandle, CtlReturn, DeviceEvent, EthtoolStat,
+    EthtoolStatsReturn, EventReturn, FileAttr, FileCall, FileReturn, HostModRef, InitReturn, InstanceHandle, MountCall,
+    NdoCall, NdoReturn, NetInfo, NetdevStats, NumberReturn, OpsHandle, PluginMod, PluginModRef, Registration, Status,
 };
 use crate::area::{Areas, Taken};
 use crate::chain;
@@ -29,6 +29,7 @@ use crate::host::Shared;
 use crate::log::{self, Caller};
 use crate::pernet::AnyOps;
 use crate::plugin;
+use crate::sysctl;
 use crate::{Error, Event, ExitReason, Host, Net, Notifier, Plugin, Registrar, Result, Verdict, guard};
 
 /// Exports a type that implements [`Plugin`] as *the* plugin of this shared library.
@@ -119,6 +120,12 @@ pub fn module<P: Plugin>() -> PluginModRef {
         ndo,
         netdev_free,
         get_ethtool_stats,
+        ctl,
+        ctl_free,
+        fs_mount,
+        fs_kill_sb,
+        file,
+        sock_connected,
     }
     .leak_into_prefix()
 }
@@ -324,6 +331,44 @@ extern "C" fn get_ethtool_stats(instance: InstanceHandle, ops: OpsHandle) -> Eth
         Ok(stats) => EthtoolStatsReturn { status: Status::OK, stats },
         Err(status) => EthtoolStatsReturn { status, stats: RVec::new() },
     }
+}
+
+extern "C" fn ctl(instance: InstanceHandle, table: CtlHandle, call: &CtlCall<'_>) -> CtlReturn {
+    match on(instance, |i| sysctl::call(&i.parts.shared, table, call)) {
+        Ok((number, bytes)) => CtlReturn { status: Status::OK, number, bytes: bytes.into() },
+        Err(status) => CtlReturn { status, number: 0, bytes: RVec::new() },
+    }
+}
+
+extern "C" fn ctl_free(instance: InstanceHandle, table: CtlHandle) -> Status {
+    on(instance, |i| sysctl::free(&i.parts.shared, table)).into()
+}
+
+extern "C" fn fs_mount(instance: InstanceHandle, _fs: u32, _call: &MountCall<'_>) -> NumberReturn {
+    let status = on(instance, |_| Err::<(), _>(not_registered("file system type"))).into();
+    NumberReturn { status, number: 0 }
+}
+
+extern "C" fn fs_kill_sb(instance: InstanceHandle, _fs: u32, _sb: u64) -> Status {
+    on(instance, |_| Err::<(), _>(not_registered("file system type"))).into()
+}
+
+extern "C" fn file(instance: InstanceHandle, _fs: u32, _sb: u64, _call: &FileCall<'_>) -> FileReturn {
+    let status = on(instance, |_| Err::<(), _>(not_registered("file system type"))).into();
+    FileReturn { status, attr: FileAttr::default(), number: 0, bytes: RVec::new(), entries: RVec::new() }
+}
+
+extern "C" fn sock_connected(
+    instance: InstanceHandle,
+    _family: u32,
+    _net: &NetInfo<'_>,
+    _call: &ConnectCall,
+) -> Status {
+    on(instance, |_| Err::<(), _>(not_registered("protocol family"))).into()
+}
+
+fn not_registered(what: &str) -> Error {
+    Error::new(libc::EINVAL, format!("there is no such {what} in this plugin"))
 }
 
 /// Calls into an instance, in a guard.

@@ -36,6 +36,9 @@ mod own;
 mod chain;
 mod dev;
 pub mod datapath;
+mod sysctl;
+mod filesystem;
+mod socket;
 mod area;
 mod export;
 

@@ -2,6 +2,7 @@
 
 mod counting_allocator;
 mod device_host;
+mod stub_host;
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicUsize, Ordering};

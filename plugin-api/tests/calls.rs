@@ -4,6 +4,8 @@
 //! threads of a plugin log as the newest instance of the file.
 #![forbid(unsafe_code)]
 
+mod stub_host;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
@@ -290,6 +292,13 @@ fn host() -> HostModRef {
         register_notifier,
         unregister_notifier,
         net_names,
+        register_net_sysctl: stub_host::register_net_sysctl,
+        unregister_net_sysctl: stub_host::unregister_net_sysctl,
+        kern_mount: stub_host::kern_mount,
+        kern_unmount: stub_host::kern_unmount,
+        sock_create: stub_host::sock_create,
+        sock_release: stub_host::sock_release,
+        sock_connect: stub_host::sock_connect,
     }
     .leak_into_prefix()
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod device_host;
+mod stub_host;
 
 use std::num::NonZeroU64;
 use std::os::unix::net::UnixDatagram;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod device_host;
+mod stub_host;
 
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Mutex;

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, CommandLine, Config};
 use crate::control::wire;
-use crate::engine::{self, HookError, Net, PernetList, WriteToken};
+use crate::engine::{self, Net, PernetList, WriteToken};
 use crate::plugin::{self, Judge};
 use pernet_plugin_api::ExitReason;
 
+use super::enlist::{delist, enlist};
 use super::namespaces::complain;
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
 use super::running_set::{Failed, Running, RunningSet};
@@ -175,17 +176,13 @@ pub(super) fn register_new(
     place: usize,
 ) -> Result<Live, Trouble> {
     let live = shared.maker.create(prepared, place)?;
-    match engine::register(write, live.member(), &shared.nets()) {
+    match enlist(shared, write, &live) {
         Ok(()) => Ok(live),
-        Err(errors) => {
+        Err(trouble) => {
             destroy(shared, live);
-            Err(first_trouble(&errors))
+            Err(trouble)
         }
     }
-}
-
-pub(super) fn first_trouble(errors: &[HookError]) -> Trouble {
-    errors.first().map_or_else(|| Trouble::new("pernet.init", "failed without saying why"), Trouble::from)
 }
 
 pub(super) fn destroy(shared: &Shared, live: Live) {
@@ -343,10 +340,9 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
         } else {
             trouble.clone()
         };
-        let (_, errors) = engine::unregister(&write, entry.name(), &shared.nets(), ExitReason::Removed);
-        complain(&errors);
-        let prepared = entry.live().map(|l| l.prepared.clone());
-        let Some(prepared) = prepared else { continue };
+        let Some(live) = entry.live() else { continue };
+        delist(shared, &write, live, ExitReason::Removed);
+        let prepared = live.prepared.clone();
         if let Entry::Live(live) = std::mem::replace(entry, Entry::Failed(prepared, why)) {
             destroy(shared, live);
         }

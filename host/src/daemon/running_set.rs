@@ -9,9 +9,9 @@ use pernet_plugin_api::ExitReason;
 
 use crate::engine::{self, WriteToken};
 
-use super::namespaces::complain;
+use super::enlist::{delist, enlist};
 use super::plugins::{Entry, Live, Prepared, Trouble};
-use super::reload::{Shared, destroy, first_trouble, register_new};
+use super::reload::{Shared, destroy, register_new};
 
 /// A plugin that could not be put up, and why.
 pub(super) type Failed = (Prepared, Trouble);
@@ -82,8 +82,7 @@ impl RunningSet<'_> {
             let follows = stays || target.iter().any(|p| p.config.name == name);
             let reason = if reason == ExitReason::Replaced && !follows { ExitReason::Removed } else { reason };
             if std::mem::take(&mut it.registered) {
-                let (_, errors) = engine::unregister(self.write, &name, &self.shared.nets(), reason);
-                complain(&errors);
+                delist(self.shared, self.write, &it.live, reason);
             }
             if stays { self.running.push(it) } else { destroy(self.shared, it.live) }
         }
@@ -101,9 +100,9 @@ impl RunningSet<'_> {
         if self.running[at].registered {
             return Ok(());
         }
-        if let Err(errors) = engine::register(self.write, self.running[at].live.member(), &self.shared.nets()) {
+        if let Err(trouble) = enlist(self.shared, self.write, &self.running[at].live) {
             destroy(self.shared, self.running.remove(at).live);
-            return Err(first_trouble(&errors));
+            return Err(trouble);
         }
         self.running[at].registered = true;
         Ok(())

@@ -9,6 +9,7 @@ use super::host_devices::{self, ChangeNetdev, NetdevSnapshot};
 use super::inner::{Inner, InstanceRef};
 use super::running::{Held, current_hook, held_by_this_thread};
 use super::status::status_of;
+use super::{host_filesystem, host_socket, host_sysctl};
 use crate::engine::{Failure, LinkSpec, NetDeviceOps, NotifierBlock};
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::{RSlice, RString};
@@ -155,6 +156,37 @@ pub trait HostServices: Send + Sync {
         let _ = (instance, cookie);
         Err(Failure::new(libc::ENOSYS, "this host has no names of namespaces"))
     }
+    /// Makes an internal mount of any registered type; its number.
+    fn kern_mount(&self, instance: &InstanceRef, fs: &str, cookie: u64, options: &str) -> Result<u64, Failure> {
+        let _ = (instance, fs, cookie, options);
+        Err(Failure::new(libc::ENOSYS, "this host has no file systems"))
+    }
+    /// Ends it.
+    fn kern_unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
+        let _ = (instance, mount);
+        Err(Failure::new(libc::ENOSYS, "this host has no file systems"))
+    }
+    /// Makes a socket inside a namespace; its inode and descriptor, which stays the host's.
+    fn sock_create(&self, instance: &InstanceRef, cookie: u64, kind: [i32; 3]) -> Result<(u64, i32), Failure> {
+        let _ = (instance, cookie, kind);
+        Err(Failure::new(libc::ENOSYS, "this host has no sockets"))
+    }
+    /// Releases a socket that the instance has.
+    fn sock_release(&self, instance: &InstanceRef, ino: u64) -> Result<(), Failure> {
+        let _ = (instance, ino);
+        Err(Failure::new(libc::ENOSYS, "this host has no sockets"))
+    }
+    /// Connects to a family that a plugin offers; the caller's end.
+    fn sock_connect(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        family: &str,
+        kind: i32,
+    ) -> Result<(u64, i32), Failure> {
+        let _ = (instance, cookie, family, kind);
+        Err(Failure::new(libc::ENOSYS, "this host has no sockets"))
+    }
     /// An instance panicked, for the first time. Only its exits will be called from now on.
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure);
 }
@@ -223,6 +255,13 @@ pub(super) fn host_mod() -> HostModRef {
         register_notifier: host_devices::register_notifier,
         unregister_notifier: host_devices::unregister_notifier,
         net_names,
+        register_net_sysctl: host_sysctl::register_net_sysctl,
+        unregister_net_sysctl: host_sysctl::unregister_net_sysctl,
+        kern_mount: host_filesystem::kern_mount,
+        kern_unmount: host_filesystem::kern_unmount,
+        sock_create: host_socket::sock_create,
+        sock_release: host_socket::sock_release,
+        sock_connect: host_socket::sock_connect,
     });
     HostModRef(TABLE.static_as_prefix())
 }

@@ -24,6 +24,9 @@ mod ndo;
 pub mod instance;
 pub mod host_api;
 mod host_devices;
+mod host_sysctl;
+mod host_filesystem;
+mod host_socket;
 
 pub use elf::FormatError;
 pub use error::PluginError;

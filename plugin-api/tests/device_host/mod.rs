@@ -2,6 +2,7 @@
 //! Tests drive the plugin through its table, as the daemon does.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use super::stub_host;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -242,6 +243,13 @@ fn host() -> HostModRef {
         register_notifier,
         unregister_notifier,
         net_names,
+        register_net_sysctl: stub_host::register_net_sysctl,
+        unregister_net_sysctl: stub_host::unregister_net_sysctl,
+        kern_mount: stub_host::kern_mount,
+        kern_unmount: stub_host::kern_unmount,
+        sock_create: stub_host::sock_create,
+        sock_release: stub_host::sock_release,
+        sock_connect: stub_host::sock_connect,
     }
     .leak_into_prefix()
 }

@@ -1,0 +1,28 @@
+//! What a plugin's init registered, carried out: what is there once first, then its hooks in every namespace.
+//!
+//! A file system type or a protocol family is there once, for the whole daemon. It comes before the plugin's hooks run
+//! anywhere, so that an init may use it, and goes after its last exit. The undo is the exact reverse.
+
+use std::sync::Arc;
+
+use pernet_plugin_api::ExitReason;
+
+use crate::engine::{self, WriteToken};
+
+use super::namespaces::complain;
+use super::plugins::{Live, Trouble};
+use super::reload::Shared;
+
+/// Registers everything, or leaves nothing registered.
+pub(super) fn enlist(shared: &Shared, write: &WriteToken, live: &Live) -> Result<(), Trouble> {
+    engine::register(write, live.member(), &shared.nets()).map_err(|errors| {
+        errors.first().map_or_else(|| Trouble::new("pernet.init", "failed without saying why"), Trouble::from)
+    })
+}
+
+/// Takes everything back that is registered.
+pub(super) fn delist(shared: &Shared, write: &WriteToken, live: &Live, reason: ExitReason) {
+    let name: &Arc<str> = live.instance.name();
+    let (_, errors) = engine::unregister(write, name, &shared.nets(), reason);
+    complain(&errors);
+}

@@ -1,0 +1,1 @@
+//! File system types of a plugin's own.

@@ -1,0 +1,1 @@
+//! Sockets inside namespaces, and protocol families of a plugin's own.
