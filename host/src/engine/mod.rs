@@ -23,6 +23,7 @@ mod net;
 mod net_chain;
 mod netdev;
 mod notifier;
+mod order;
 mod pernet;
 mod refs;
 mod register;
@@ -32,6 +33,7 @@ mod setup;
 mod todo;
 mod undo;
 mod unregister;
+mod unwind;
 mod walk;
 
 pub use change::{
@@ -40,7 +42,7 @@ pub use change::{
 pub use failure::{Failure, HookError};
 pub use gate::Blocked;
 pub use generic::Area;
-pub use initcall::{Item, Level, OrderError, order};
+pub use initcall::{Blacklist, Called, Initcall, Level, Outcome, Run, do_initcalls, do_one_initcall, obstacle};
 pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
 pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
 pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};
@@ -50,6 +52,7 @@ pub use net::{Namespace, Net, NetState};
 pub use net_chain::{register_notifier_net, unregister_notifier_net};
 pub use netdev::{NetDeviceOps, OwnDevice, alloc_netdev, free_netdev};
 pub use notifier::NetdevEvent;
+pub use order::{Item, OrderError, order};
 pub use pernet::{PernetList, ReadToken, WriteToken, register, renumber, unregister};
 pub use pernet_plugin_api::RegState;
 pub use refs::{NetdevRef, dev_hold};
@@ -59,6 +62,7 @@ pub use rtnl::{HeldRtnl, LockError, QuietGuard, Rtnl, RtnlGuard, RtnlPair, lock_
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
 pub use todo::{NotDeferred, Work};
 pub use unregister::{unregister_many, unregister_netdev};
+pub use unwind::{Step, Undo, do_steps};
 pub use walk::work_in;
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod netdev_observed;
 mod netdev_register;
 mod netdev_unregister;
 mod notifier;
+mod order;
 mod pernet;
 mod rtnl;
 mod setup;
