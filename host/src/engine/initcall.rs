@@ -133,7 +133,7 @@ impl Called {
     fn lack(&self) -> Option<String> {
         match &self.outcome {
             Outcome::Done => None,
-            Outcome::Failed(failure) => Some(format!("failed: {} (errno {})", failure.message, failure.errno)),
+            Outcome::Failed(failure) => Some(format!("failed: {}", failure.message)),
             Outcome::Blacklisted(failure) => Some(format!("is {}", failure.message)),
             Outcome::Refused(failure) => Some(failure.message.clone()),
         }
@@ -145,27 +145,36 @@ impl Called {
 pub struct Blacklist(pub Vec<(String, String)>);
 
 impl Blacklist {
-    /// Where this very name is written: there are no patterns (K5.3).
+    /// What this very name gets if it is on the list: there are no patterns (K5.3).
     #[must_use]
-    pub fn place(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(listed, _)| listed == name).map(|(_, place)| place.as_str())
+    pub fn refuses(&self, name: &str) -> Option<Failure> {
+        let (_, place) = self.0.iter().find(|(listed, _)| listed == name)?;
+        Some(Failure::new(EPERM, format!("blacklisted by initcall_blacklist, {place}")))
     }
+}
+
+/// Who looks on: the clock, and what the kernel tells with `initcall_debug`.
+pub trait Watch {
+    /// The time; it never goes back.
+    fn now(&self) -> Duration;
+    /// It is going to be called.
+    fn calling(&self, name: &str);
+    /// Its turn is over.
+    fn over(&self, called: &Called);
 }
 
 /// Calls each in its turn: level by level, and within a level in the order given. One that fails keeps nobody from
 /// being called but those that require it (K5.2 would call these too), unless it is vital.
-///
-/// `now` is the caller's clock; it never goes back.
 pub fn do_initcalls<C>(
     mut calls: Vec<Initcall<'_, C>>,
     context: &mut C,
     blacklist: &Blacklist,
-    now: &dyn Fn() -> Duration,
+    watch: &dyn Watch,
 ) -> Vec<Called> {
     calls.sort_by_key(|call| call.level);
     let mut before = Vec::with_capacity(calls.len());
     for call in calls {
-        let called = do_one_initcall(call, context, &before, blacklist, now);
+        let called = do_one_initcall(call, context, &before, blacklist, watch);
         before.push(called);
     }
     before
@@ -177,25 +186,28 @@ pub fn do_one_initcall<C>(
     context: &mut C,
     before: &[Called],
     blacklist: &Blacklist,
-    now: &dyn Fn() -> Duration,
+    watch: &dyn Watch,
 ) -> Called {
     let Initcall { name, level, requires, vital, run } = call;
-    let start = now();
+    let start = watch.now();
     let (took, outcome) = match obstacle(&name, &requires, before, blacklist) {
         Some(outcome) => (Duration::ZERO, outcome),
         None => {
+            watch.calling(&name);
             let outcome = run(context).map_or_else(Outcome::Failed, |()| Outcome::Done);
-            (now().saturating_sub(start), outcome)
+            (watch.now().saturating_sub(start), outcome)
         }
     };
-    Called { name, level, vital, start, took, outcome }
+    let called = Called { name, level, vital, start, took, outcome };
+    watch.over(&called);
+    called
 }
 
 /// Why an initcall is not to be called, if it is not.
 #[must_use]
 pub fn obstacle(name: &str, requires: &[String], before: &[Called], blacklist: &Blacklist) -> Option<Outcome> {
-    if let Some(place) = blacklist.place(name) {
-        return Some(Outcome::Blacklisted(Failure::new(EPERM, format!("blacklisted by initcall_blacklist, {place}"))));
+    if let Some(failure) = blacklist.refuses(name) {
+        return Some(Outcome::Blacklisted(failure));
     }
     let vital = before.iter().filter(|called| called.vital);
     if let Some((called, lack)) = vital.filter_map(|called| Some((called, called.lack()?))).next() {

@@ -42,7 +42,7 @@ pub use change::{
 pub use failure::{Failure, HookError};
 pub use gate::Blocked;
 pub use generic::Area;
-pub use initcall::{Blacklist, Called, Initcall, Level, Outcome, Run, do_initcalls, do_one_initcall, obstacle};
+pub use initcall::{Blacklist, Called, Initcall, Level, Outcome, Run, Watch, do_initcalls, do_one_initcall, obstacle};
 pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
 pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
 pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};

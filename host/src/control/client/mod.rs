@@ -3,6 +3,7 @@
 //! Owns the command line, the exit status and what is printed. It knows the daemon only through the control socket.
 
 mod arguments;
+mod boot;
 mod connection;
 mod failure;
 mod netns;
@@ -100,6 +101,7 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
                 _ => print(json, &reply.devices, |devices| tables::dev_show(devices)),
             }
         }
+        Command::Boot(arguments) => boot::run(&mut open()?, json, arguments),
         Command::Monitor => monitor(open()?, json),
         Command::Reload => {
             let reply: call::Reload_Reply = open()?.call("Reload", &call::Reload_Args {})?;

@@ -1,6 +1,6 @@
 //! K5.2 and K5.3: initcalls, called one by one; and how one of several steps unwinds (K5.7, K6.7).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,19 +24,30 @@ fn initcall(name: &str, level: Level, requires: &[&str], errno: i32) -> Initcall
     Initcall { name: name.to_owned(), level, requires, vital: false, run: Box::new(run) }
 }
 
-/// A clock that is a millisecond later each time.
-fn clock() -> impl Fn() -> Duration {
-    let ticks = Cell::new(0);
-    move || {
-        ticks.set(ticks.get() + 1);
-        Duration::from_millis(ticks.get())
+/// A clock that is a millisecond later each time, and what was told.
+#[derive(Default)]
+struct Ticks(Cell<u64>, RefCell<Log>);
+
+impl Watch for Ticks {
+    fn now(&self) -> Duration {
+        self.0.set(self.0.get() + 1);
+        Duration::from_millis(self.0.get())
+    }
+
+    fn calling(&self, name: &str) {
+        self.1.borrow_mut().push(format!("calling {name}"));
+    }
+
+    fn over(&self, called: &Called) {
+        let errno = called.outcome.failure().map_or(0, |failure| failure.errno);
+        self.1.borrow_mut().push(format!("{} returned {errno}", called.name));
     }
 }
 
 fn run(calls: Vec<Initcall<'_, Log>>, listed: &[&str]) -> (Log, Vec<Called>) {
     let mut log = Log::new();
     let blacklist = Blacklist(listed.iter().map(|name| (name.to_string(), "main.toml:1".to_owned())).collect());
-    let called = do_initcalls(calls, &mut log, &blacklist, &clock());
+    let called = do_initcalls(calls, &mut log, &blacklist, &Ticks::default());
     (log, called)
 }
 
@@ -64,6 +75,18 @@ fn k5_2_strictly_serial_each_with_its_time() {
     assert_eq!((log, called[0].start, called[0].took), (Log::new(), ms(1), ms(0)), "what is not called takes no time");
 }
 
+#[test]
+fn k5_3_each_call_is_told_before_and_after() {
+    let calls = vec![initcall("a", Level::Core, &[], 0), initcall("b", Level::Core, &[], EIO)];
+    let ticks = Ticks::default();
+    let _ = do_initcalls(calls, &mut Log::new(), &Blacklist::default(), &ticks);
+    assert_eq!(*ticks.1.borrow(), ["calling a", "a returned 0", "calling b", "b returned 5"]);
+    let ticks = Ticks::default();
+    let blacklist = Blacklist(vec![("a".into(), "here".into())]);
+    let _ = do_initcalls(vec![initcall("a", Level::Core, &[], 0)], &mut Log::new(), &blacklist, &ticks);
+    assert_eq!(*ticks.1.borrow(), ["a returned 1"]);
+}
+
 /// Where the kernel ignores the value, it counts here: but only for what requires it.
 #[test]
 fn k5_2_a_failing_one_stops_only_what_requires_it() {
@@ -77,8 +100,8 @@ fn k5_2_a_failing_one_stops_only_what_requires_it() {
     let (log, called) = run(calls, &[]);
     assert_eq!(log, ["a", "b", "e"]);
     assert_eq!(message(&called, "b"), (EIO, "b cannot"));
-    assert_eq!(message(&called, "c"), (19, "requires `b`, which failed: b cannot (errno 5)"));
-    assert_eq!(message(&called, "d"), (19, "requires `c`, which requires `b`, which failed: b cannot (errno 5)"));
+    assert_eq!(message(&called, "c"), (19, "requires `b`, which failed: b cannot"));
+    assert_eq!(message(&called, "d"), (19, "requires `c`, which requires `b`, which failed: b cannot"));
     assert!(matches!(called[1].outcome, Outcome::Failed(_)));
     assert!(matches!((&called[2].outcome, &called[3].outcome), (Outcome::Refused(_), Outcome::Refused(_))));
 }
@@ -107,7 +130,7 @@ fn nothing_goes_on_without_a_vital_one() {
     let calls = vec![initcall("a", Level::Pure, &[], 0), vital, initcall("b", Level::Late, &[], 0)];
     let (log, called) = run(calls, &[]);
     assert_eq!(log, ["a", "v"]);
-    assert_eq!(message(&called, "b"), (19, "nothing goes on without `v`, which failed: v cannot (errno 5)"));
+    assert_eq!(message(&called, "b"), (19, "nothing goes on without `v`, which failed: v cannot"));
     assert!(called[1].vital && !called[0].vital);
 }
 
