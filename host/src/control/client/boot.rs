@@ -1,6 +1,12 @@
 //! `boot`: what ran at the start and in each namespace's setup, as tables or as a chart.
 
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
 use super::arguments::BootArguments;
+use super::chart;
 use super::connection::Connection;
 use super::failure::Failure;
 use super::tables::{or_dash, table, text};
@@ -11,11 +17,43 @@ use crate::control::wire::{BootRecord, Initcall, InitcallResult, NetnsSetup, Set
 pub(super) fn run(daemon: &mut Connection, json: bool, arguments: &BootArguments) -> Result<(), End> {
     let asked = call::Boot_Args { netns: arguments.netns.clone() };
     let boot = daemon.call::<call::Boot_Reply>("Boot", &asked)?.boot;
+    if let Some(file) = &arguments.svg {
+        write(file, &chart::draw(&boot))?;
+        return if json { print(json, &boot, tables) } else { Ok(()) };
+    }
     let Some(name) = &arguments.netns else {
         return print(json, &boot, tables);
     };
     let setup = boot.setups.first().ok_or_else(|| not_yet(name))?;
     print(json, setup, hooks)
+}
+
+/// As a whole or not at all: whoever looks at the file meanwhile sees what was there before.
+fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |e: io::Error| {
+        let remedy = "name a file in a folder that you may write to";
+        Failure::new(file.display(), format!("the chart cannot be written: {e}"), remedy)
+    };
+    // A link keeps being one. What is there and is no file (a folder, a terminal) is not replaced by one.
+    let file = match fs::canonicalize(file) {
+        Ok(there) if there.is_file() => there,
+        Ok(_) => return Err(failed(io::Error::other("it is no regular file"))),
+        Err(_) => file.to_owned(),
+    };
+    let name = file.file_name().ok_or_else(|| failed(io::Error::other("it has no file name")))?;
+    let mut new = OsString::from(".");
+    new.push(name);
+    new.push(format!(".{}", std::process::id()));
+    let new = file.with_file_name(new);
+    let written = File::create_new(&new).and_then(|mut out| {
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        fs::rename(&new, &file)
+    });
+    written.map_err(|e| {
+        let _ = fs::remove_file(&new);
+        failed(e)
+    })
 }
 
 fn not_yet(name: &str) -> Failure {
@@ -106,7 +144,7 @@ fn hooks(setup: &NetnsSetup) -> String {
     format!("{began} {netns}: {} in {}\n\n{}{more}", state.as_str(), time(*total_us), text(&t))
 }
 
-fn called(hook: &SetupHook) -> String {
+pub(super) fn called(hook: &SetupHook) -> String {
     let device = hook.device.as_ref().map(|device| format!(" {device}")).unwrap_or_default();
     format!("{} {}{device}", hook.plugin, hook.hook)
 }

@@ -4,9 +4,12 @@
 
 mod arguments;
 mod boot;
+mod chart;
 mod connection;
 mod failure;
 mod netns;
+mod plot;
+mod svg;
 mod tables;
 
 use std::io::{self, Write};
