@@ -354,6 +354,7 @@ mod tests {
     #[test]
     fn names_and_levels_are_checked() {
         assert!(is_name("l2-tp") && !is_name("L2") && !is_name("") && !is_name("a_b"));
+        assert!(is_initcall("sock_init") && is_initcall("l2-tp") && !is_initcall("a.b") && !is_initcall(""));
         assert!(is_level("pure") && is_level("late") && !is_level("subsy") && !is_level("subsystem"));
     }
 }

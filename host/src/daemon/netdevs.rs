@@ -135,6 +135,10 @@ impl Services {
         ops: Arc<dyn NetDeviceOps>,
     ) -> Result<u64, Failure> {
         let owner = self.owners.get(instance)?;
+        if !self.netdevs.open.load(Ordering::Acquire) {
+            let why = "devices can be had after net_dev_init only; see `pernetctl boot` for what became of it";
+            return Err(Failure::new(libc::ENODEV, why));
+        }
         let peer = if peer == 0 { None } else { Some(self.netdevs.find(instance, peer)?) };
         let dev = engine::alloc_netdev(&owner, spec, ops, peer)?;
         let mut devices = lock(&self.netdevs.devices);

@@ -57,7 +57,7 @@ pub(crate) struct Row {
     pub(super) name: String,
     /// `kept`, `added`, `replaced`, `removed` or `failed`.
     pub(super) action: &'static str,
-    /// What went wrong with it.
+    /// What went wrong with it, or why it is left out.
     pub(super) error: Option<String>,
 }
 
