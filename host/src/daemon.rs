@@ -61,7 +61,7 @@ pub(crate) enum Event {
     /// A client asks.
     Request(Request),
     /// A namespace's setup ended, well or not; its state tells.
-    SetUp(NetCookie, Arc<Setup>),
+    SetUp(NetCookie, Setup),
     /// A namespace's plugins have been judged again by its new names.
     Judged(NetCookie),
     /// A namespace's exits are done.

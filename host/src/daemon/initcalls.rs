@@ -108,7 +108,8 @@ fn workqueue_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
     Ok(ends_itself())
 }
 
-/// Sockets and what they stand on, in the kernel's order (K6.7); where the kernel's unwinds in part, this does wholly.
+/// Sockets and what they stand on, each a step in the kernel's order (K6.7): the root of the net sysctls, the cache of
+/// inodes, the type `sockfs`, its mount. Where the kernel's unwinds in part, this does wholly.
 fn sock_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
     let steps: [Step<Booting<'_>>; 0] = [];
     do_steps(&steps, booting)

@@ -45,7 +45,7 @@ pub(super) struct Managed {
     /// A setup is queued or running.
     pub(super) setting_up: bool,
     /// The last setup that is over.
-    pub(super) setup: Option<Arc<Setup>>,
+    pub(super) setup: Option<Setup>,
 }
 
 /// A namespace that was named again while its exits ran.
@@ -214,7 +214,7 @@ impl Daemon {
     }
 
     /// A setup is over.
-    pub(super) fn set_up(&mut self, cookie: NetCookie, setup: Arc<Setup>) {
+    pub(super) fn set_up(&mut self, cookie: NetCookie, setup: Setup) {
         let Some(managed) = self.nets.get_mut(&cookie) else { return };
         managed.setting_up = false;
         managed.setup = Some(setup);

@@ -336,11 +336,7 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
         if entry.live().is_none() || (entry.name() != name && !orphan) {
             continue;
         }
-        let why = if orphan {
-            Trouble::new("requires", format!("requires {name}, which failed; repair that one, then reload"))
-        } else {
-            trouble.clone()
-        };
+        let why = if orphan { Trouble::required(name, trouble) } else { trouble.clone() };
         let Some(live) = entry.live() else { continue };
         delist(shared, &write, live, ExitReason::Removed);
         let prepared = live.prepared.clone();

@@ -48,12 +48,13 @@ impl DeviceName {
     }
 }
 
-/// A setup that is over.
+/// A setup that is over. A copy shares what is large.
+#[derive(Clone)]
 pub(crate) struct Setup {
     time: SystemTime,
     state: NetState,
     total: Duration,
-    hooks: Box<[HookTime]>,
+    hooks: Arc<[HookTime]>,
     /// How many more there were.
     left_off: u32,
 }
@@ -92,14 +93,14 @@ impl Drop for Running {
 }
 
 /// Does a net's setup, and records it.
-pub(super) fn record(net: &Net, setup: impl FnOnce()) -> Arc<Setup> {
+pub(super) fn record(net: &Net, setup: impl FnOnce()) -> Setup {
     let (time, since) = (SystemTime::now(), Instant::now());
     let running = Running::begin(since);
     setup();
     let total = since.elapsed();
     let (hooks, left_off) = RECORDING.with_borrow(|recording| (recording.hooks.as_slice().into(), recording.left_off));
     drop(running);
-    Arc::new(Setup { time, state: net.state(), total, hooks, left_off })
+    Setup { time, state: net.state(), total, hooks, left_off }
 }
 
 /// A hook has ended on this thread; it is noted if the thread is at a setup.
