@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let trials = [
         one("K5.1: levels in turn, pernetd's own first in each", order),
         one("K5.2, K5.5: who fails is not asked to exit, and takes along only who requires it", failing),
+        one("K5.2: each in turn fails, and the rest is as if it had not been there", each_in_turn),
         one("K5.3: a blacklisted plugin is not called, nor who requires it", blacklisted),
         one("K5.3: a blacklisted plugin's code is not even mapped", not_mapped),
         one("K5.3: a blacklisted plugin with a broken file is no mistake", broken_and_blacklisted),
@@ -152,6 +153,34 @@ fn failing(mut m: Machine) {
     assert_eq!(of(&m.calls(), "blue"), ["b init", "c init", "d init"]);
     assert_eq!(results(&m), pairs(&expected), "the record is the boot's");
     m.stop();
+}
+
+/// Each requires the one before it, but for `c`. Whoever started ends once, newest first; nobody else does.
+fn each_in_turn(mut m: Machine) {
+    let letters = ["a", "b", "c", "d", "e"];
+    for fails in 0..letters.len() {
+        let requires = |n: usize| n > 0 && n != 2;
+        for (n, letter) in letters.iter().enumerate() {
+            let keys = if requires(n) { format!("requires = [\"probe-{}\"]", letters[n - 1]) } else { String::new() };
+            m.probe(10 + u32::try_from(n).unwrap(), letter, &keys, if n == fails { FAILS } else { "" });
+        }
+        m.forget();
+        m.start();
+        let mut expected: Vec<&str> = Vec::new();
+        for n in 0..letters.len() {
+            let held_up = requires(n) && expected[n - 1] != "ok";
+            expected.push(if held_up { "refused" } else { ["ok", "failed"][usize::from(n == fails)] });
+        }
+        let pairs = pairs(&letters.into_iter().zip(expected.iter().copied()).collect::<Vec<_>>());
+        assert_eq!(results(&m), pairs);
+        m.stop();
+        let with = |results: &[&str]| -> Vec<&str> {
+            letters.into_iter().zip(&expected).filter(|(_, result)| results.contains(result)).map(|(l, _)| l).collect()
+        };
+        let mut calls: Vec<String> = with(&["ok", "failed"]).iter().map(|l| format!("{l} plugin.init")).collect();
+        calls.extend(with(&["ok"]).iter().rev().map(|l| format!("{l} plugin.drop")));
+        assert_eq!(m.trace(), calls, "{} fails", letters[fails]);
+    }
 }
 
 fn blacklisted(mut m: Machine) {
@@ -388,6 +417,7 @@ fn vital_fails(mut m: Machine) {
     assert_eq!(m.end().code(), Some(1));
     let said = "pernetd: control_init: /pernet/run/io.pernetd: there is something here that is not a socket";
     assert!(m.log().contains(said), "{}", m.log());
+    assert!(m.log().contains("initcall control_init returned -17 after "), "{}", m.log());
     assert_eq!(
         m.trace(),
         ["a plugin.init", "a plugin.drop"],

@@ -132,7 +132,7 @@ fn net_dev_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
 
 /// The operator's door. Whoever comes in is answered when the loop runs.
 fn control_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
-    let refused = |e: control::DoorError| Failure::new(libc::EADDRINUSE, e.to_string());
+    let refused = |e: control::DoorError| Failure::new(e.errno, e.to_string());
     let door = match systemd::control_socket() {
         Some(door) => door,
         None => control::Door::open(booting.runtime_dir).map_err(refused)?,
@@ -159,7 +159,7 @@ fn discovery_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
     };
     let stage = identify::stage(booting.events.clone()).map_err(|e| failed("cannot start a thread", &e))?;
     let started = discovery::start(discovery::Options { method, handles: true, folders }, stage)
-        .map_err(|e| Failure::new(libc::EIO, e.to_string()))?;
+        .map_err(|e| Failure::new(e.errno().unwrap_or(libc::EIO), e.to_string()))?;
     tracing::info!("discovery by {}: {}", started.method, started.why);
     booting.made.discovery = Some(started);
     Ok(ends_itself())
