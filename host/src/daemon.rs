@@ -5,9 +5,11 @@
 //! of its own. The loop never waits for any of them, so it always answers.
 
 pub(crate) mod start;
+mod boot;
 mod devices;
 mod enlist;
 mod identify;
+mod initcalls;
 mod leases;
 mod links;
 mod namespaces;
@@ -15,10 +17,12 @@ mod netdevs;
 mod operations;
 mod place;
 mod plugins;
+mod prepared;
 mod reload;
 mod requests;
 mod running_set;
 mod services;
+mod setups;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -44,6 +48,7 @@ use operations::{Done, Operations};
 use plugins::Trouble;
 use reload::Shared;
 use services::Work;
+use setups::Setup;
 
 /// Everything that the loop can be told.
 pub(crate) enum Event {
@@ -56,7 +61,7 @@ pub(crate) enum Event {
     /// A client asks.
     Request(Request),
     /// A namespace's setup ended, well or not; its state tells.
-    SetUp(NetCookie),
+    SetUp(NetCookie, Setup),
     /// A namespace's plugins have been judged again by its new names.
     Judged(NetCookie),
     /// A namespace's exits are done.
@@ -118,7 +123,9 @@ struct Daemon {
     generation: u64,
     last_reload: Option<wire::LastReload>,
     /// Ends when dropped.
-    discovery: Option<discovery::Started>,
+    discovery: discovery::Started,
+    /// When everything that existed at the start was set up, since the start.
+    ready: Option<Duration>,
     exit_code: i32,
 }
 
@@ -157,7 +164,7 @@ impl Daemon {
             Event::Links(events) => self.observe_links(events),
             Event::Signal(signal) => self.signal(signal),
             Event::Request(request) => self.answer(request),
-            Event::SetUp(cookie) => self.set_up(cookie),
+            Event::SetUp(cookie, setup) => self.set_up(cookie, setup),
             Event::Judged(cookie) => self.judged(cookie),
             Event::CleanedUp(cookie) => self.cleaned_up(cookie),
             Event::Leased(lease, identity) => self.leased(lease, identity),
@@ -215,6 +222,7 @@ impl Daemon {
     fn check_ready(&mut self) {
         if self.phase == Phase::Starting && self.scanned && self.first_setups == 0 {
             self.phase = Phase::Running;
+            self.ready = self.shared.boot.get().map(|boot| boot.began.elapsed());
             let status = self.summary();
             tracing::info!("ready: {status}");
             systemd::ready(&status);

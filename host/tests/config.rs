@@ -158,6 +158,69 @@ fn environment_variables_are_checked_as_strictly_as_the_file() -> Outcome {
     Ok(())
 }
 
+/// What the blacklist holds, each with its place.
+fn blacklisted(config: &Config) -> Vec<(String, String)> {
+    let listed = config.main.initcall_blacklist.iter();
+    listed
+        .map(|listed| (listed.name.clone(), listed.place().rsplit('/').next().unwrap_or_default().to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_blacklist_knows_where_each_name_is_written() -> Outcome {
+    let etc = Etc::new()?;
+    etc.write("pernetd.toml", "workers = 2\ninitcall_blacklist = [\"plugin.a\",\n  \"sock_init\"]\n")?;
+    let config = etc.load().map_err(|e| format!("{e:?}"))?;
+    let place = |name: &str, place: &str| (name.to_owned(), place.to_owned());
+    assert_eq!(blacklisted(&config), [place("plugin.a", "pernetd.toml:2"), place("sock_init", "pernetd.toml:3")]);
+    assert_eq!(config.main.workers, 2, "the rest of the file counts, too");
+    let variable = "environment variable PERNETD_INITCALL_BLACKLIST";
+    let environment = [("PERNETD_INITCALL_BLACKLIST", "plugin.b, plugin.c"), ("PERNETD_WORKERS", "3")];
+    let config = etc.load_with(&environment).map_err(|e| format!("{e:?}"))?;
+    assert_eq!(blacklisted(&config), [place("plugin.b", variable), place("plugin.c", variable)]);
+    assert_eq!(config.main.workers, 3);
+    let config = etc.load_with(&[("PERNETD_INITCALL_BLACKLIST", "")]).map_err(|e| format!("{e:?}"))?;
+    assert_eq!(blacklisted(&config), []);
+    Ok(())
+}
+
+#[test]
+fn a_blacklisted_name_must_be_able_to_be_one() -> Outcome {
+    let etc = Etc::new()?;
+    etc.write("pernetd.toml", "initcall_blacklist = [\"plugin.a\", \"Plugin.a\", 3, \"\"]\n")?;
+    let places: Vec<_> = etc.load().err().unwrap_or_default().iter().map(|e| e.position).collect();
+    assert_eq!(places, [Some(at(1, 35)), Some(at(1, 47)), Some(at(1, 50))]);
+    etc.write("pernetd.toml", "initcall_blacklist = \"plugin.a\"\n")?;
+    assert!(etc.refusals()[0].ends_with("not a list; write for example initcall_blacklist = [\"plugin.wire\"]"));
+    etc.write("pernetd.toml", "")?;
+    let errors = etc.load_with(&[("PERNETD_INITCALL_BLACKLIST", "a,,b c")]).err().unwrap_or_default();
+    let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert!(
+        said.len() == 2 && said[0].contains("\"\" is no initcall's name") && said[1].contains("\"b c\""),
+        "{said:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_nothing_is_called_is_told_with_what_was_meant() -> Outcome {
+    let etc = Etc::new()?;
+    etc.write("pernetd.toml", "initcall_blacklist = [\"plugin.a\", \"a\", \"sock_inti\", \"sock_init\"]\n")?;
+    etc.write("first/plugins.d/10-a.toml", "enabled = false\n")?;
+    let config = etc.load().map_err(|e| format!("{e:?}"))?;
+    let told: Vec<String> = config.unknown_initcalls(&["sock_init"]).iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains(":1:35: ") && told[0].ends_with("did you mean \"plugin.a\"?"), "{told:?}");
+    assert!(told[1].contains(":1:40: ") && told[1].contains("did you mean \"sock_init\"?"), "{told:?}");
+    let mistakes: Vec<String> = config.vital_initcalls(&["sock_init"]).iter().map(ToString::to_string).collect();
+    assert!(
+        mistakes.len() == 1 && mistakes[0].ends_with("without which pernetd cannot run; take it out"),
+        "{mistakes:?}"
+    );
+    assert_eq!(config.vital_initcalls(&["control_init"]), []);
+    Ok(())
+}
+
 #[test]
 fn a_file_that_was_asked_for_must_be_there() -> Outcome {
     let mut etc = Etc::new()?;
@@ -261,6 +324,8 @@ fn the_first_folder_wins_an_empty_file_masks_and_the_order_is_by_name() -> Outco
 #[test]
 fn names_of_other_plugins_are_checked() -> Outcome {
     let etc = Etc::new()?;
+    etc.write("first/plugins.d/10-a.toml", "after = [\"sock_init\"]\nrequires = [\"b-c\", \"net_dev_init\"]\n")?;
+    assert_eq!(etc.load().map_err(|e| format!("{e:?}"))?.plugins[0].requires, ["b-c", "net_dev_init"]);
     etc.write("first/plugins.d/10-a.toml", "after = [\"a\", \"No\"]\nrequires = \"b\"\nfile = \"../x.so\"\n")?;
     let places: Vec<_> = etc.load().err().unwrap_or_default().iter().filter_map(|e| e.position).collect();
     assert_eq!(places, [at(1, 10), at(1, 15), at(2, 12), at(3, 8)]);
@@ -366,7 +431,9 @@ fn the_shipped_main_file_says_what_is_built_in() -> Outcome {
     let text = uncommented("pernetd.toml", "\0")?;
     etc.write("pernetd.toml", &text)?;
     assert_eq!(etc.load().map_err(|e| format!("{e:?}"))?, Config::built_in()?);
-    for key in ["workers", "unregister_timeout", "method", "folders", "receive_buffer", "read", "level"] {
+    for key in
+        ["workers", "unregister_timeout", "initcall_blacklist", "method", "folders", "receive_buffer", "read", "level"]
+    {
         assert!(text.lines().any(|l| l.starts_with(&format!("{key} = "))), "{key} is not in the shipped file");
     }
     Ok(())

@@ -134,6 +134,19 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
         ["@host", "blue", "bad"]
     );
 
+    let boot = daemon.json(&["boot"]);
+    assert_eq!(fields(&boot), "initcalls initcalls_us ready_us setups time version");
+    let of_initcall = "duration_us errno error level name prepare_start_us prepare_us result start_us";
+    assert_eq!(boot["initcalls"].as_array().unwrap().iter().map(fields).collect::<Vec<_>>(), [of_initcall; 5]);
+    let results: Vec<_> = boot["initcalls"].as_array().unwrap().iter().map(|call| call["result"].clone()).collect();
+    assert_eq!(results, ["ok", "ok", "failed", "blacklisted", "refused"]);
+    let of_setup = "cookie hooks left_off netns state time total_us";
+    assert_eq!(boot["setups"].as_array().unwrap().iter().map(fields).collect::<Vec<_>>(), [of_setup; 2]);
+    let setup = daemon.json(&["boot", "--netns", "bad"]);
+    let of_hook = "device duration_us error hook plugin result start_us";
+    assert_eq!((fields(&setup), fields(&setup["hooks"][1])), (of_setup.into(), of_hook.into()));
+    assert_eq!((&setup["hooks"][1]["device"], &setup["hooks"][1]["result"]), (&json!("lo"), &json!("error")));
+
     let reload = daemon.json(&["reload"]);
     assert_eq!(
         (fields(&reload), fields(&reload["plugins"][0])),
@@ -164,6 +177,27 @@ fn tables_are_for_people() {
         assert!(shown.lines().any(|l| l.trim() == line), "{line}\n{shown}");
     }
     assert_eq!(table(&["dev", "show", "lo"]).split("\n\n").count(), 3, "one block per namespace");
+    let boot = table(&["boot"]);
+    assert!(
+        boot.starts_with("2026-11-22T01:02:03.000004Z pernetd 0.1.0: 5 initcalls in 9.00 ms, ready after 12.3 ms\n")
+    );
+    for line in [
+        "0      core    sock_init        2.00 ms  1.50 ms  -         ok",
+        "2      subsys  plugin.a         2.00 ms  1.50 ms  900 µs    failed (errno 5): cannot",
+        "3      subsys  plugin.b         2.00 ms  -        900 µs    blacklisted by initcall_blacklist, /main.toml:3",
+        "4      -       plugin.c         -        -        900 µs    refused: /x.so: no plugin <none> & \"nothing\"",
+        "bad    failed  850 µs  3      loopback netdev.register lo 400 µs  loopback netdev.register lo: net.x: no such key",
+    ] {
+        assert!(boot.lines().any(|l| l.trim() == line), "{line}\n{boot}");
+    }
+    let setup = table(&["boot", "--netns", "bad"]);
+    assert!(
+        setup.starts_with("2026-11-22T01:02:03.000004Z bad: failed in 850 µs\n") && setup.ends_with("and 1 more\n")
+    );
+    assert!(
+        setup.lines().any(|l| l.trim().ends_with("netdev.register  lo      10 µs  400 µs  error: net.x: no such key")),
+        "{setup}"
+    );
     assert!(table(&["reload"]).starts_with("reload done, generation 8\n"));
     assert!(table(&["--help"]).contains("Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon"));
 }
@@ -194,6 +228,9 @@ fn exit_status_and_error_line() {
     let line =
         "pernetctl: device eth9: there is no such device in namespace blue; see the names with `pernetctl dev list`\n";
     assert_eq!(run(&["dev", "show", "eth9", "--netns", "blue"]), (Some(1), line.to_owned()));
+    let line =
+        "pernetctl: namespace @host: its first setup is not over; wait for it with `pernetctl netns wait @host`\n";
+    assert_eq!(run(&["boot", "--netns", "@host"]), (Some(1), line.to_owned()));
     let (code, line) = run(&["dev", "show", "eth9"]);
     assert!(
         code == Some(1) && line.starts_with("pernetctl: device eth9: there is no such device in any managed"),

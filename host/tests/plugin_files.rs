@@ -295,6 +295,12 @@ fn a_note_that_says_something_wrong_is_refused() {
     assert!(with(r#"{"name":"bad-on-demand""#, r#"{"name":"Bad-on-demand""#).contains("`name`"));
     assert!(with(r#"{"name":"bad-on-demand""#, r#"["name":"bad-on-demand""#).contains("cannot be read"));
     assert!(with(r#"["before-it"]"#, r#"["before/it"]"#).contains("`after`"));
+    let own = with_note(r#"["before-it"]"#, r#"["before_it"]"#);
+    assert_eq!(
+        Placed::new(&own).open(None).expect("a good note").note.after,
+        ["before_it"],
+        "an initcall of pernetd's own"
+    );
     let linux = with("-linux-", "-minix-");
     assert!(linux.contains("rebuild it for"), "{linux}");
 }

@@ -3,6 +3,8 @@
 
 #[path = "../../plugin-api/tests/counting_allocator/mod.rs"]
 mod counting_allocator;
+#[path = "../../plugin-api/tests/stub_host/mod.rs"]
+mod stub_host;
 #[path = "../../plugin-api/tests/device_host/mod.rs"]
 mod device_host;
 

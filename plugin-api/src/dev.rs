@@ -197,7 +197,8 @@ impl Host {
     /// Allocates a device (`alloc_netdev`), of which the kernel knows nothing yet. `()` is ops that do nothing.
     ///
     /// # Errors
-    /// `EINVAL` for a spec that can be for no device; `ESTALE` after the instance's end.
+    /// `EINVAL` for a spec that can be for no device; `ENODEV` before the daemon's `net_dev_init`, which comes first in the
+    /// level `subsys`, or without it; `ESTALE` after the instance's end.
     pub fn alloc_netdev<O: NetDeviceOps>(&self, spec: NetdevSpec, ops: O) -> Result<Netdev> {
         if spec.is_too_long {
             let why = format!("device `{}`: an attribute of more than 65531 bytes cannot be told", spec.name);

@@ -57,13 +57,13 @@ impl Metadata {
         Metadata { level, ..self }
     }
 
-    /// Plugins that come before this one if they are there.
+    /// Plugins, or initcalls of the host's own, that come before this one if they are there.
     #[must_use]
     pub const fn after<const N: usize>(self, after: &'static [&'static str; N]) -> Self {
         Metadata { after, ..self }
     }
 
-    /// Plugins that must be there, and come before this one.
+    /// Plugins, or initcalls of the host's own (`sock_init`), that must be there, and come before this one.
     #[must_use]
     pub const fn requires<const N: usize>(self, requires: &'static [&'static str; N]) -> Self {
         Metadata { requires, ..self }
@@ -90,8 +90,11 @@ impl Metadata {
             is_level(self.level),
             "export_plugin!: level is one of pure, core, postcore, arch, subsys, fs, device, late"
         );
-        assert!(are_names(self.after), "export_plugin!: `after` lists plugin names: [a-z0-9-]+");
-        assert!(are_names(self.requires), "export_plugin!: `requires` lists plugin names: [a-z0-9-]+");
+        assert!(are_names(self.after), "export_plugin!: `after` lists plugins, or initcalls of the host: [a-z0-9_-]+");
+        assert!(
+            are_names(self.requires),
+            "export_plugin!: `requires` lists plugins, or initcalls of the host: [a-z0-9_-]+"
+        );
         self
     }
 
@@ -253,10 +256,15 @@ impl<const N: usize> Writer<N> {
 }
 
 const fn is_name(name: &str) -> bool {
+    is_initcall(name) && !contains(name.as_bytes(), b'_')
+}
+
+/// A plugin's name, or that of an initcall of the host's own, which may have `_` in it.
+const fn is_initcall(name: &str) -> bool {
     let bytes = name.as_bytes();
     let mut i = 0;
     while i < bytes.len() {
-        if !matches!(bytes[i], b'a'..=b'z' | b'0'..=b'9' | b'-') {
+        if !matches!(bytes[i], b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_') {
             return false;
         }
         i += 1;
@@ -264,10 +272,21 @@ const fn is_name(name: &str) -> bool {
     !bytes.is_empty()
 }
 
+const fn contains(bytes: &[u8], byte: u8) -> bool {
+    let mut i = 0;
+    while i < bytes.len() {
+        if bytes[i] == byte {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
 const fn are_names(names: &[&str]) -> bool {
     let mut i = 0;
     while i < names.len() {
-        if !is_name(names[i]) {
+        if !is_initcall(names[i]) {
             return false;
         }
         i += 1;
@@ -335,6 +354,7 @@ mod tests {
     #[test]
     fn names_and_levels_are_checked() {
         assert!(is_name("l2-tp") && !is_name("L2") && !is_name("") && !is_name("a_b"));
+        assert!(is_initcall("sock_init") && is_initcall("l2-tp") && !is_initcall("a.b") && !is_initcall(""));
         assert!(is_level("pure") && is_level("late") && !is_level("subsy") && !is_level("subsystem"));
     }
 }

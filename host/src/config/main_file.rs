@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use ::config::{Config as Layers, Environment, File, FileFormat};
 use serde::Deserialize;
 
+use super::blacklist::{self, Blacklisted};
 use super::section::{Section, Strict, suggest};
 use super::source::{ConfigError, Source};
 
@@ -100,6 +101,8 @@ pub struct Main {
     pub workers: usize,
     /// How long an unregistration waits for references, in seconds.
     pub unregister_timeout: u64,
+    /// Initcalls that are not called.
+    pub initcall_blacklist: Vec<Blacklisted>,
     /// `[discovery]`
     pub discovery: Discovery,
     /// `[netlink]`
@@ -120,7 +123,7 @@ const SCALARS: [(&str, Kind, &str); 6] = [
     ("log.level", Kind::Word(&["error", "warn", "info", "debug", "trace"]), "info"),
 ];
 
-/// The one key that is no scalar.
+/// The folders by default.
 const FOLDERS: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 
 #[derive(Clone, Copy)]
@@ -136,20 +139,23 @@ const GROUP_RULE: &str = "write \"root\", \"all\" or the name of a group";
 
 /// Merges defaults, the main file (if there is one) and the environment; errors are those of all layers.
 pub(super) fn load(file: Option<&Source>, environment: &[(String, String)]) -> Result<Main, Vec<ConfigError>> {
-    let mut errors = file.map(check_file).unwrap_or_default();
-    let environment = check_environment(environment, &mut errors);
+    let (mut errors, in_file) = file.map(check_file).unwrap_or_default();
+    let (environment, in_variable) = check_environment(environment, &mut errors);
     if !errors.is_empty() {
         return Err(errors);
     }
-    merge(file, environment).map_err(|e| {
+    let main = merge(file, environment).map_err(|e| {
         // Both layers passed the strict check, so this is a difference between the two checks: still no panic.
         let path = file.map_or(Path::new("the built-in defaults"), Source::path);
         vec![ConfigError::whole(path, e.to_string(), "correct the value")]
-    })
+    })?;
+    // With the places, which the merge loses.
+    Ok(Main { initcall_blacklist: in_variable.unwrap_or(in_file), ..main })
 }
 
 fn merge(file: Option<&Source>, environment: HashMap<String, String>) -> Result<Main, ::config::ConfigError> {
     let mut layers = Layers::builder().set_default("discovery.folders", FOLDERS.to_vec())?;
+    layers = layers.set_default("initcall_blacklist", Vec::<String>::new())?;
     for (key, kind, default) in SCALARS {
         layers = match kind {
             Kind::Integer(..) => layers.set_default(key, default.parse::<i64>().unwrap_or_default())?,
@@ -163,12 +169,14 @@ fn merge(file: Option<&Source>, environment: HashMap<String, String>) -> Result<
     layers.add_source(variables.try_parsing(true).source(Some(environment))).build()?.try_deserialize()
 }
 
-/// The strict pass over the file.
-fn check_file(source: &Source) -> Vec<ConfigError> {
+/// The strict pass over the file: what is wrong, and the blacklist with its places.
+fn check_file(source: &Source) -> (Vec<ConfigError>, Vec<Blacklisted>) {
     let strict = Strict::new(source);
+    let mut blacklist = Vec::new();
     if let Some(table) = strict.parse() {
         let mut top = Section::top(&strict, &table);
         scalars(&mut top, &strict, "");
+        blacklist = blacklist::in_file(&mut top, &strict);
         for (name, prefix) in
             [("discovery", "discovery."), ("netlink", "netlink."), ("control", "control."), ("log", "log.")]
         {
@@ -181,7 +189,7 @@ fn check_file(source: &Source) -> Vec<ConfigError> {
         }
         top.finish();
     }
-    strict.into_errors()
+    (strict.into_errors(), blacklist)
 }
 
 /// Checks the scalar keys of one section.
@@ -215,12 +223,20 @@ fn is_group_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c.is_control() || c.is_whitespace() || c == ':')
 }
 
-/// The strict pass over the environment: returns the variables that may take part in the merge.
-fn check_environment(variables: &[(String, String)], errors: &mut Vec<ConfigError>) -> HashMap<String, String> {
+/// The strict pass over the environment: the variables that may take part in the merge, and the blacklist if one is it.
+fn check_environment(
+    variables: &[(String, String)],
+    errors: &mut Vec<ConfigError>,
+) -> (HashMap<String, String>, Option<Vec<Blacklisted>>) {
     let names: Vec<String> = SCALARS.iter().map(|(key, ..)| variable(key)).collect();
-    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let known: Vec<&str> = names.iter().map(String::as_str).chain([blacklist::VARIABLE]).collect();
     let mut taken = HashMap::new();
+    let mut listed = None;
     for (name, value) in variables.iter().filter(|(name, _)| name.starts_with("PERNETD_")) {
+        if name == blacklist::VARIABLE {
+            listed = Some(blacklist::in_variable(value, errors));
+            continue;
+        }
         let place = PathBuf::from(format!("environment variable {name}"));
         let refused = match SCALARS.iter().zip(&names).find(|(_, n)| *n == name) {
             None => Some(("it sets nothing".to_owned(), suggest(name, &known))),
@@ -231,7 +247,7 @@ fn check_environment(variables: &[(String, String)], errors: &mut Vec<ConfigErro
             None => drop(taken.insert(name.clone(), value.clone())),
         }
     }
-    taken
+    (taken, listed)
 }
 
 /// `discovery.method` as `PERNETD_DISCOVERY__METHOD`.

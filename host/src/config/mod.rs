@@ -4,6 +4,7 @@
 //! with its line and column; then the layers of the main file are merged ([`main_file`]). It reads files and touches
 //! nothing else of the world: whether a group, a folder or a library exists is for the one who uses it.
 
+mod blacklist;
 mod command_line;
 mod drop_ins;
 mod globs;
@@ -15,6 +16,7 @@ mod source;
 use std::fmt;
 use std::path::Path;
 
+pub use blacklist::{Blacklisted, initcall_of};
 pub use command_line::{CommandLine, Paths, runtime_dir};
 pub use globs::Selector;
 pub use main_file::{Control, ControlRead, Discovery, Log, LogLevel, Main, Method, Netlink};

@@ -47,7 +47,7 @@ pub struct PluginConfig {
     pub enabled: bool,
     /// Where it acts.
     pub selector: Selector,
-    /// It comes after these, if they are there.
+    /// It comes after these, if they are there: plugins, or pernetd's own initcalls.
     pub after: Vec<String>,
     /// It comes after these, and they must be there.
     pub requires: Vec<String>,
@@ -204,7 +204,8 @@ fn plugin_names(own: &str, strict: &Strict<'_>, top: &mut Section<'_, '_>, key: 
     for name in &written {
         if name.value == own {
             strict.refuse(name.span.start, format!("{key} names the plugin itself"), "take it out");
-        } else if !is_plugin_name(name.value) {
+        } else if !is_plugin_name(&name.value.replace('_', "-")) {
+            // pernetd's own initcalls (`sock_init`) can be named too, and have `_` in their names.
             strict.refuse(name.span.start, format!("{:?} is no plugin's name", name.value), NAME_RULE);
         }
     }

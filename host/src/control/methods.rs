@@ -12,7 +12,7 @@ use super::connection::{Connection, at};
 use super::request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request};
 use super::server::{Shared, after};
 use super::wire::generated::{
-    Call_DevList, Call_DevShow, Call_Monitor, Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry,
+    Call_Boot, Call_DevList, Call_DevShow, Call_Monitor, Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry,
     Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList, Call_Reload, Call_Status, VarlinkCallError, VarlinkInterface,
     new,
 };
@@ -304,6 +304,13 @@ impl VarlinkInterface for Methods {
     fn dev_show(&self, call: &mut dyn Call_DevShow, name: String, netns: Option<String>) -> varlink::Result<()> {
         match self.read("DevShow", |reply| Request::DevShow { name, netns, reply }) {
             Ok(devices) => call.reply(devices),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn boot(&self, call: &mut dyn Call_Boot, netns: Option<String>) -> varlink::Result<()> {
+        match self.read("Boot", |reply| Request::Boot { netns, reply }) {
+            Ok(boot) => call.reply(boot),
             Err(e) => refuse(call, e),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::wire::{Device, DeviceDetails, Netns, Plugin, ReloadResult, Status};
+use super::wire::{BootRecord, Device, DeviceDetails, Netns, Plugin, ReloadResult, Status};
 
 /// One thing that a client asks for.
 #[derive(Debug)]
@@ -85,6 +85,13 @@ pub enum Request {
         netns: Option<String>,
         /// For the answer: at least one.
         reply: Reply<Vec<DeviceDetails>>,
+    },
+    /// What ran at the start, and the last setups of namespaces.
+    Boot {
+        /// Any of the namespace's names; `None` for all.
+        netns: Option<String>,
+        /// For the answer.
+        reply: Reply<BootRecord>,
     },
     /// Reload as SIGHUP does; answered when it is done. A refused configuration is [`ErrorKind::Failed`] with the
     /// errors, or `ok: false` with the plugins concerned.

@@ -35,6 +35,8 @@ pub struct DoorError {
     path: PathBuf,
     what: String,
     remedy: &'static str,
+    /// As the kernel says it.
+    pub(crate) errno: i32,
 }
 
 impl Door {
@@ -44,7 +46,12 @@ impl Door {
     /// When another daemon is at home there, something else has the name, or it cannot be made.
     pub fn open(runtime_dir: &Path) -> Result<Door, DoorError> {
         let remedy = "make it a folder that pernetd can write to, or give another with --runtime-dir";
-        let failed = |e: io::Error| DoorError { path: runtime_dir.to_owned(), what: e.to_string(), remedy };
+        let failed = |e: io::Error| DoorError {
+            path: runtime_dir.to_owned(),
+            what: e.to_string(),
+            remedy,
+            errno: e.raw_os_error().unwrap_or(libc::EIO),
+        };
         DirBuilder::new().recursive(true).mode(0o755).create(runtime_dir).map_err(failed)?;
         let folder = File::open(runtime_dir).map_err(failed)?;
         let file = runtime_dir.join(SOCKET);
@@ -69,6 +76,7 @@ impl Door {
                 path: "the socket of the service manager".into(),
                 what: "it is no listening Unix stream socket".into(),
                 remedy: "correct the socket unit: ListenStream= with a path, FileDescriptorName=io.pernetd",
+                errno: libc::EINVAL,
             }),
         }
     }
@@ -89,7 +97,7 @@ fn check_free(folder: &File, file: &Path) -> Result<(), DoorError> {
         Err(_) => Ok(()),
         Ok(found) if !found.file_type().is_socket() => {
             let what = "there is something here that is not a socket".to_owned();
-            Err(DoorError { path: file.to_owned(), what, remedy: "move it away" })
+            Err(DoorError { path: file.to_owned(), what, remedy: "move it away", errno: libc::EEXIST })
         }
         Ok(_) if UnixStream::connect(address(folder, file, SOCKET)).is_ok() => Err(occupied(file)),
         Ok(_) => Ok(()),
@@ -98,7 +106,8 @@ fn check_free(folder: &File, file: &Path) -> Result<(), DoorError> {
 
 fn occupied(file: &Path) -> DoorError {
     let remedy = "stop it (systemctl stop pernetd), or give this one another folder with --runtime-dir";
-    DoorError { path: file.to_owned(), what: "another pernetd runs here".to_owned(), remedy }
+    let (what, errno) = ("another pernetd runs here".to_owned(), libc::EADDRINUSE);
+    DoorError { path: file.to_owned(), what, remedy, errno }
 }
 
 /// Binds under another name and renames, so that nobody ever meets a socket that is not ready or has another mode.

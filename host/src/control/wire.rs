@@ -19,9 +19,10 @@ pub(super) mod generated {
 }
 
 pub use generated::{
-    DaemonState, DaemonStatus as Status, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats, Facility,
-    Hook, HookResult, LastReload, NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin, PluginCounts,
-    PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin,
+    BootRecord, DaemonState, DaemonStatus as Status, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats,
+    Facility, Hook, HookResult, Initcall, InitcallResult, LastReload, NamespaceCounts, Netns, NetnsError, NetnsSetup,
+    NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin,
+    SetupHook,
 };
 
 /// The interface's text, as it is also given to clients that ask for it.
@@ -69,6 +70,19 @@ impl DaemonState {
             Self::running => "running",
             Self::reloading => "reloading",
             Self::stopping => "stopping",
+        }
+    }
+}
+
+impl InitcallResult {
+    /// The operator's word.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::ok => "ok",
+            Self::failed => "failed",
+            Self::blacklisted => "blacklisted",
+            Self::refused => "refused",
         }
     }
 }

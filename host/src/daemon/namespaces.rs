@@ -18,6 +18,7 @@ use crate::linux::ns::Pin;
 
 use super::links::Backlog;
 use super::place::{Handle, Place};
+use super::setups::{self, Setup};
 use super::{Daemon, Event, Phase};
 
 /// A namespace that failed is tried again after this long, then twice as long each time.
@@ -43,6 +44,8 @@ pub(super) struct Managed {
     first: bool,
     /// A setup is queued or running.
     pub(super) setting_up: bool,
+    /// The last setup that is over.
+    pub(super) setup: Option<Setup>,
 }
 
 /// A namespace that was named again while its exits ran.
@@ -158,6 +161,7 @@ impl Daemon {
                 retry_at: None,
                 first,
                 setting_up: false,
+                setup: None,
             },
         );
         self.first_setups += usize::from(first);
@@ -174,9 +178,9 @@ impl Daemon {
         self.submit(
             cookie,
             Box::new(move |token| {
-                complain(&engine::setup_net(token, &net).errors);
+                let setup = setups::record(&net, || complain(&engine::setup_net(token, &net).errors));
                 place.unwatch_if_idle(&net);
-                let _ = events.send(Event::SetUp(cookie));
+                let _ = events.send(Event::SetUp(cookie, setup));
             }),
         );
     }
@@ -210,9 +214,10 @@ impl Daemon {
     }
 
     /// A setup is over.
-    pub(super) fn set_up(&mut self, cookie: NetCookie) {
+    pub(super) fn set_up(&mut self, cookie: NetCookie, setup: Setup) {
         let Some(managed) = self.nets.get_mut(&cookie) else { return };
         managed.setting_up = false;
+        managed.setup = Some(setup);
         self.first_setups -= usize::from(std::mem::take(&mut managed.first));
         self.judged(cookie);
         self.check_ready();

@@ -5,7 +5,7 @@
 //! registration is, is the engine's: here the locks that the caller must hold are asserted, and the names resolved.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::bounded;
@@ -37,6 +37,8 @@ struct Kept {
 /// All devices and references. Locks are held for a look-up only, never while a hook runs.
 #[derive(Default)]
 pub(super) struct Netdevs {
+    /// The kernel's `dev_boot_phase`, the other way round: whether `net_dev_init` has been.
+    open: AtomicBool,
     /// By the engine's number of it, which is never given again.
     devices: Mutex<HashMap<u64, Kept>>,
     references: Mutex<HashMap<u64, (Whose, NetdevRef)>>,
@@ -50,6 +52,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Netdevs {
+    /// `net_dev_init`: devices may come from here on.
+    pub(super) fn open(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
     fn find(&self, instance: &InstanceRef, dev: u64) -> Result<Arc<OwnDevice>, Failure> {
         let whose = Whose::of(instance);
         let devices = lock(&self.devices);
@@ -128,6 +135,10 @@ impl Services {
         ops: Arc<dyn NetDeviceOps>,
     ) -> Result<u64, Failure> {
         let owner = self.owners.get(instance)?;
+        if !self.netdevs.open.load(Ordering::Acquire) {
+            let why = "devices can be had after net_dev_init only; see `pernetctl boot` for what became of it";
+            return Err(Failure::new(libc::ENODEV, why));
+        }
         let peer = if peer == 0 { None } else { Some(self.netdevs.find(instance, peer)?) };
         let dev = engine::alloc_netdev(&owner, spec, ops, peer)?;
         let mut devices = lock(&self.netdevs.devices);

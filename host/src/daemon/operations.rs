@@ -206,6 +206,10 @@ impl Daemon {
         }
         for row in &report.plugins {
             match &row.error {
+                // Because of the blacklist, so as the operator wants it.
+                Some(error) if row.action == "removed" => {
+                    tracing::warn!(plugin = row.name, action = row.action, "{error}")
+                }
                 Some(error) => tracing::error!(plugin = row.name, action = row.action, "{error}"),
                 None => tracing::info!(plugin = row.name, action = row.action, "done"),
             }

@@ -1,16 +1,18 @@
 //! The plugins as the operator sees them: one entry per configured plugin, live, failed or refused.
 //!
-//! It owns the instances and how one is made from a file; which entries change, in which order, is `reload.rs`'s.
+//! It owns the instances and how one is made from what was prepared; which entries change, in which order, is `boot.rs`'s
+//! and `reload.rs`'s.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{self, Config, OnStop, PluginConfig};
+use crate::config::{self, OnStop, PluginConfig};
 use crate::control::wire;
-use crate::engine::{self, HookError, Item, Level, Member, OnInitFailure, OwnDevice, Owner};
-use crate::plugin::{self, Code, HostServices, Instance, Judge, PluginError};
+use crate::engine::{Failure, HookError, Member, OnInitFailure, OwnDevice, Owner};
+use crate::plugin::{HostServices, Instance, PluginError};
 
+use super::prepared::Prepared;
 use super::services::Services;
 
 /// Why a plugin is not live.
@@ -20,18 +22,51 @@ pub(crate) struct Trouble {
     pub(super) namespace: Option<String>,
     /// The hook that failed, or the step of loading (`open`, `config`, `plugin.init`, …).
     pub(super) hook: String,
+    /// As the kernel would answer.
+    errno: i32,
     /// What, where, and what to do.
     pub(super) message: String,
 }
 
+/// The hook of one that is not called at all.
+const INITCALL: &str = "initcall";
+
+/// How the trouble of one that requires another ends.
+pub(super) const REPAIR: &str = "; repair that one first";
+
 impl Trouble {
     /// Trouble outside any namespace.
     pub(super) fn new(hook: &str, message: impl ToString) -> Self {
-        Trouble { namespace: None, hook: hook.to_owned(), message: message.to_string() }
+        Trouble { namespace: None, hook: hook.to_owned(), errno: libc::EINVAL, message: message.to_string() }
     }
-}
 
-impl Trouble {
+    /// It is on the list: what its initcall got.
+    pub(super) fn blacklisted(failure: &Failure) -> Self {
+        Trouble { errno: failure.errno, ..Trouble::new(INITCALL, failure) }
+    }
+
+    /// It requires one that does not run, and this is why that one does not.
+    pub(super) fn required(lost: &str, why: &Trouble) -> Self {
+        let told = why.told();
+        let why = told.strip_suffix(REPAIR).unwrap_or(&told);
+        Trouble::not_called(&format!("requires `{lost}`, which does not run: {why}{REPAIR}"))
+    }
+
+    /// Its initcall was not called, for want of another.
+    pub(super) fn not_called(why: &str) -> Self {
+        Trouble { errno: libc::ENODEV, ..Trouble::new("requires", why) }
+    }
+
+    /// Whether the list itself is the trouble.
+    pub(super) fn is_blacklisting(&self) -> bool {
+        self.hook == INITCALL
+    }
+
+    /// As an initcall answers.
+    pub(super) fn failure(&self) -> Failure {
+        Failure::new(self.errno, self.told())
+    }
+
     /// With the hook and the namespace, for where these are not shown beside it.
     pub(super) fn told(&self) -> String {
         self.namespace
@@ -42,32 +77,12 @@ impl Trouble {
 
 impl From<&HookError> for Trouble {
     fn from(e: &HookError) -> Self {
-        Trouble { namespace: Some(e.netns.to_string()), hook: e.hook.to_owned(), message: e.failure.to_string() }
-    }
-}
-
-/// A file that passed every check that needs no effect: trusted, read, mapped, its configuration accepted.
-#[derive(Clone)]
-pub(super) struct Prepared {
-    /// Its file's section of the configuration.
-    pub(super) config: Arc<PluginConfig>,
-    /// What was read from the note.
-    pub(super) version: String,
-    /// Level by its note.
-    pub(super) level: Level,
-    /// Content hash, lower-case hexadecimal.
-    pub(super) sha256: String,
-    /// What it comes after, by configuration and note together.
-    pub(super) after: Vec<String>,
-    /// What it needs, by configuration and note together.
-    pub(super) requires: Vec<String>,
-    code: Arc<Code>,
-}
-
-impl Prepared {
-    /// Same content, same configuration: such a plugin sees nothing of a reload, though its place may change.
-    pub(super) fn same_as(&self, other: &Prepared) -> bool {
-        self.sha256 == other.sha256 && self.config.same_meaning(&other.config)
+        Trouble {
+            namespace: Some(e.netns.to_string()),
+            hook: e.hook.to_owned(),
+            errno: e.failure.errno,
+            message: e.failure.to_string(),
+        }
     }
 }
 
@@ -91,6 +106,8 @@ pub(super) enum Entry {
     Failed(Prepared, Trouble),
     /// It failed while a reload added it, and with it the reload: shown, but no part of the set in force.
     NotAdded(Prepared, Trouble),
+    /// Its initcall is blacklisted, or it requires one that is.
+    Skipped(Prepared, Trouble),
     /// Its file or configuration is not acceptable.
     Refused(Arc<PluginConfig>, Trouble),
 }
@@ -105,7 +122,7 @@ impl Entry {
     pub(super) fn config(&self) -> &Arc<PluginConfig> {
         match self {
             Entry::Live(live) => &live.prepared.config,
-            Entry::Failed(prepared, _) | Entry::NotAdded(prepared, _) => &prepared.config,
+            Entry::Failed(prepared, _) | Entry::NotAdded(prepared, _) | Entry::Skipped(prepared, _) => &prepared.config,
             Entry::Refused(config, _) => config,
         }
     }
@@ -117,78 +134,6 @@ impl Entry {
             _ => None,
         }
     }
-}
-
-/// Opens, checks and maps one plugin's file and lets it judge its configuration; nothing of it runs in a namespace.
-pub(super) fn prepare(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepared, Trouble> {
-    let file = plugin::file::open(judge, &config.file, Some(&config.name))
-        .map_err(|e| Trouble::new("open", asked_by(config, &e)))?;
-    let code = Code::load(&file).map_err(|e| Trouble::new("load", asked_by(config, &e)))?;
-    code.check_config(&config.config_json)
-        .map_err(|refusal| Trouble::new("config", config.refusal(&refusal.field, &refusal.message)))?;
-    let level = Level::ALL
-        .into_iter()
-        .find(|l| l.as_str() == file.note.level)
-        .ok_or_else(|| Trouble::new("open", format!("{}: unknown level {}", config.file.display(), file.note.level)))?;
-    let both = |a: &[String], b: &[String]| a.iter().chain(b).cloned().collect::<Vec<_>>();
-    Ok(Prepared {
-        config: Arc::clone(config),
-        version: file.note.version.clone(),
-        level,
-        sha256: file.sha256.clone(),
-        after: both(&config.after, &file.note.after),
-        requires: both(&config.requires, &file.note.requires),
-        code,
-    })
-}
-
-/// An error of a plugin's file, with the drop-in that asks for that file.
-fn asked_by(config: &PluginConfig, error: &plugin::PluginError) -> String {
-    format!("{}: {error}", config.path().display())
-}
-
-/// Prepares every enabled plugin, in file order; what is refused is told, the rest go on.
-pub(super) fn prepare_all(judge: &Judge, config: &Config) -> Vec<Result<Prepared, (Arc<PluginConfig>, Trouble)>> {
-    let enabled = config.plugins.iter().filter(|p| p.enabled);
-    enabled
-        .map(|p| {
-            let config = Arc::new(p.clone());
-            prepare(judge, &config).map_err(|trouble| (config, trouble))
-        })
-        .collect()
-}
-
-/// The order in which plugins are registered, as indices into `prepared`.
-pub(super) fn order(prepared: &[Prepared]) -> Result<Vec<usize>, String> {
-    let items: Vec<Item<'_>> = prepared
-        .iter()
-        .map(|p| Item {
-            name: &p.config.name,
-            level: p.level,
-            file_name: &p.config.file_name,
-            after: &p.after,
-            requires: &p.requires,
-        })
-        .collect();
-    engine::order(&items).map_err(|error| {
-        let plugin = prepared.iter().find(|p| p.config.name == error.plugin());
-        plugin.map_or_else(|| error.to_string(), |p| misplaced(p, &error).to_string())
-    })
-}
-
-/// An error of the order, at the key that names the other plugin; the file's own note may name it too.
-fn misplaced(plugin: &Prepared, error: &engine::OrderError) -> config::ConfigError {
-    const OWN: &str = "the plugin's own file asks for that; configure the other plugin to suit, or disable this one";
-    let config = &plugin.config;
-    let names = |list: &[String]| error.other().is_some_and(|other| list.iter().any(|name| name == other));
-    let key = if names(&config.requires) {
-        "requires"
-    } else if names(&config.after) {
-        "after"
-    } else {
-        return config.key_error("", error.to_string(), OWN);
-    };
-    config.key_error(key, error.to_string(), error.hint())
 }
 
 /// Makes instances, each with a generation of its own.
@@ -209,13 +154,17 @@ impl Maker {
         let config = &prepared.config;
         let services = Arc::clone(&self.services) as Arc<dyn HostServices>;
         let owner = Arc::new(owner(prepared, generation, place));
+        let Some(code) = &prepared.code else {
+            return Err(Trouble::new("load", "it was blacklisted when its file was read, so its code is not there"));
+        };
         // Before its init, which may allocate.
         self.services.owners.insert(&owner);
-        match Instance::create(&prepared.code, generation, &config.config_json, services) {
+        match Instance::create(code, generation, &config.config_json, services) {
             Ok(instance) => Ok(Live { prepared: prepared.clone(), generation, owner, instance }),
             Err(e) => {
                 self.services.ended(&owner);
-                Err(Trouble::new("plugin.init", e))
+                let errno = if let PluginError::Init { failure, .. } = &e { failure.errno } else { libc::EINVAL };
+                Err(Trouble { errno, ..Trouble::new("plugin.init", e) })
             }
         }
     }
@@ -226,6 +175,11 @@ impl Maker {
         live.instance.destroy_within(patience)?;
         self.services.ended(&live.owner);
         Ok(())
+    }
+
+    /// From here on plugins may have devices of their own.
+    pub(super) fn open_netdevs(&self) {
+        self.services.netdevs.open();
     }
 
     /// Plugins' own devices that are unregistered and still held.
@@ -250,7 +204,7 @@ fn owner(prepared: &Prepared, generation: u64, place: usize) -> Owner {
     let mut owner = Owner::new(config.name.as_str(), generation, place);
     owner.on_init_failure = on_init_failure;
     owner.undo_on_stop = config.on_stop == OnStop::Undo;
-    owner.requires = prepared.requires.iter().map(|r| r.as_str().into()).collect();
+    owner.requires = prepared.required_plugins().map(|r| r.as_str().into()).collect();
     owner.selects = Box::new(move |net| config.selects(&net.names(), net.is_host));
     owner
 }
@@ -348,6 +302,9 @@ impl Entry {
             Entry::Live(live) => live.row(order, wire::PluginState::live),
             Entry::Failed(prepared, trouble) | Entry::NotAdded(prepared, trouble) => {
                 wire::Plugin { state: wire::PluginState::failed, error: error(trouble), ..prepared.row(order) }
+            }
+            Entry::Skipped(prepared, trouble) => {
+                wire::Plugin { state: wire::PluginState::refused, error: error(trouble), ..prepared.row(order) }
             }
             Entry::Refused(config, trouble) => wire::Plugin { error: error(trouble), ..bare_row(config, order) },
         }

@@ -1,5 +1,5 @@
-//! The reload transaction, and the other works that need the pernet list for themselves: start, stop, and the removal
-//! of a plugin that panicked.
+//! The reload transaction, and the other works that need the pernet list for themselves: stop, and the removal of a
+//! plugin that panicked. The start is `boot.rs`'s.
 //!
 //! Two phases. *Prepare* reads and checks everything with the old set live; an error there changes nothing. *Commit*
 //! works under the write token: what leaves exits in reverse order, what comes inits in order, and an error walks the
@@ -7,18 +7,21 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::config::{self, CommandLine, Config};
+use crate::config::{CommandLine, Config, initcall_of};
 use crate::control::wire;
-use crate::engine::{self, Net, PernetList, WriteToken};
+use crate::engine::{self, Called, Net, Outcome, PernetList, Undo, WriteToken};
 use crate::plugin::{self, Judge};
 use pernet_plugin_api::ExitReason;
 
+use super::boot::{self, Boot};
 use super::enlist::{delist, enlist};
+use super::initcalls::{self, OWN};
 use super::namespaces::complain;
-use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
+use super::plugins::{Entry, Live, Maker, Plugins, Trouble};
+use super::prepared::{Prepared, order, prepare_all, sort_out};
 use super::running_set::{Failed, Running, RunningSet};
 use super::services::Places;
 
@@ -41,6 +44,10 @@ pub(super) struct Shared {
     pub(super) patience: AtomicU64,
     /// Judges plugin files; made before any namespace was entered.
     pub(super) judge: Judge,
+    /// What ran at the start; set once, then only read.
+    pub(super) boot: OnceLock<Boot>,
+    /// What takes the daemon's own parts back, oldest first; taken at the end.
+    pub(super) parts: Mutex<Vec<Undo>>,
 }
 
 /// What became of one plugin in a reload.
@@ -50,7 +57,7 @@ pub(crate) struct Row {
     pub(super) name: String,
     /// `kept`, `added`, `replaced`, `removed` or `failed`.
     pub(super) action: &'static str,
-    /// What went wrong with it.
+    /// What went wrong with it, or why it is left out.
     pub(super) error: Option<String>,
 }
 
@@ -97,7 +104,13 @@ impl Shared {
         self.nets.write().unwrap_or_else(PoisonError::into_inner).remove(&birth);
     }
 
-    fn write(&self) -> Result<WriteToken, Trouble> {
+    /// The start is over.
+    pub(super) fn booted(&self, boot: Boot, parts: Vec<Undo>) {
+        let _ = self.boot.set(boot);
+        *self.parts.lock().unwrap_or_else(PoisonError::into_inner) = parts;
+    }
+
+    pub(super) fn write(&self) -> Result<WriteToken, Trouble> {
         self.list.write(DRAIN).map_err(|blocked| {
             let seconds = DRAIN.as_secs();
             let what = format!("{seconds} s passed while hooks were still running ({blocked}){}", hanging());
@@ -111,61 +124,6 @@ fn hanging() -> String {
     let hooks = plugin::running::running_for_longer_than(DRAIN / 2).into_iter();
     let hooks: Vec<String> = hooks.map(|r| format!("{} of {} in {}", r.hook, r.plugin, r.netns)).collect();
     if hooks.is_empty() { String::new() } else { format!(": {}", hooks.join(", ")) }
-}
-
-/// Brings up every plugin of the configuration before any namespace is known. A bad plugin file is refused and the
-/// rest run; a contradiction in the order ends the start.
-pub(super) fn start(shared: &Shared, config: &Config) -> Result<(), String> {
-    let (good, refused) = sort_out(plugins::prepare_all(&shared.judge, config));
-    let order = plugins::order(&good)?;
-    let write = shared.write().map_err(|t| t.message)?;
-    let mut entries = Vec::new();
-    for (place, index) in order.into_iter().enumerate() {
-        entries.push(bring_up(shared, &write, &good[index], place, &entries));
-    }
-    for entry in &refused {
-        if let Entry::Refused(config, trouble) = entry {
-            tracing::error!(plugin = config.name, "plugin refused: {}", trouble.message);
-        }
-    }
-    entries.extend(refused);
-    shared.plugins().put(entries);
-    Ok(())
-}
-
-/// Splits what was prepared from what is refused; what requires a refused plugin is refused with it.
-fn sort_out(results: Vec<Result<Prepared, (Arc<config::PluginConfig>, Trouble)>>) -> (Vec<Prepared>, Vec<Entry>) {
-    let mut good = Vec::new();
-    let mut refused = Vec::new();
-    for result in results {
-        match result {
-            Ok(prepared) => good.push(prepared),
-            Err((config, trouble)) => refused.push(Entry::Refused(config, trouble)),
-        }
-    }
-    while let Some(i) =
-        good.iter().position(|p: &Prepared| refused.iter().any(|r| p.requires.iter().any(|q| q == r.name())))
-    {
-        let orphan = good.remove(i);
-        let why = Trouble::new("requires", "a plugin that it requires is refused; repair that one first");
-        refused.push(Entry::Refused(orphan.config, why));
-    }
-    (good, refused)
-}
-
-fn bring_up(shared: &Shared, write: &WriteToken, prepared: &Prepared, place: usize, before: &[Entry]) -> Entry {
-    let missing = prepared.requires.iter().find(|r| !before.iter().any(|e| e.name() == **r && e.live().is_some()));
-    if let Some(missing) = missing {
-        let why = format!("requires {missing}, which does not run; repair that one first");
-        return Entry::Failed(prepared.clone(), Trouble::new("requires", why));
-    }
-    match register_new(shared, write, prepared, place) {
-        Ok(live) => Entry::Live(live),
-        Err(trouble) => {
-            tracing::error!(plugin = prepared.config.name, "plugin failed: {}", trouble.message);
-            Entry::Failed(prepared.clone(), trouble)
-        }
-    }
 }
 
 /// Makes an instance and registers it in every live namespace, or leaves nothing of it.
@@ -201,6 +159,8 @@ struct Plan {
     config: Arc<Config>,
     /// The new set in its new order.
     new: Vec<Prepared>,
+    /// Who is no part of it, because of the blacklist or for want of one of the daemon's own parts.
+    left_out: Vec<Entry>,
 }
 
 /// Reads the configuration again and brings the running set in line with it, or changes nothing.
@@ -226,21 +186,58 @@ fn refused(troubles: &[(String, Trouble)]) -> Report {
 }
 
 fn prepare(shared: &Shared, command_line: &CommandLine) -> Result<Plan, Vec<(String, Trouble)>> {
-    let config = Config::load(&command_line.paths()).map_err(|e| vec![(String::new(), Trouble::new("config", e))])?;
-    let mut good = Vec::new();
-    let mut bad = Vec::new();
-    for result in plugins::prepare_all(&shared.judge, &config) {
-        match result {
-            Ok(prepared) => good.push(prepared),
-            Err((config, trouble)) => bad.push((config.name.clone(), trouble)),
+    let wrong = |e: &dyn ToString| vec![(String::new(), Trouble::new("config", e.to_string()))];
+    let config = Config::load(&command_line.paths()).map_err(|e| wrong(&e))?;
+    boot::judge_blacklist(&config, |warning| tracing::warn!("{warning}")).map_err(|e| wrong(&e))?;
+    let results = prepare_all(&shared.judge, &config);
+    let refused = results.iter().filter_map(|result| result.as_ref().err());
+    let bad: Vec<_> = refused.filter(|(_, trouble)| !trouble.is_blacklisting()).collect();
+    if !bad.is_empty() {
+        return Err(bad.into_iter().map(|(config, trouble)| (config.name.clone(), trouble.clone())).collect());
+    }
+    let (good, unread) = sort_out(results);
+    let sorted = order(&good).map_err(|e| wrong(&e))?;
+    let (new, mut left_out) = admit(shared, &config, sorted.into_iter().map(|at| &good[at]));
+    left_out.extend(unread.into_iter().map(|(config, trouble)| Entry::Refused(config, trouble)));
+    Ok(Plan { config: Arc::new(config), new, left_out })
+}
+
+/// Who of the plugins in their order may run, by the rules of a boot; and who not. The daemon's own parts stay as they
+/// are, whatever the list says of them now.
+fn admit<'a>(
+    shared: &Shared,
+    config: &Config,
+    ordered: impl Iterator<Item = &'a Prepared>,
+) -> (Vec<Prepared>, Vec<Entry>) {
+    let blacklist = initcalls::blacklist(config);
+    let mut before: Vec<Called> = shared.boot.get().map_or_else(Vec::new, |boot| boot.own.clone());
+    warn_of_own(&before, config);
+    let (mut new, mut left_out) = (Vec::new(), Vec::new());
+    for prepared in ordered {
+        let name = initcall_of(&prepared.config.name);
+        let obstacle = engine::obstacle(&name, &prepared.required_initcalls(), &before, &blacklist);
+        match &obstacle {
+            None => new.push(prepared.clone()),
+            Some(outcome) => left_out.push(boot::not_called(prepared, outcome, &before, &left_out)),
+        }
+        let (start, took, outcome) = (Duration::ZERO, Duration::ZERO, obstacle.unwrap_or(Outcome::Done));
+        before.push(Called { name, level: prepared.level, vital: false, start, took, outcome });
+    }
+    (new, left_out)
+}
+
+/// A part that has started is not stopped, and one that has not is not started, before the next start.
+fn warn_of_own(own: &[Called], config: &Config) {
+    let blacklist = initcalls::blacklist(config);
+    for part in own.iter().filter(|call| OWN.iter().any(|own| own.name == call.name)) {
+        let was = matches!(part.outcome, Outcome::Blacklisted(_));
+        if was != blacklist.refuses(&part.name).is_some() {
+            let name = &part.name;
+            tracing::warn!(
+                "initcall_blacklist has changed for {name}; it stays as it was until pernetd is started again"
+            );
         }
     }
-    if !bad.is_empty() {
-        return Err(bad);
-    }
-    let order = plugins::order(&good).map_err(|e| vec![(String::new(), Trouble::new("config", e))])?;
-    let new: Vec<Prepared> = order.into_iter().map(|i| good[i].clone()).collect();
-    Ok(Plan { config: Arc::new(config), new })
 }
 
 fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
@@ -256,13 +253,15 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
     }
     let old: Vec<Prepared> = set.running.iter().map(|r| r.live.prepared.clone()).collect();
     let before: HashSet<u64> = set.running.iter().map(|r| r.live.generation).collect();
-    // A plugin of the set in force that had failed already holds nobody up by failing again.
-    let in_force = idle.iter().filter(|e| !matches!(e, Entry::NotAdded(..)));
+    // A plugin of the set in force that had failed already holds nobody up by failing again. One that was left out was
+    // not in force.
+    let in_force = idle.iter().filter(|e| !matches!(e, Entry::NotAdded(..) | Entry::Skipped(..)));
     let may_fail: HashSet<&str> = in_force.map(Entry::name).collect();
 
     match set.arrange(&plan.new, ExitReason::Replaced, &|name| may_fail.contains(name)) {
         Ok(failures) => {
-            let entries = set.entries(&plan.new, failures);
+            let mut entries = set.entries(&plan.new, failures);
+            entries.extend(plan.left_out);
             let report = success(plan.config, &entries, &old_names, &before);
             shared.plugins().put(entries);
             report
@@ -308,6 +307,8 @@ fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before:
             Entry::Live(l) if before.contains(&l.generation) => ("kept", None),
             Entry::Live(l) if old_names.contains(&l.prepared.config.name) => ("replaced", None),
             Entry::Live(_) => ("added", None),
+            Entry::Skipped(_, t) => ("removed", Some(t.told())),
+            Entry::Refused(_, t) if t.is_blacklisting() => ("removed", Some(t.told())),
             Entry::Failed(_, t) | Entry::NotAdded(_, t) | Entry::Refused(_, t) => ("failed", Some(t.told())),
         };
         Row { name: e.name().to_owned(), action, error }
@@ -335,11 +336,7 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
         if entry.live().is_none() || (entry.name() != name && !orphan) {
             continue;
         }
-        let why = if orphan {
-            Trouble::new("requires", format!("requires {name}, which failed; repair that one, then reload"))
-        } else {
-            trouble.clone()
-        };
+        let why = if orphan { Trouble::required(name, trouble) } else { trouble.clone() };
         let Some(live) = entry.live() else { continue };
         delist(shared, &write, live, ExitReason::Removed);
         let prepared = live.prepared.clone();
@@ -362,5 +359,8 @@ pub(super) fn stop(shared: &Shared) -> Result<(), Trouble> {
             destroy(shared, live);
         }
     }
+    // What plugins stood on goes after them.
+    let parts = std::mem::take(&mut *shared.parts.lock().unwrap_or_else(PoisonError::into_inner));
+    parts.into_iter().rev().for_each(|undo| undo());
     Ok(())
 }

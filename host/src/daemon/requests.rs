@@ -62,6 +62,7 @@ impl Daemon {
             Request::PluginList { reply } => reply.send(Ok(self.plugin_rows())),
             Request::DevList { netns, reply } => self.dev_list(netns.as_deref(), reply),
             Request::DevShow { name, netns, reply } => self.dev_show(name, netns.as_deref(), reply),
+            Request::Boot { netns, reply } => self.boot(netns.as_deref(), reply),
             Request::Reload { reply } => self.reload(Some(reply)),
         }
     }
@@ -88,7 +89,7 @@ impl Daemon {
                 Phase::Stopping => wire::DaemonState::stopping,
             },
             generation: self.generation,
-            discovery: self.discovery.as_ref().map_or_else(String::new, |d| d.method.to_string()),
+            discovery: self.discovery.method.to_string(),
             namespaces: wire::NamespaceCounts { live: 0, degraded: 0, failed: 0, setup: 0, dying: 0 },
             plugins: wire::PluginCounts { live: 0, failed: 0, refused: 0 },
             devices: 0,
@@ -131,7 +132,7 @@ impl Daemon {
             detail: (!detail.is_empty()).then(|| detail.to_owned()),
         };
         vec![
-            facility("mount discovery", self.discovery.is_some(), self.discovery.as_ref().map_or("", |d| &d.why)),
+            facility("mount discovery", true, &self.discovery.why),
             facility(
                 "all-nsid link events",
                 self.links.listening(),
@@ -149,6 +150,23 @@ impl Daemon {
                 row
             };
             reply.send(Ok(rows.into_iter().map(fill).collect()));
+        }));
+    }
+
+    /// The rows are made where nobody waits for the loop: there may be many.
+    fn boot(&self, netns: Option<&str>, reply: Reply<wire::BootRecord>) {
+        let nets = match netns.map(|name| self.by_name(name).ok_or_else(|| ControlError::no_such_netns(name))) {
+            None => self.in_order(),
+            Some(Ok(net)) => self.in_order().into_iter().filter(|(it, _)| it.cookie == net.cookie).collect(),
+            Some(Err(error)) => return reply.send(Err(error)),
+        };
+        let Some(boot) = self.shared.boot.get() else { return };
+        let record = boot.row(self.ready);
+        let setup = |net: Arc<Net>| Some((self.nets.get(&net.cookie)?.setup.clone()?, net));
+        let setups: Vec<_> = nets.into_iter().filter_map(|(net, _)| setup(net)).collect();
+        self.looks.run_anywhere(Box::new(move || {
+            let setups = setups.iter().map(|(setup, net)| setup.row(net)).collect();
+            reply.send(Ok(wire::BootRecord { setups, ..record }));
         }));
     }
 
@@ -279,8 +297,11 @@ impl Daemon {
 
 /// Where a namespace is in its life. One whose names are gone is dying, even while a hook of its setup still runs.
 fn shown_state(net: &Net) -> NetnsState {
-    match net.state() {
-        _ if net.dying() => NetnsState::dying,
+    if net.dying() { NetnsState::dying } else { state_word(net.state()) }
+}
+
+pub(super) fn state_word(state: NetState) -> NetnsState {
+    match state {
         NetState::Setup => NetnsState::setup,
         NetState::Live => NetnsState::live,
         NetState::Degraded => NetnsState::degraded,

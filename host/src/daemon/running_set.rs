@@ -10,7 +10,8 @@ use pernet_plugin_api::ExitReason;
 use crate::engine::{self, WriteToken};
 
 use super::enlist::{delist, enlist};
-use super::plugins::{Entry, Live, Prepared, Trouble};
+use super::plugins::{Entry, Live, Trouble};
+use super::prepared::Prepared;
 use super::reload::{Shared, destroy, register_new};
 
 /// A plugin that could not be put up, and why.
@@ -46,11 +47,9 @@ impl RunningSet<'_> {
         engine::renumber(self.write, &places);
         let mut failures: Vec<Failed> = Vec::new();
         for (place, prepared) in target.iter().enumerate() {
-            let missing = prepared.requires.iter().find(|r| failures.iter().any(|(f, _)| f.config.name == **r));
+            let missing = failures.iter().find(|(failed, _)| prepared.requires.contains(&failed.config.name));
             let result = match missing {
-                Some(m) => {
-                    Err(Trouble::new("requires", format!("requires {m}, which does not run; repair that one first")))
-                }
+                Some((failed, why)) => Err(Trouble::required(&failed.config.name, why)),
                 None => self.put_up(prepared, place),
             };
             match result {

@@ -12,7 +12,7 @@ use pernet_plugin_api::NetCookie;
 
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
-use super::{Daemon, Event};
+use super::{Daemon, Event, setups};
 use crate::control::monitor::{HookLine, Monitor};
 use crate::engine::{
     self, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
@@ -215,6 +215,7 @@ impl HostServices for Services {
     }
 
     fn hook_called(&self, record: HookRecord<'_>) {
+        setups::note(&record);
         let error = record.result.err().map(ToString::to_string);
         self.monitor.publish(HookLine {
             plugin: record.plugin,

@@ -1,24 +1,24 @@
 //! How a daemon is put together, and what `--check` looks at: everything that a start checks, with no effect.
 
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::config::{self, CommandLine, Config};
+use crate::config::{CommandLine, Config};
 use crate::control::monitor::Monitor;
-use crate::discovery::links::LinkSource;
 use crate::engine::{Names, PernetList};
 use crate::linux::ns;
-use crate::linux::worker::Workers;
 use crate::plugin::{self, Judge};
-use crate::{control, discovery, logging, systemd};
+use crate::{control, logging};
 
-use super::identify;
+use super::boot::{self, Began};
+use super::initcalls::Made;
 use super::netdevs::Netdevs;
-use super::plugins::{self, Maker, Plugins};
-use super::reload::{self, Shared};
+use super::plugins::{Maker, Plugins};
+use super::prepared::{order, prepare_all, sort_out};
+use super::reload::Shared;
 use super::services::{Owners, Places, Services};
 use super::{Daemon, Event, Phase};
 
@@ -29,17 +29,15 @@ pub(crate) type Failed = String;
 /// their configuration, and the order.
 pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
     let config = Config::load(&command_line.paths()).map_err(|e| e.to_string())?;
-    let mut good = Vec::new();
-    let mut errors = Vec::new();
-    for result in plugins::prepare_all(&Judge::new(), &config) {
-        match result {
-            Ok(prepared) => good.push(prepared),
-            Err((_, trouble)) => errors.push(trouble.message),
-        }
-    }
+    let results = prepare_all(&Judge::new(), &config);
+    let refused = results.iter().filter_map(|result| result.as_ref().err());
+    let wrong = refused.filter(|(_, trouble)| !trouble.is_blacklisting());
+    let mut errors: Vec<String> = wrong.map(|(_, trouble)| trouble.message.clone()).collect();
+    errors.extend(boot::judge_blacklist(&config, |warning| eprintln!("pernetd: {warning}")).err());
+    let (good, _) = sort_out(results);
     // With a plugin missing, what requires it would be reported too, and only confuse.
     if errors.is_empty()
-        && let Err(error) = plugins::order(&good)
+        && let Err(error) = order(&good)
     {
         errors.push(error);
     }
@@ -53,6 +51,7 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
 /// Runs the daemon in the foreground, to the end; the exit code. With an `inbox`, somebody else in this process hears
 /// its monitor and asks it things.
 pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>) -> Result<i32, Failed> {
+    let began = Began::now();
     let paths = command_line.paths();
     let config = Config::load(&paths).map_err(|e| e.to_string())?;
     logging::start(config.main.log.level);
@@ -79,29 +78,18 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         maker: Maker::new(services),
         patience: patience.into(),
         judge,
+        boot: OnceLock::new(),
+        parts: Mutex::default(),
     });
-    let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
-    let looks = Workers::new(1).map_err(|e| format!("cannot start a worker: {e}"))?;
-    // Plugins before namespaces: then each namespace of the first scan gets one setup, not one registration per plugin.
-    on_a_seat(|| reload::start(&shared, &config))?;
-
-    let to_loop = events.clone();
-    let receive_buffer = config.main.netlink.receive_buffer;
-    let links = LinkSource::start(receive_buffer, Box::new(move |batch| drop(to_loop.send(Event::Links(batch)))));
-    let to_loop = events.clone();
-    let sink: control::RequestSink = Box::new(move |request| drop(to_loop.send(Event::Request(request))));
-    let door = match systemd::control_socket() {
-        Some(door) => door,
-        None => control::Door::open(&paths.runtime_dir).map_err(|e| e.to_string())?,
+    let runtime_dir = &paths.runtime_dir;
+    let start =
+        boot::Start { began, config: &config, runtime_dir, events: &events, monitor: &monitor, shared: &shared };
+    let Made { host, workers, looks, links, server, discovery } = on_a_seat(|| boot::boot(&start))?;
+    let (Some((host, pin)), Some(workers), Some(looks), Some(links), Some(server), Some(discovery)) =
+        (host, workers, looks, links, server, discovery)
+    else {
+        return Err("a vital part said that it started, and is not there: report this mistake".to_owned());
     };
-    let server = control::Server::start(door, &config.main.control.read, control::Limits::default(), monitor, sink)
-        .map_err(|e| format!("cannot serve the control socket: {e}"))?;
-    if let Some(group) = server.missing_group() {
-        tracing::warn!("control.read names the group {group}, which does not exist: nobody is in it");
-    }
-
-    let (host, pin) =
-        ns::current().map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
     let mut daemon = Daemon {
         command_line,
         workers: Arc::new(workers),
@@ -124,15 +112,14 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         last_overrun: None,
         generation: 1,
         last_reload: None,
-        discovery: None,
+        discovery,
+        ready: None,
         exit_code: 0,
         config: Arc::new(config),
         shared,
     };
+    // Before any name: whatever discovery has found so far waits in the queue.
     daemon.begin_host(host, pin);
-    let discovery = start_discovery(&daemon.config, &events)?;
-    tracing::info!("discovery by {}: {}", discovery.method, discovery.why);
-    daemon.discovery = Some(discovery);
     Ok(daemon.run(&receiver))
 }
 
@@ -158,20 +145,6 @@ impl Inbox {
     pub(crate) fn request(&self, request: control::Request) {
         let _ = self.sender.send(Event::Request(request));
     }
-}
-
-fn start_discovery(config: &Config, events: &Sender<Event>) -> Result<discovery::Started, Failed> {
-    let options = discovery::Options {
-        method: match config.main.discovery.method {
-            config::Method::Auto => None,
-            config::Method::Fanotify => Some(discovery::Method::Fanotify),
-            config::Method::Inotify => Some(discovery::Method::Inotify),
-        },
-        handles: true,
-        folders: config.main.discovery.folders.clone(),
-    };
-    let stage = identify::stage(events.clone()).map_err(|e| format!("cannot start a thread: {e}"))?;
-    discovery::start(options, stage).map_err(|e| e.to_string())
 }
 
 /// Runs something that calls hooks on a thread that may enter namespaces: this one must never leave its own.

@@ -130,6 +130,16 @@ pub enum Error {
     Thread(io::Error),
 }
 
+impl Error {
+    /// As the kernel said it.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Error::Unavailable { source, .. } | Error::Thread(source) => source.raw_os_error(),
+        }
+    }
+}
+
 fn unavailable(method: Method, what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Unavailable { method, what, source }
 }

@@ -1,12 +1,15 @@
-//! The order of plugins: initcall levels, then file names, then `after` and `requires`.
+//! Initcalls: levels, and `do_initcalls`, which runs what starts once, one by one, with its time.
 //!
-//! Mirrors the initcall levels of `init.h` (K5.1); within a level the file name stands for the link order. What the
-//! kernel does not have: a plugin may name others that come before it. Pure: names in, order or refusal out.
+//! Mirrors `do_one_initcall` and `do_initcalls` of `init/main.c` (K5.1 to K5.3). Unlike there, a result counts: what
+//! requires an initcall that failed is not called, and neither is anything after a vital one. Each unwinds itself
+//! wholly when it fails (`unwind.rs`); nothing here undoes what earlier ones did. The order is `order.rs`'s. Without a
+//! clock: the time comes from the caller.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
+
+use super::failure::{ENODEV, EPERM, Failure};
 
 /// The levels, earliest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,178 +70,155 @@ impl FromStr for Level {
     }
 }
 
-/// A plugin to be put in order.
-#[derive(Clone, Copy, Debug)]
-pub struct Item<'a> {
-    /// The plugin's name.
-    pub name: &'a str,
+/// What an initcall does. What it leaves goes into the context.
+pub type Run<'a, C> = Box<dyn FnOnce(&mut C) -> Result<(), Failure> + 'a>;
+
+/// Something that starts once, in its level's turn.
+pub struct Initcall<'a, C> {
+    /// Its name, by which the operator and others name it.
+    pub name: String,
+    /// When its turn is.
+    pub level: Level,
+    /// Initcalls that must have succeeded before.
+    pub requires: Vec<String>,
+    /// Nothing goes on without it: the kernel's `BUG` in an initcall.
+    pub vital: bool,
+    /// What it does; when it fails it has left nothing.
+    pub run: Run<'a, C>,
+}
+
+/// What became of an initcall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did what it is for.
+    Done,
+    /// It was called and failed.
+    Failed(Failure),
+    /// It was not called, because the operator says so (`EPERM`, K5.3).
+    Blacklisted(Failure),
+    /// It was not called, because something that it requires is not there (`ENODEV`).
+    Refused(Failure),
+}
+
+impl Outcome {
+    /// Why it did not come to what it is for.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Outcome::Done => None,
+            Outcome::Failed(failure) | Outcome::Blacklisted(failure) | Outcome::Refused(failure) => Some(failure),
+        }
+    }
+}
+
+/// An initcall whose turn has been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// Its name.
+    pub name: String,
     /// Its level.
     pub level: Level,
-    /// The file name of its configuration: `NN-name.toml`.
-    pub file_name: &'a str,
-    /// Plugins that come before it, if they are there.
-    pub after: &'a [String],
-    /// Plugins that come before it and must be there.
-    pub requires: &'a [String],
+    /// Nothing goes on without it.
+    pub vital: bool,
+    /// When its turn came, by the caller's clock.
+    pub start: Duration,
+    /// How long it took; nothing if it was not called.
+    pub took: Duration,
+    /// What became of it.
+    pub outcome: Outcome,
 }
 
-/// Why there is no order. Each names the plugin whose configuration is to be changed, see [`OrderError::plugin`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OrderError {
-    /// Two plugins with one name.
-    Duplicate {
-        /// The name.
-        name: String,
-    },
-    /// Each comes after the next, and the last after the first.
-    Cycle {
-        /// The names; the first is also the last.
-        chain: Vec<String>,
-    },
-    /// A required plugin is not there.
-    MissingRequires {
-        /// Who requires it.
-        plugin: String,
-        /// What is not there.
-        requires: String,
-    },
-    /// A plugin would come after one of a later level.
-    AfterLaterLevel {
-        /// Who.
-        plugin: String,
-        /// Its level.
-        level: Level,
-        /// After whom.
-        after: String,
-        /// That one's level.
-        after_level: Level,
-    },
+impl Called {
+    /// Why it is not there, as the end of a sentence: `failed: …`, `is blacklisted by …`, `requires …`.
+    fn lack(&self) -> Option<String> {
+        match &self.outcome {
+            Outcome::Done => None,
+            Outcome::Failed(failure) => Some(format!("failed: {}", failure.message)),
+            Outcome::Blacklisted(failure) => Some(format!("is {}", failure.message)),
+            Outcome::Refused(failure) => Some(failure.message.clone()),
+        }
+    }
 }
 
-impl OrderError {
-    /// The plugin whose configuration says what cannot be.
+/// The initcalls that are not to be called (`initcall_blacklist`), each with the place where that is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blacklist(pub Vec<(String, String)>);
+
+impl Blacklist {
+    /// What this very name gets if it is on the list: there are no patterns (K5.3).
     #[must_use]
-    pub fn plugin(&self) -> &str {
-        match self {
-            OrderError::Duplicate { name } => name,
-            OrderError::Cycle { chain } => chain.first().map_or("", String::as_str),
-            OrderError::MissingRequires { plugin, .. } | OrderError::AfterLaterLevel { plugin, .. } => plugin,
-        }
-    }
-
-    /// The plugin that its configuration names and that cannot come first.
-    #[must_use]
-    pub fn other(&self) -> Option<&str> {
-        match self {
-            OrderError::Duplicate { .. } => None,
-            OrderError::Cycle { chain } => chain.get(1).map(String::as_str),
-            OrderError::MissingRequires { requires, .. } => Some(requires),
-            OrderError::AfterLaterLevel { after, .. } => Some(after),
-        }
-    }
-
-    /// What to do.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            OrderError::Duplicate { .. } => "rename or disable one",
-            OrderError::Cycle { .. } => "take one of them out of `after` or `requires`",
-            OrderError::MissingRequires { .. } => "add it, enable it, or take it out of `requires`",
-            OrderError::AfterLaterLevel { .. } => "take it out of `after` or `requires`: levels are the plugins' own",
-        }
+    pub fn refuses(&self, name: &str) -> Option<Failure> {
+        let (_, place) = self.0.iter().find(|(listed, _)| listed == name)?;
+        Some(Failure::new(EPERM, format!("blacklisted by initcall_blacklist, {place}")))
     }
 }
 
-impl fmt::Display for OrderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OrderError::Duplicate { name } => write!(f, "two plugins are named `{name}`"),
-            OrderError::Cycle { chain } => {
-                let chain: Vec<String> = chain.iter().map(|name| format!("`{name}`")).collect();
-                write!(f, "these plugins wait for each other: {}", chain.join(" after "))
-            }
-            OrderError::MissingRequires { plugin, requires } => {
-                write!(f, "plugin `{plugin}` requires `{requires}`, which is not configured, or not enabled")
-            }
-            OrderError::AfterLaterLevel { plugin, level, after, after_level } => write!(
-                f,
-                "plugin `{plugin}` (level {level}) cannot come after `{after}` (level {after_level}): a level ends \
-                 before the next begins"
-            ),
-        }
-    }
+/// Who looks on: the clock, and what the kernel tells with `initcall_debug`.
+pub trait Watch {
+    /// The time; it never goes back.
+    fn now(&self) -> Duration;
+    /// It is going to be called.
+    fn calling(&self, name: &str);
+    /// Its turn is over.
+    fn over(&self, called: &Called);
 }
 
-impl std::error::Error for OrderError {}
-
-/// Puts plugins in order: level, then file name, and a plugin that names others only after all of those.
-///
-/// Among those that may come next, the first by level and file name does. `after` an unknown plugin is ignored.
-/// Gives positions in `items`, in order.
-///
-/// # Errors
-/// There is none, see [`OrderError`].
-pub fn order(items: &[Item<'_>]) -> Result<Vec<usize>, OrderError> {
-    let mut by_rank: Vec<usize> = (0..items.len()).collect();
-    by_rank.sort_by_key(|&i| (items[i].level, items[i].file_name.as_bytes(), items[i].name));
-    let ranked: Vec<Item<'_>> = by_rank.iter().map(|&i| items[i]).collect();
-    let before = before(&ranked)?;
-    let mut waits: Vec<usize> = before.iter().map(Vec::len).collect();
-    let mut ready: BinaryHeap<_> = (0..waits.len()).filter(|&i| waits[i] == 0).map(Reverse).collect();
-    let mut sorted = Vec::with_capacity(items.len());
-    while let Some(Reverse(next)) = ready.pop() {
-        sorted.push(by_rank[next]);
-        for (i, _) in before.iter().enumerate().filter(|(_, before)| before.contains(&next)) {
-            waits[i] -= 1;
-            if waits[i] == 0 {
-                ready.push(Reverse(i));
-            }
-        }
+/// Calls each in its turn: level by level, and within a level in the order given. One that fails keeps nobody from
+/// being called but those that require it (K5.2 would call these too), unless it is vital.
+pub fn do_initcalls<C>(
+    mut calls: Vec<Initcall<'_, C>>,
+    context: &mut C,
+    blacklist: &Blacklist,
+    watch: &dyn Watch,
+) -> Vec<Called> {
+    calls.sort_by_key(|call| call.level);
+    let mut before = Vec::with_capacity(calls.len());
+    for call in calls {
+        let called = do_one_initcall(call, context, &before, blacklist, watch);
+        before.push(called);
     }
-    if sorted.len() < items.len() { Err(cycle(&ranked, &before, &waits)) } else { Ok(sorted) }
+    before
 }
 
-/// For each item, whom it comes after, each once.
-fn before(items: &[Item<'_>]) -> Result<Vec<Vec<usize>>, OrderError> {
-    let mut by_name = HashMap::new();
-    for (i, item) in items.iter().enumerate() {
-        if by_name.insert(item.name, i).is_some() {
-            return Err(OrderError::Duplicate { name: item.name.to_owned() });
+/// Calls one, unless what became of those before it, or the operator, forbids that.
+pub fn do_one_initcall<C>(
+    call: Initcall<'_, C>,
+    context: &mut C,
+    before: &[Called],
+    blacklist: &Blacklist,
+    watch: &dyn Watch,
+) -> Called {
+    let Initcall { name, level, requires, vital, run } = call;
+    let start = watch.now();
+    let (took, outcome) = match obstacle(&name, &requires, before, blacklist) {
+        Some(outcome) => (Duration::ZERO, outcome),
+        None => {
+            watch.calling(&name);
+            let outcome = run(context).map_or_else(Outcome::Failed, |()| Outcome::Done);
+            (watch.now().saturating_sub(start), outcome)
         }
-    }
-    items.iter().map(|item| before_one(items, &by_name, item)).collect()
+    };
+    let called = Called { name, level, vital, start, took, outcome };
+    watch.over(&called);
+    called
 }
 
-fn before_one(items: &[Item<'_>], by_name: &HashMap<&str, usize>, item: &Item<'_>) -> Result<Vec<usize>, OrderError> {
-    if let Some(requires) = item.requires.iter().find(|name| !by_name.contains_key(name.as_str())) {
-        return Err(OrderError::MissingRequires { plugin: item.name.to_owned(), requires: requires.clone() });
+/// Why an initcall is not to be called, if it is not.
+#[must_use]
+pub fn obstacle(name: &str, requires: &[String], before: &[Called], blacklist: &Blacklist) -> Option<Outcome> {
+    if let Some(failure) = blacklist.refuses(name) {
+        return Some(Outcome::Blacklisted(failure));
     }
-    let named = item.requires.iter().chain(item.after).filter_map(|name| by_name.get(name.as_str()).copied());
-    let mut seen = HashSet::new();
-    let before: Vec<usize> = named.filter(|i| seen.insert(*i)).collect();
-    match before.iter().map(|&i| &items[i]).find(|other| other.level > item.level) {
-        None => Ok(before),
-        Some(other) => Err(OrderError::AfterLaterLevel {
-            plugin: item.name.to_owned(),
-            level: item.level,
-            after: other.name.to_owned(),
-            after_level: other.level,
-        }),
+    let vital = before.iter().filter(|called| called.vital);
+    if let Some((called, lack)) = vital.filter_map(|called| Some((called, called.lack()?))).next() {
+        let why = format!("nothing goes on without `{}`, which {lack}", called.name);
+        return Some(Outcome::Refused(Failure::new(ENODEV, why)));
     }
-}
-
-/// Follows those that still wait until one comes again.
-fn cycle(items: &[Item<'_>], before: &[Vec<usize>], waits: &[usize]) -> OrderError {
-    let mut path: Vec<usize> = Vec::new();
-    let mut next = waits.iter().position(|&w| w > 0);
-    while let Some(at) = next {
-        if let Some(start) = path.iter().position(|&i| i == at) {
-            path.drain(..start);
-            path.push(at);
-            break;
-        }
-        path.push(at);
-        next = before[at].iter().copied().find(|&i| waits[i] > 0);
-    }
-    OrderError::Cycle { chain: path.iter().map(|&i| items[i].name.to_owned()).collect() }
+    requires.iter().find_map(|required| {
+        let lack = match before.iter().find(|called| called.name == *required) {
+            Some(called) => called.lack()?,
+            None => "is not among those before it".to_owned(),
+        };
+        Some(Outcome::Refused(Failure::new(ENODEV, format!("requires `{required}`, which {lack}"))))
+    })
 }

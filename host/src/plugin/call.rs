@@ -125,11 +125,11 @@ impl Inner {
         }
         let guard = Guard::enter(self.running(hook, place));
         let (status, value) = call(self.code.module, handle);
-        let duration = guard.since.elapsed();
+        let called = (guard.since, guard.since.elapsed());
         drop(guard);
         let failure = failure_of(&status);
         if hook.is_told() || failure.is_some() {
-            self.report(hook, place, failure.as_ref(), duration);
+            self.report(hook, place, failure.as_ref(), called);
         }
         match failure {
             None => Ok(value),

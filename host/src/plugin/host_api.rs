@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A line of a plugin's log, with where it came from.
 #[derive(Clone, Debug)]
@@ -55,6 +55,8 @@ pub struct HookRecord<'a> {
     pub device: Option<&'a str>,
     /// How it ended.
     pub result: Result<(), &'a Failure>,
+    /// When it was called.
+    pub since: Instant,
     /// How long it took.
     pub duration: Duration,
 }

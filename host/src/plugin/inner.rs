@@ -143,13 +143,20 @@ impl Inner {
         }
     }
 
-    pub(super) fn report(&self, hook: Hook, place: &Place<'_>, failure: Option<&Failure>, duration: Duration) {
+    pub(super) fn report(
+        &self,
+        hook: Hook,
+        place: &Place<'_>,
+        failure: Option<&Failure>,
+        (since, duration): (Instant, Duration),
+    ) {
         self.services.hook_called(HookRecord {
             plugin: &self.name,
             hook: hook.as_str(),
             netns: &place.netns,
             device: place.device,
             result: failure.map_or(Ok(()), Err),
+            since,
             duration,
         });
     }

@@ -201,10 +201,10 @@ impl Instance {
         let guard = Guard::enter(inner.running(Hook::Drop, &Place::home()));
         let handle = inner.handle.get().copied().unwrap_or(InstanceHandle(0));
         let status = inner.code.module.destroy()(handle);
-        let duration = guard.since.elapsed();
+        let called = (guard.since, guard.since.elapsed());
         drop(guard);
         let failure = failure_of(&status);
-        inner.report(Hook::Drop, &Place::home(), failure.as_ref(), duration);
+        inner.report(Hook::Drop, &Place::home(), failure.as_ref(), called);
         inner.forget();
         match failure {
             Some(failure) => Err(PluginError::Drop { plugin: inner.name.to_string(), failure }),
@@ -225,10 +225,10 @@ impl Drop for Instance {
 fn start(inner: &Inner, config_json: &str) -> Result<CreateReturn, PluginError> {
     let guard = Guard::enter(inner.running(Hook::Init, &Place::home()));
     let answer = inner.code.module.create()(host_api::host_mod(), inner.token, config_json.into());
-    let duration = guard.since.elapsed();
+    let called = (guard.since, guard.since.elapsed());
     drop(guard);
     let failure = failure_of(&answer.status);
-    inner.report(Hook::Init, &Place::home(), failure.as_ref(), duration);
+    inner.report(Hook::Init, &Place::home(), failure.as_ref(), called);
     let plugin = inner.name.to_string();
     match failure {
         Some(failure) => Err(PluginError::Init { plugin, failure }),

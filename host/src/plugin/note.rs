@@ -27,10 +27,10 @@ pub struct Note {
     pub api: (u32, u32),
     /// Its initcall level, as a word.
     pub level: String,
-    /// Plugins that it comes after, where they are there.
+    /// Plugins, or initcalls of the host's own, that it comes after, where they are there.
     #[serde(default)]
     pub after: Vec<String>,
-    /// Plugins that it needs.
+    /// Plugins, or initcalls of the host's own, that it needs.
     #[serde(default)]
     pub requires: Vec<String>,
     /// Its licence, as SPDX.
@@ -142,10 +142,14 @@ impl Note {
     /// What must hold on any host.
     fn check_fields(&self) -> Result<(), NoteError> {
         let field = |field, value: &str, want: String| Err(NoteError::Field { field, value: value.to_owned(), want });
-        let named = [("name", std::slice::from_ref(&self.name)), ("after", &self.after), ("requires", &self.requires)];
-        for (which, names) in named {
-            if let Some(bad) = names.iter().find(|n| !is_plugin_name(n)) {
-                return field(which, bad, format!("a plugin's name is 1 to {MAX_NAME} of a-z, 0-9 and `-`"));
+        let rule = format!("a plugin's name is 1 to {MAX_NAME} of a-z, 0-9 and `-`");
+        if !is_plugin_name(&self.name) {
+            return field("name", &self.name, rule);
+        }
+        for (which, names) in [("after", &self.after), ("requires", &self.requires)] {
+            // The host's own initcalls have `_` in their names.
+            if let Some(bad) = names.iter().find(|n| !is_plugin_name(&n.replace('_', "-"))) {
+                return field(which, bad, rule);
             }
         }
         if !LEVELS.contains(&self.level.as_str()) {

@@ -17,9 +17,9 @@ use crossbeam_channel::{Receiver, unbounded};
 use pernetd::config::ControlRead;
 use pernetd::control::monitor::Monitor;
 use pernetd::control::wire::{
-    DaemonState, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats, Facility, LastReload,
-    NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState,
-    ReloadAction, ReloadResult, ReloadedPlugin, Status,
+    BootRecord, DaemonState, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats, Facility, HookResult,
+    Initcall, InitcallResult, LastReload, NamespaceCounts, Netns, NetnsError, NetnsSetup, NetnsState, Pinned, Plugin,
+    PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin, SetupHook, Status,
 };
 use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -166,6 +166,14 @@ pub fn answer(request: Request) {
             let name = netns.unwrap_or_else(|| "blue".to_owned());
             reply.send(found(&name).map(|n| vec![device(&n.name)]));
         }
+        Request::Boot { netns, reply } => {
+            let all = boot();
+            let wanted = |setup: &NetnsSetup| netns.as_ref().is_none_or(|name| setup.netns == *name);
+            let setups = all.setups.iter().filter(|setup| wanted(setup)).cloned().collect();
+            reply.send(
+                netns.as_ref().map_or(Ok(()), |name| found(name).map(drop)).map(|()| BootRecord { setups, ..all }),
+            );
+        }
         Request::DevShow { name, netns, reply } => reply.send(devices(&name, netns.as_deref())),
         Request::Reload { reply } => {
             let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
@@ -287,6 +295,63 @@ pub fn details(netns: &str, name: &str) -> DeviceDetails {
         waiting: own,
         plugin_stats: own.then(|| stats(13)),
         plugin_counters: if own { vec![DeviceCounter { name: "lost".into(), value: 3 }] } else { Vec::new() },
+    }
+}
+
+/// A start with one of each result, and the setups of `blue` and, with an error, `bad`; `@host`'s is not over.
+pub fn boot() -> BootRecord {
+    let call = |name: &str, result| Initcall {
+        name: name.into(),
+        level: Some("subsys".into()),
+        start_us: Some(2_000),
+        duration_us: 1_500,
+        prepare_start_us: Some(100),
+        prepare_us: Some(900),
+        result,
+        errno: None,
+        error: None,
+    };
+    let wrong = |name: &str, result, errno, error: &str| Initcall {
+        errno: Some(errno),
+        error: Some(error.into()),
+        ..call(name, result)
+    };
+    let own = Initcall { prepare_start_us: None, prepare_us: None, ..call("sock_init", InitcallResult::ok) };
+    let file = "/x.so: no plugin <none> & \"nothing\"";
+    BootRecord {
+        version: "0.1.0".into(),
+        time: "2026-11-22T01:02:03.000004Z".into(),
+        initcalls_us: 9_000,
+        ready_us: Some(12_345),
+        initcalls: vec![
+            Initcall { level: Some("core".into()), ..own },
+            call("plugin.loopback", InitcallResult::ok),
+            wrong("plugin.a", InitcallResult::failed, 5, "cannot"),
+            wrong("plugin.b", InitcallResult::blacklisted, 1, "blacklisted by initcall_blacklist, /main.toml:3"),
+            Initcall { level: None, start_us: None, ..wrong("plugin.c", InitcallResult::refused, 22, file) },
+        ],
+        setups: vec![setup("blue", None), setup("bad", Some("net.x: no such key"))],
+    }
+}
+
+pub fn setup(netns: &str, error: Option<&str>) -> NetnsSetup {
+    let hook = |hook: &str, device: Option<&str>, error: Option<&str>| SetupHook {
+        plugin: "loopback".into(),
+        hook: hook.into(),
+        device: device.map(str::to_owned),
+        start_us: 10,
+        duration_us: 400,
+        result: if error.is_some() { HookResult::error } else { HookResult::ok },
+        error: error.map(str::to_owned),
+    };
+    NetnsSetup {
+        netns: netns.into(),
+        cookie: 4711,
+        time: "2026-11-22T01:02:03.000004Z".into(),
+        state: if error.is_some() { NetnsState::failed } else { NetnsState::live },
+        total_us: 850,
+        hooks: vec![hook("pernet.init", None, None), hook("netdev.register", Some("lo"), error)],
+        left_off: 1,
     }
 }
 

@@ -91,6 +91,8 @@ pub struct Machine {
     daemon: Option<Child>,
     /// Calls before this are forgotten.
     from: Cell<usize>,
+    /// What the daemon's environment has besides.
+    pub environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Machine {
@@ -99,7 +101,7 @@ impl Machine {
         for folder in ["plugins.d", "run", "state"] {
             fs::create_dir_all(Path::new(HOME).join(folder)).unwrap();
         }
-        let machine = Machine { method, daemon: None, from: Cell::new(0) };
+        let machine = Machine { method, daemon: None, from: Cell::new(0), environment: Vec::new() };
         machine.main("");
         fs::write(CALLS, "").unwrap();
         machine
@@ -158,6 +160,7 @@ impl Machine {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pernetd"));
         command.args(["--config", "/pernet/pernetd.toml", "--config-dir", HOME, "--plugin-dir", "/plugins"]);
         command.args(["--runtime-dir", "/pernet/run", "--state-dir", "/pernet/state"]);
+        command.envs(self.environment.iter().copied());
         command
     }
 

@@ -31,10 +31,22 @@ pub(super) enum Command {
     /// Network devices
     #[command(subcommand)]
     Dev(DevCommand),
+    /// What ran at the start, in order, with time and result; and the last setup of each namespace
+    Boot(BootArguments),
     /// Every call of a hook as it happens, until interrupted
     Monitor,
     /// Read the configuration again, as SIGHUP does, and wait for the result
     Reload,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct BootArguments {
+    /// Only the setup of this namespace, hook by hook
+    #[arg(long, value_name = "NAME")]
+    pub(super) netns: Option<String>,
+    /// Draw it as a chart into this file, instead of printing tables
+    #[arg(long, value_name = "FILE")]
+    pub(super) svg: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Subcommand)]

@@ -3,9 +3,13 @@
 //! Owns the command line, the exit status and what is printed. It knows the daemon only through the control socket.
 
 mod arguments;
+mod boot;
+mod chart;
 mod connection;
 mod failure;
 mod netns;
+mod plot;
+mod svg;
 mod tables;
 
 use std::io::{self, Write};
@@ -100,6 +104,7 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
                 _ => print(json, &reply.devices, |devices| tables::dev_show(devices)),
             }
         }
+        Command::Boot(arguments) => boot::run(&mut open()?, json, arguments),
         Command::Monitor => monitor(open()?, json),
         Command::Reload => {
             let reply: call::Reload_Reply = open()?.call("Reload", &call::Reload_Args {})?;

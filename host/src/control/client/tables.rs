@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::control::wire::{Device, DeviceDetails, DeviceStats, Hook, Netns, NetnsError, Plugin, ReloadResult, Status};
 
 /// Columns only, so that the lines can be cut and searched.
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if !header.is_empty() {
@@ -16,12 +16,12 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// Lines end where their text does.
-fn text(table: &Table) -> String {
+pub(super) fn text(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 /// What is not there.
-fn or_dash(value: Option<String>) -> String {
+pub(super) fn or_dash(value: Option<String>) -> String {
     value.unwrap_or_else(|| "-".to_owned())
 }
 

@@ -28,6 +28,7 @@ mod netdev_register;
 mod netdev_turns;
 mod netdev_unregister;
 mod notifier;
+mod order;
 mod pernet;
 mod rtnl;
 mod setup;
