@@ -5,10 +5,10 @@
 
 use abi_stable::library::{CheckTypeLayout, LibHeader, RootModuleResult};
 use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
-use abi_stable::std_types::{RResult, RSlice, RStr, RString};
+use abi_stable::std_types::{RResult, RSlice, RStr, RString, RVec};
 use pernet_plugin_api::abi::{
-    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EventReturn, HostModRef, InitReturn, InstanceHandle, NdoCall,
-    NdoReturn, NetInfo, NetdevStats, OpsHandle, PluginMod, PluginModRef, Registration, Status,
+    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EthtoolStatsReturn, EventReturn, HostModRef, InitReturn,
+    InstanceHandle, NdoCall, NdoReturn, NetInfo, NetdevStats, OpsHandle, PluginMod, PluginModRef, Registration, Status,
 };
 use pernet_plugin_api::note::{Metadata, Note};
 
@@ -91,6 +91,10 @@ extern "C" fn netdev_free(_instance: InstanceHandle, _ops: OpsHandle) -> Status 
     OK
 }
 
+extern "C" fn get_ethtool_stats(_instance: InstanceHandle, _ops: OpsHandle) -> EthtoolStatsReturn {
+    EthtoolStatsReturn { status: OK, stats: RVec::new() }
+}
+
 extern "C" fn constructor() -> RootModuleResult {
     let table = PluginMod {
         check_config,
@@ -106,6 +110,7 @@ extern "C" fn constructor() -> RootModuleResult {
         drop_work,
         ndo,
         netdev_free,
+        get_ethtool_stats,
     };
     // SAFETY: `cast` asks that nobody reads more than the erased type has; the loader casts it back.
     RResult::ROk(unsafe { table.leak_into_prefix().to_prefix_ref().cast() })

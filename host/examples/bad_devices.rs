@@ -1,5 +1,9 @@
 //! A plugin with a device in each namespace whose operations go wrong as its configuration says. For tests of the host.
 
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use pernet_plugin_api::prelude::*;
 use serde::Deserialize;
 
@@ -10,6 +14,8 @@ struct Config {
     op: String,
     /// It panics instead of returning an error.
     panic: bool,
+    /// It waits for this file first.
+    until: Option<PathBuf>,
     /// Calls back from `pernet.init`: `run_in_two` these.
     run_in_two: Option<(u64, u64)>,
     /// Calls back from `pernet.init`: registers a notifier in this namespace.
@@ -72,6 +78,9 @@ impl Ops {
         if self.0.op != op {
             return Ok(());
         }
+        while self.0.until.as_ref().is_some_and(|file| !file.exists()) {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
         assert!(!self.0.panic, "as asked, in {op}");
         Err(Error::new(libc::EBUSY, format!("as asked, in {op}")))
     }
@@ -111,11 +120,17 @@ impl NetDeviceOps for Ops {
         Stats { tx_dropped: 4, ..Stats::default() }
     }
 
+    fn get_ethtool_stats(&self) -> Vec<(Cow<'static, str>, u64)> {
+        let _ = self.at("get_ethtool_stats");
+        vec![("second".into(), 2), ("first".into(), u64::MAX)]
+    }
+
     fn destructor(&self) {
         let _ = self.at("destructor");
     }
 
     fn start_xmit(&self, queue: &Queue<'_>, frames: &mut Batch) {
+        let _ = self.at("start_xmit");
         let _ = queue.datapath().netif_rx_list(queue.index(), frames);
     }
 }

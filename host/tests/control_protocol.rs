@@ -114,8 +114,8 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     assert_eq!((&devices[0]["netns"], &devices[0]["kind"]), (&json!("@host"), &Value::Null));
     assert_eq!(daemon.json(&["dev", "list"])[0]["netns"], "blue");
 
-    let of_one = "address alt_names holders ifindex kind master mtu name netns owner plugin_stats reg_state serial stats \
-                  up waiting";
+    let of_one = "address alt_names holders ifindex kind master mtu name netns owner plugin_counters plugin_stats \
+                  reg_state serial stats up waiting";
     let device = daemon.json(&["dev", "show", "lo", "--netns", "@host"]);
     assert_eq!(fields(&device), of_one);
     let of_stats = "rx_bytes rx_dropped rx_errors rx_packets tx_bytes tx_dropped tx_errors tx_packets";
@@ -124,6 +124,10 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     let own = daemon.json(&["dev", "show", "wire0"]);
     assert_eq!((fields(&own), fields(&own["holders"][0])), (of_one.into(), "plugin purpose".into()));
     assert_eq!((&own["waiting"], &own["owner"]), (&json!(true), &json!("wire")));
+    assert_eq!(
+        (&own["plugin_counters"], &device["plugin_counters"]),
+        (&json!([{"name": "lost", "value": 3}]), &json!([]))
+    );
     let several = daemon.json(&["dev", "show", "lo"]);
     assert_eq!(
         several.as_array().unwrap().iter().map(|d| d["netns"].clone()).collect::<Vec<_>>(),
@@ -152,9 +156,10 @@ fn tables_are_for_people() {
     for line in [
         "also             uplink, wan",
         "owner            wire",
-        "state            unregistered, up; its last reference is waited for",
+        "state            unregistered, up; waiting for wire0 to become free",
         "held by          shaper for its queue",
         "received (wire)  13 packets, 840 bytes, 1 dropped, 0 errors",
+        "lost (wire)      3",
     ] {
         assert!(shown.lines().any(|l| l.trim() == line), "{line}\n{shown}");
     }

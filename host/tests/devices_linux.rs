@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         trial("what is not left by the same plugin is not taken over", not_ours),
         trial("a pair is made whole, taken over whole, or refused", a_wanted_pair),
         trial("a device that is gone is not there", a_device_that_is_gone),
+        trial("K2.9(5): nobody deletes lo", lo_stays),
     ];
     let of_tun = [
         trial("a tap has its life", || life_of(TunKind::Tap)),
@@ -200,7 +201,8 @@ fn a_veth_pair() {
         let here = NewLink { name: "a", ..NewLink::default() };
         let made = link_create::create_pair(&here, &NewLink { name: "b", ..here.clone() }, None).unwrap();
         assert_eq!(looks(made.lower).name, "b");
-        let taken = link_create::create_pair(&NewLink { name: "c", ..here.clone() }, &near, None).unwrap_err();
+        let far = NewLink { ifindex: 0, ..near };
+        let taken = link_create::create_pair(&NewLink { name: "c", ..here }, &far, None).unwrap_err();
         assert_eq!(taken.errno, libc::EEXIST, "{taken}");
         assert_eq!(rtnetlink::find_described("c").unwrap(), None, "both or neither");
         rtnetlink::delete_index(77).unwrap();
@@ -213,8 +215,17 @@ fn an_explicit_index() {
     inside(&blue, || {
         rtnetlink::create("br", "bridge").unwrap();
         let br = rtnetlink::find("br").unwrap().ifindex;
-        let refused = link_create::create(&NewLink { kind: "ifb", ifindex: br, ..wanted() }).unwrap_err();
-        assert_eq!(refused.errno, libc::EEXIST, "K2.2(2): {refused}");
+        let taken = NewLink { kind: "ifb", ifindex: br, ..wanted() };
+        refused(link_create::create(&taken), libc::EBUSY, "the index is taken");
+        // Both are: the name comes first (K2.4).
+        refused(link_create::create(&NewLink { name: "br", ..taken.clone() }), libc::EEXIST, "");
+        let (near, far) = (NewLink { kind: "veth", ..taken }, NewLink { name: "dev1", ..NewLink::default() });
+        refused(link_create::create_pair(&near, &far, None), libc::EBUSY, "the index is taken");
+        let (near, far) = (NewLink { ifindex: 77, ..near }, NewLink { ifindex: br, ..far });
+        refused(link_create::create_pair(&near, &far, None), libc::EBUSY, "");
+        let only_far = (NewLink { ifindex: 0, ..near }, NewLink { ifindex: 88, ..far });
+        refused(link_create::create_pair(&only_far.0, &only_far.1, None), libc::EINVAL, "give both");
+        assert_eq!(rtnetlink::dump_links().unwrap().len(), 2, "nothing is left of them");
         let (free, any) = (NewLink { kind: "ifb", ..wanted() }, NewLink { kind: "ifb", ifindex: 0, ..wanted() });
         assert_eq!(link_create::create(&free).unwrap().link.ifindex, 77);
         let next = link_create::create(&NewLink { name: "dev1", ..any }).unwrap().link.ifindex;
@@ -296,7 +307,15 @@ fn an_immutable_device() {
             refused(rtnetlink::move_to(ifindex, red.as_fd()), libc::EINVAL, "netns");
             assert!(rtnetlink::look(ifindex).unwrap().is_some());
         }
+    });
+}
+
+fn lo_stays() {
+    let blue = space("blue");
+    inside(&blue, || {
         refused(rtnetlink::delete_index(1), libc::EOPNOTSUPP, "");
+        refused(rtnetlink::delete("lo").map(drop), libc::EOPNOTSUPP, "");
+        assert_eq!(looks(1).name, "lo");
     });
 }
 
@@ -322,9 +341,12 @@ fn alternative_names() {
         rtnetlink::create("dev0", "ifb").unwrap();
         let (br, dev0) = (rtnetlink::find("br").unwrap().ifindex, rtnetlink::find("dev0").unwrap().ifindex);
         let long = "x".repeat(127);
-        for name in ["second", "with a space/%d", &long] {
-            rtnetlink::add_alt_name(br, name).unwrap();
+        for name in ["second", "with a space/%d", &long, ""] {
+            rtnetlink::add_alt_name(br, name).unwrap_or_else(|refused| panic!("{name:?}: {refused}"));
         }
+        assert_eq!(looks(br).alt_names, ["second", "with a space/%d", &long, ""]);
+        refused(rtnetlink::add_alt_name(br, ""), libc::EEXIST, "");
+        rtnetlink::del_alt_name(br, "").unwrap();
         assert_eq!(looks(br).alt_names, ["second", "with a space/%d", &long]);
         assert_eq!(rtnetlink::find("second").unwrap().ifindex, br);
         for taken in ["second", "dev0"] {

@@ -1,26 +1,32 @@
 //! Frames of real tun and tap devices through a plugin's datapath: TCP between two namespaces over a wire of two devices,
-//! with what the kernel leaves to the devices with offloads, and is to find done by those without.
+//! with what the kernel leaves to the devices with offloads, and is to find done by those without; and in the real daemon,
+//! what a plugin that goes wrong over its frames does to itself and to others.
 #![allow(unsafe_code)] // SIOCSIFADDR and its mask: an address without a tool that might be missing.
 #![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
 
 #[path = "../../plugin-api/tests/device_host/mod.rs"]
 mod device_host;
+mod machine;
 mod sandbox;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use device_host::{Loaded, STOP, loaded, until};
+use machine::{HOME, Machine, SOON, inside, one};
 use pernet_plugin_api::abi::OpsHandle;
 use pernet_plugin_api::prelude::*;
 use pernetd::linux::ns::{self, Pin};
 use pernetd::linux::rtnetlink;
 use pernetd::linux::tun::{self, NewTun, Queues, TunKind};
-use sandbox::{netns_add, trial};
+use rustix::mount::{MountFlags, mount_bind, mount_remount};
+use sandbox::{example_cdylib, netns_add, netns_del, trial, wait_until};
+use serde_json::{Value, json};
 
 /// Enough for super-frames of every size that a connection comes to.
 const BYTES: usize = 8 << 20;
@@ -39,7 +45,13 @@ fn main() -> ExitCode {
         trial("tun to tun, both with offloads", || transfer(TunKind::Tun, true, true)),
         trial("an open device whose queues are let go pins no namespace", no_pin),
     ];
-    sandbox::main(trials.into_iter().map(|trial| trial.ignored_if(no_tun)).collect())
+    let real = [
+        one("a panic in start_xmit ends its plugin, without anybody asking", panicked),
+        one("a tun device that may not be opened is named, with what to do", not_allowed),
+        one("a start_xmit that hangs costs its own frames, and a namespace's end a bounded time", hanging),
+    ];
+    let all = trials.into_iter().chain(real.into_iter().flatten());
+    sandbox::main(all.map(|trial| trial.ignored_if(no_tun)).collect())
 }
 
 /// What comes goes into the other device.
@@ -87,7 +99,7 @@ fn end(plugin: &Loaded, name: &str, kind: TunKind, offloads: bool, last: u8, oth
 
 /// The address, and a mask that makes a route to the other end; a tun's own would be that of a single address.
 fn set_address(name: &str, address: Ipv4Addr) {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     for (what, ip) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, Ipv4Addr::new(255, 0, 0, 0))] {
         // SAFETY: `zeroed` asks for a type of which zeros are a value: a name of zeros, and an address of no family.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -170,4 +182,110 @@ fn no_pin() {
 
 fn ino(of: &std::fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::ino(of)
+}
+
+/// Configures a plugin with a tap `bad0` in each namespace, with these keys and those of its `[config]`.
+fn configure_bad(m: &Machine, keys: &str, config: &str) {
+    m.install_file(&example_cdylib("bad_devices"), Path::new("/plugins/libbad_devices.so"));
+    let file = format!("file = \"libbad_devices.so\"\n{keys}\n[config]\n{config}\n");
+    m.write("plugins.d/50-bad-devices.toml", &file);
+}
+
+/// The daemon runs with that plugin, whose `start_xmit` goes wrong as these keys say, and its tap in blue is up.
+fn start_bad(m: &mut Machine, config: &str) {
+    configure_bad(m, "", &format!("op = \"start_xmit\"\n{config}"));
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    inside("blue", || {
+        set_address("bad0", Ipv4Addr::new(10, 0, 0, 1));
+        rtnetlink::set_up(rtnetlink::find("bad0").unwrap().ifindex).unwrap();
+    });
+}
+
+fn not_allowed(mut m: Machine) {
+    // The node is there, and opens no device, as where the service's policy forbids it.
+    mount_bind("/dev/net/tun", "/dev/net/tun").unwrap();
+    mount_remount("/dev/net/tun", MountFlags::BIND | MountFlags::NODEV, "").unwrap();
+    m.probe(10, "a", "", "");
+    configure_bad(&m, "on_init_failure = \"skip\"", "");
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "degraded");
+    let row = m.netns("blue");
+    let message = row["error"]["message"].as_str().unwrap();
+    assert!(message.contains("/dev/net/tun may not be opened") && message.contains("DeviceAllow"), "{message}");
+    assert_eq!(row["subsystems"], json!(["probe-a"]), "the rest runs");
+    m.stop();
+}
+
+/// Its row of `plugin list`.
+fn bad(m: &Machine) -> Value {
+    let all = m.ctl(["plugin", "list"]);
+    all.as_array().unwrap().iter().find(|plugin| plugin["name"] == "bad-devices").cloned().unwrap()
+}
+
+/// The namespace sends so many frames out of its device: to everybody, so it need not ask who has an address.
+fn send_from_blue(frames: usize) {
+    inside("blue", || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_broadcast(true).unwrap();
+        for _ in 0..frames {
+            // A queue that is full may be told, or not: either way nobody waits.
+            let _ = socket.send_to(b"anybody?", "10.255.255.255:9");
+        }
+    });
+}
+
+fn panicked(mut m: Machine) {
+    start_bad(&mut m, "panic = true");
+    send_from_blue(1);
+    // Nothing here asks for the device: that would be a call that tells of the panic by itself.
+    wait_until("the plugin has failed", SOON, || bad(&m)["state"] == "failed");
+    let error = bad(&m)["error"]["message"].as_str().unwrap().to_owned();
+    assert!(error.contains("start_xmit") && error.contains("as asked"), "{error}");
+    wait_until("its device is gone", SOON, || inside("blue", || rtnetlink::find("bad0").is_err()));
+    m.stop();
+}
+
+fn hanging(mut m: Machine) {
+    m.main("unregister_timeout = 1");
+    m.probe(10, "a", "", "");
+    start_bad(&mut m, &format!("until = \"{HOME}/go\""));
+    // Its other end goes when the kernel's namespace does, which nothing may pin.
+    let home = File::open("/proc/self/ns/net").unwrap();
+    inside("blue", || rtnetlink::create_veth("in", "watch", Some(home.as_fd())).unwrap());
+    const SENT: u64 = 5_000;
+    send_from_blue(usize::try_from(SENT).unwrap());
+    let show = || m.ctl(["dev", "show", "bad0", "--netns", "blue"]);
+    // The kernel's queue has room for 1,000 frames.
+    wait_until("the kernel drops what finds its queue full", SOON, || {
+        show()["stats"]["tx_dropped"].as_u64().unwrap() >= SENT / 2
+    });
+    assert_eq!(show()["plugin_stats"]["tx_packets"], 0, "none has come back");
+    // Nothing else waits for it: other plugins, other namespaces, the same plugin there.
+    netns_add("green");
+    m.wait_state("green", "live");
+    assert_eq!(m.netns("green")["subsystems"], json!(["probe-a", "bad-devices"]));
+    assert_eq!(bad(&m)["state"], "live");
+
+    netns_del("blue");
+    m.wait_gone("blue");
+    let log = m.log();
+    assert!(log.contains("start_xmit has not returned a second after"), "{log}");
+    assert!(log.contains("bad0") && log.contains("datapath, queue"), "who holds the device is told: {log}");
+    wait_until("the kernel's namespace has ended", SOON, || rtnetlink::find("watch").is_err());
+    assert!(threads(&m) > 0, "it hangs all the same");
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    m.write("go", "");
+    wait_until("the thread comes out and ends", SOON, || threads(&m) == 0);
+    m.stop();
+}
+
+/// How many threads the daemon's devices have.
+fn threads(m: &Machine) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", m.pid().as_raw_pid())).unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("bad%d-")).count()
 }

@@ -29,13 +29,16 @@ fn main() -> ExitCode {
         one("somebody else's changes are followed", followed),
         one("somebody else's deletion is an unregistration", deleted),
         one("moved by somebody else to a managed namespace, it is the plugin's there", moved),
+        one("its plugin moves it, under another name and index where that is wanted", moved_by_its_plugin),
         with_tun("moved by somebody else, a tap keeps the namespace that it left no longer", |m| tap_moved("tap", m)),
         with_tun("moved by somebody else, a tun keeps the namespace that it left no longer", |m| tap_moved("tun", m)),
         one("a reload that takes the plugin out takes its devices out", removed),
         one("a namespace's end ends its devices", namespace_ends),
+        one("K2.9(4): a namespace's end ends what hangs on it elsewhere", ends_elsewhere),
         one("who holds a device is shown, and waited for no longer than configured", held),
         one("a namespace's end puts what is held there", held_at_an_end),
         one("a device that is put in time is gone at once", put_in_time),
+        one("who waits for ten seconds says so, and for whom", long_wait),
         one("without the tun device the registration says so, and the rest runs", no_device_file),
         one("a veto of REGISTER leaves nothing in the kernel", vetoed),
         one("a name that is taken is refused", taken),
@@ -45,6 +48,10 @@ fn main() -> ExitCode {
         one("a loss of events loses no device", resynced),
         one("a thread of a plugin's own registers and unregisters", outside),
         one("a namespace's own chain is told first, and ends with its plugin", own_chain),
+        one("a notifier is not registered from within the chain", within_the_chain),
+        one("a pattern's name that somebody else took unseen is the next one", taken_unseen),
+        with_tun("a tap's name that somebody else took unseen is the next one", taken_unseen_tap),
+        with_tun("an alternative name that somebody else took unseen is refused once", refused_once),
         one("one name in two namespaces is two devices", same_name),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
@@ -218,6 +225,43 @@ fn moved(mut m: Machine) {
     m.stop();
 }
 
+fn moved_by_its_plugin(mut m: Machine) {
+    let ifb = |name: &str, rest: &str| {
+        format!("{{ netns = \"blue\", kind = \"ifb\", name = \"{name}\", open = true, move_to = \"green\"{rest} }}")
+    };
+    let wanted = [
+        ifb("ifb5", ""),
+        ifb("ifb6", ", move_as = \"x%d\""),
+        ifb("ifb7", ", move_as = \"x%d\", move_index = 77"),
+        ifb("ifb8", ", move_as = \"x%d\", move_index = 1"),
+        ifb("ifb9", ""),
+    ];
+    m.netdev("", &wanted.join(", "), "");
+    m.start();
+    m.add("green");
+    inside("green", || {
+        for name in ["ifb6", "ifb7", "ifb9"] {
+            rtnetlink::create(name, "bridge").unwrap();
+        }
+        // Of which the kernel tells nobody.
+        rtnetlink::add_alt_name(1, "x0").unwrap();
+    });
+    m.add("blue");
+    for (name, errno) in [("ifb5", 0), ("x1", 0), ("x2", 0), ("ifb8", libc::EBUSY), ("ifb9", libc::EEXIST)] {
+        m.wait_call(&format!("netdev netdev.move blue {name} {errno}"));
+    }
+    for (netns, name) in [("green", "ifb5"), ("green", "x1"), ("green", "x2"), ("blue", "ifb8"), ("blue", "ifb9")] {
+        let row = m.show(name);
+        let row = row.as_array().map_or(&row, |rows| rows.iter().find(|r| r["kind"] == "ifb").unwrap());
+        assert_eq!((&row["netns"], &row["owner"]), (&json!(netns), &json!("probe-netdev")), "{row}");
+        // What was refused was refused before it was closed (K2.8).
+        assert_eq!(row["up"], netns == "blue", "{row}");
+        assert_eq!(link(netns, name).unwrap().ifindex, row["ifindex"]);
+    }
+    assert_eq!(link("green", "x2").unwrap().ifindex, 77);
+    m.stop();
+}
+
 /// A witness tells that a namespace is gone: the end of a veth whose other end was in it.
 fn tap_moved(kind: &str, mut m: Machine) {
     started(&mut m, &format!("{{ netns = \"blue\", kind = \"{kind}\", name = \"t0\", must = true, open = true }}"));
@@ -273,6 +317,35 @@ fn namespace_ends(mut m: Machine) {
     assert!(at("netdev netdev.unregister br0") < at("netdev netdev.unregister lo"), "`lo` last: {calls:?}");
     assert_eq!(calls.iter().filter(|c| *c == "netdev netdev.destructor").count(), 1, "{calls:?}");
     assert_eq!(m.listed("br0"), [Value::Null; 0]);
+    m.stop();
+}
+
+fn ends_elsewhere(mut m: Machine) {
+    let pair =
+        "{ netns = \"blue\", kind = \"veth\", name = \"a%d\", peer = \"b%d\", peer_netns = \"green\", open = true }";
+    // Of this one the kernel made the other end.
+    let single = "{ netns = \"blue\", kind = \"veth\", name = \"single\", open = true }";
+    m.netdev("", &[pair, single].join(", "), "");
+    m.start();
+    for netns in ["blue", "green"] {
+        m.add(netns);
+    }
+    m.wait_call("netdev netdev.register_netdevice blue a0 0");
+    let green = File::open(name_path("green")).unwrap();
+    inside("blue", || {
+        let other = rtnetlink::dump_links().unwrap().into_iter().find(|link| link.name.starts_with("veth")).unwrap();
+        rtnetlink::move_to(other.ifindex, green.as_fd()).unwrap();
+    });
+    drop(green);
+    m.forget();
+    netns_del("green");
+    m.wait_gone("green");
+    for name in ["a0", "single"] {
+        m.wait_call(&format!("netdev netdev.unregister blue {name}"));
+        m.wait_call(&format!("netdev netdev.ndo_uninit blue {name}"));
+        assert_eq!((link("blue", name), m.listed(name).len()), (None, 0), "{name}");
+    }
+    m.wait_call("netdev netdev.ndo_uninit green b0");
     m.stop();
 }
 
@@ -333,9 +406,29 @@ fn put_in_time(mut m: Machine) {
         let answer = m.ask(["dev", "show", "br0"]);
         answer.code == 0 && answer.json["waiting"] == true
     });
+    let shown = m.pernetctl_for_people(["dev", "show", "br0"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("unregistered, down; waiting for br0 to become free"), "{shown}");
+    assert!(shown.contains("held by") && shown.contains("probe-a for its queue"), "{shown}");
     m.write("let-go", "");
     wait_until("the reload is done", SOON, || reload.try_wait().unwrap().is_some());
     assert_eq!(m.ask(["dev", "show", "br0"]).code, 1);
+    assert!(!m.log().contains("to become free"), "that is for who waits long: {}", m.log());
+    m.stop();
+}
+
+fn long_wait(mut m: Machine) {
+    m.main("unregister_timeout = 60");
+    holder(&m);
+    started(&mut m, BRIDGE);
+    m.wait_call("a netdev.dev_hold blue br0 0");
+    m.no_probe(50, "netdev");
+    let mut reload = m.pernetctl(["reload"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let said = "waiting for br0 to become free. Usage count = 1: probe-a (its queue)";
+    wait_until("the log says so", SOON * 2, || m.log().contains(said));
+    assert_eq!(m.ctl(["dev", "show", "br0"])["waiting"], true, "and it waits on");
+    m.write("let-go", "");
+    wait_until("the reload is done", SOON, || reload.try_wait().unwrap().is_some());
     m.stop();
 }
 
@@ -386,6 +479,13 @@ fn taken(mut m: Machine) {
         m.trace()
     );
     assert!(!m.trace().iter().any(|t| t.contains("ndo_init")), "refused before anything is done: {:?}", m.trace());
+    // By the kernel's name and with a sentence, to the plugin and to the operator.
+    let told = m.calls().into_iter().find_map(|call| call.message).unwrap();
+    assert_eq!(told, "a device is called `br0` already; choose another name (EEXIST)");
+    assert_eq!(m.netns("blue")["error"]["message"], told.as_str());
+    let table = String::from_utf8(m.pernetctl_for_people(["netns", "list"]).output().unwrap().stdout).unwrap();
+    assert!(table.contains(&told), "{table}");
+    assert!(m.log().contains(&told), "{}", m.log());
     assert_eq!(m.listed("br0")[0]["owner"], "kernel");
     m.stop();
     assert!(link("blue", "br0").is_some(), "somebody else's stays");
@@ -491,6 +591,76 @@ fn own_chain(mut m: Machine) {
     let calls = of(&m.calls(), "blue");
     let gone = |what: &str| calls.iter().filter(|c| *c == what).count();
     assert_eq!((gone("netdev own.unregister br0"), gone("netdev own.unregister lo")), (1, 1), "{calls:?}");
+    m.stop();
+}
+
+/// A daemon that keeps the devices of two namespaces, whose `lo` somebody else gave another name since then: of that the
+/// kernel tells nobody (K2.1.9). Then the plugin comes.
+fn unseen(m: &mut Machine, names: &[(&str, &'static str)], netdevs: &str) {
+    m.probe(10, "a", "", "subsys = false\nnotifier = 0");
+    m.start();
+    for netns in ["blue", "green"] {
+        m.add(netns);
+    }
+    for (netns, name) in names {
+        inside(netns, || rtnetlink::add_alt_name(1, name).unwrap());
+    }
+    m.netdev("on_init_failure = \"skip\"", netdevs, "");
+    assert_eq!(m.reload().code, 0, "{}", m.log());
+}
+
+fn taken_unseen(mut m: Machine) {
+    let bridge = "{ netns = \"blue\", kind = \"bridge\", name = \"br%d\" }";
+    let pair = "{ netns = \"blue\", kind = \"veth\", name = \"a%d\", peer = \"b%d\", peer_netns = \"green\" }";
+    // Either end of a pair, one of two pairs' each.
+    let other = pair.replace("a%d", "c%d").replace("b%d", "d%d");
+    let names = [("blue", "br0"), ("blue", "a0"), ("green", "d0")];
+    unseen(&mut m, &names, &[bridge, pair, &other].join(", "));
+    for call in ["br1", "a1", "c0"] {
+        m.wait_call(&format!("netdev netdev.register_netdevice blue {call} 0"));
+    }
+    for (netns, name) in [("blue", "br1"), ("blue", "a1"), ("green", "b0"), ("blue", "c0"), ("green", "d1")] {
+        assert_eq!(m.listed(name)[0]["owner"], "probe-netdev", "{name}");
+        assert!(link(netns, name).is_some(), "{name}");
+    }
+    m.stop();
+}
+
+fn taken_unseen_tap(mut m: Machine) {
+    unseen(&mut m, &[("blue", "t0")], "{ netns = \"blue\", kind = \"tap\", name = \"t%d\" }");
+    m.wait_call("netdev netdev.register_netdevice blue t1 0");
+    assert_eq!((link("blue", "t0").is_none(), m.listed("t1").len()), (true, 1));
+    m.stop();
+}
+
+fn refused_once(mut m: Machine) {
+    let tap = "{ netns = \"blue\", kind = \"tap\", name = \"t%d\", alt_names = [\"front\"] }";
+    unseen(&mut m, &[("blue", "front")], tap);
+    m.wait_call(&format!("netdev netdev.register_netdevice blue t%d {}", libc::EEXIST));
+    let told = m.calls().into_iter().find_map(|call| call.message).unwrap();
+    assert!(told.contains("the alternative name front"), "{told}");
+    // The kernel gives indices in turn, so it shows how many devices were made.
+    let next = inside("blue", || {
+        rtnetlink::create("next", "bridge").unwrap();
+        rtnetlink::find("next").unwrap().ifindex
+    });
+    assert_eq!(next, 3, "after lo and the one that was refused");
+    assert_eq!(m.netns("blue")["state"], "live");
+    m.stop();
+}
+
+fn within_the_chain(mut m: Machine) {
+    let ask = |hook: &str| format!("{{ hook = \"{hook}\", netns = \"blue\", ask = \"notifier\", to = \"blue\" }}");
+    let works = ["pernet.init", "netdev.pre_up"].map(ask).join(", ");
+    m.netdev("", BRIDGE_UP, &format!("works = [{works}]"));
+    m.start();
+    m.add("blue");
+    let answers = |m: &Machine| -> Vec<i32> {
+        let asked = m.calls().into_iter().filter(|c| c.hook == "register_notifier");
+        asked.map(|c| c.errno.unwrap()).collect()
+    };
+    assert_eq!(answers(&m), [0, libc::EDEADLK], "K3.7: in an init; K3.8: not from a notifier's event");
+    assert!(link("blue", "br0").unwrap().is_up(), "and nobody was held up");
     m.stop();
 }
 

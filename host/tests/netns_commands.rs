@@ -90,7 +90,8 @@ fn add_fails(mut m: Machine) {
     File::create(m.path("broken")).unwrap();
     let answer = m.ask(["netns", "add", "blue"]);
     assert_eq!((answer.code, &answer.json["state"]), (1, &"failed".into()));
-    let error = json!({ "plugin": "probe-b", "hook": "pernet.init", "message": "as asked, in pernet.init of blue" });
+    let error =
+        json!({ "plugin": "probe-b", "hook": "pernet.init", "message": "as asked, in pernet.init of blue (ENOSPC)" });
     assert_eq!(answer.json["error"], error);
     assert!(answer.stderr.lines().count() == 1 && answer.stderr.contains("as asked"), "{}", answer.stderr);
     assert!(!name_path("blue").exists(), "the name is given back");

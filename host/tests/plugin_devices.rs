@@ -178,7 +178,8 @@ fn device() -> NetDevice {
     NetDevice { link, serial: 50, reg_state: RegState::Registered, own: None }
 }
 
-const OPS: [&str; 8] = ["init", "open", "change_mtu", "set_mac_address", "get_stats", "stop", "uninit", "destructor"];
+const OPS: [&str; 9] =
+    ["init", "open", "change_mtu", "set_mac_address", "get_stats", "get_ethtool_stats", "stop", "uninit", "destructor"];
 
 fn call(ops: &dyn NetDeviceOps, op: &str) -> Result<(), Failure> {
     let (net, dev) = (net(10), device());
@@ -194,6 +195,7 @@ fn call(ops: &dyn NetDeviceOps, op: &str) -> Result<(), Failure> {
         "change_mtu" => ops.change_mtu(&at, &dev, 1300),
         "set_mac_address" => ops.set_mac_address(&at, &dev, &[2, 0, 0, 0, 0, 7]),
         "get_stats" => ops.get_stats().map(drop),
+        "get_ethtool_stats" => ops.get_ethtool_stats().map(drop),
         "destructor" => ops.destructor(),
         other => panic!("{other}?"),
     }
@@ -221,6 +223,9 @@ fn a_device_and_its_operations_cross_as_they_are() {
     let ops = services.ops();
     OPS.iter().for_each(|op| call(&*ops, op).expect(op));
     assert_eq!(ops.get_stats().expect("stats").tx_dropped, 4);
+    let more: Vec<_> =
+        ops.get_ethtool_stats().expect("stats").into_iter().map(|stat| (stat.name, stat.value)).collect();
+    assert_eq!(more, [("second".to_owned(), 2), ("first".to_owned(), u64::MAX)], "in the plugin's order");
     let logs = std::mem::take(&mut *lock(&services.logs));
     assert!(
         logs.contains(&"mtu 1300".to_owned()) && logs.contains(&"address [2, 0, 0, 0, 0, 7]".to_owned()),

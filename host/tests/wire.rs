@@ -12,9 +12,10 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use machine::{HOME, Machine, SOON, inside, of, one};
+use machine::{HOME, Machine, SOON, inside, of, one, second_name};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket};
 use sandbox::{Trial, cdylib, netns_add, netns_del, wait_until};
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
         real("several queues", several_queues),
         real("a namespace goes and comes back", gone_and_back),
         real("a namespace comes back at once, again and again", back_at_once),
+        real("a flood while namespaces die", flood),
+        real("any name of a namespace will do, and one that never came is told", by_any_name),
         real("a reload changes a running cable and nothing else", reload),
         real("a capture has what passed", capture),
         real("a device that is somebody else's is left alone", somebody_elses),
@@ -131,6 +134,15 @@ fn plugin_stat(m: &Machine, netns: &str, counter: &str) -> u64 {
     show(m, netns, "eth0")["plugin_stats"][counter].as_u64().unwrap()
 }
 
+/// A counter of the plugin's own.
+#[track_caller]
+fn counter(m: &Machine, netns: &str, name: &str) -> u64 {
+    let device = show(m, netns, "eth0");
+    let all = device["plugin_counters"].as_array().unwrap();
+    let found = all.iter().find(|counter| counter["name"] == name);
+    found.unwrap_or_else(|| panic!("no {name} in {device}"))["value"].as_u64().unwrap()
+}
+
 /// Echo requests from one namespace; the kernel of the other answers.
 struct Pinger {
     socket: OwnedFd,
@@ -199,6 +211,22 @@ fn within_a_tenth(found: f64, wanted: f64) -> Result<(), String> {
     if (found - wanted).abs() <= wanted / 10.0 { Ok(()) } else { Err(format!("{found}, wanted {wanted}")) }
 }
 
+/// What the plugin counts, what `dev show` has of the kernel, and `ip -s link` agree, once no frame passes in between.
+#[track_caller]
+fn same_counters(m: &Machine) {
+    for netns in ["blue", "red"] {
+        wait_until(&format!("all count the same in {netns}"), SOON, || {
+            let device = show(m, netns, "eth0");
+            let kernel: Value = serde_json::from_str(&ip(netns, "-json -stats link show eth0")).unwrap();
+            let is_same = |way: &str, what: &str| {
+                let (name, link) = (format!("{way}_{what}"), &kernel[0]["stats64"][way][what]);
+                link.is_u64() && *link == device["stats"][&name] && *link == device["plugin_stats"][&name]
+            };
+            ["rx", "tx"].into_iter().all(|way| is_same(way, "packets") && is_same(way, "bytes"))
+        });
+    }
+}
+
 fn ping(mut m: Machine) {
     start(&mut m, "");
     for netns in ["blue", "red"] {
@@ -214,6 +242,7 @@ fn ping(mut m: Machine) {
     for (netns, counter) in [("blue", "tx_packets"), ("blue", "rx_packets"), ("red", "tx_packets")] {
         assert!(plugin_stat(&m, netns, counter) >= 2, "{netns} {counter}");
     }
+    same_counters(&m);
     m.stop();
     assert!(m.log().contains("cable c, a to b: "), "what became of all frames is in the log");
 }
@@ -266,6 +295,8 @@ fn loss(mut m: Machine) {
     let dropped = plugin_stat(&m, "blue", "tx_dropped") - dropped_before;
     wait_until("the rest arrived", SOON, || delivered("red") - arrived_before + dropped == 10_000);
     within_a_tenth(dropped as f64, 1000.0).unwrap();
+    assert_eq!((counter(&m, "blue", "lost"), counter(&m, "blue", "no_room")), (dropped, 0));
+    assert_eq!(counter(&m, "blue", "arrived"), 10_000 - dropped);
     drop(listener);
     m.stop();
 }
@@ -321,20 +352,32 @@ fn doubled_and_reordered(mut m: Machine) {
     assert_eq!(arrived[2..], [0, 0, 1, 1, 2, 3, 3, 4], "in order otherwise");
     arrived.sort_unstable();
     assert_eq!(arrived, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
+    wait_until("all is counted", SOON, || counter(&m, "blue", "arrived") == 10);
+    assert_eq!((counter(&m, "blue", "duplicated"), counter(&m, "blue", "reordered")), (5, 2));
+    assert_eq!((counter(&m, "red", "duplicated"), counter(&m, "red", "arrived")), (0, 0), "each way its own");
     m.stop();
     assert!(m.log().contains("duplicated, "), "{}", m.log());
 }
 
 fn full_queue(mut m: Machine) {
-    start(&mut m, "a_to_b = { delay = \"500ms\", limit = 10 }");
+    start(&mut m, "a_to_b = { delay = \"500ms\", limit = 10 }\nb_to_a = { delay = \"600s\" }");
     let before = plugin_stat(&m, "blue", "tx_dropped");
     assert_eq!(numbers(&m, 30, 10), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], "the first ones had room");
     assert_eq!(plugin_stat(&m, "blue", "tx_dropped") - before, 20);
+    assert_eq!((counter(&m, "blue", "no_room"), counter(&m, "blue", "waiting")), (20, 0));
+    sender("red", BLUE).send(b"for later").unwrap();
+    wait_until("it waits", SOON, || counter(&m, "red", "waiting") == 1);
+    assert_eq!(counter(&m, "red", "arrived"), 0);
     m.stop();
 }
 
 fn several_queues(mut m: Machine) {
     start(&mut m, "queues = 4\nboth = { loss = 0.000001 }");
+    for netns in ["blue", "red"] {
+        let device: Value = serde_json::from_str(&ip(netns, "-json -details link show eth0")).unwrap();
+        let tap = &device[0]["linkinfo"]["info_data"];
+        assert_eq!((&tap["multi_queue"], &tap["numqueues"]), (&Value::from(true), &Value::from(4)), "{device}");
+    }
     assert!(Pinger::new("blue", RED).is_answered());
     // Many flows, so that the kernel uses more than one queue.
     let listener = inside("red", || UdpSocket::bind((RED, DISCARD)).unwrap());
@@ -355,14 +398,23 @@ fn gone_and_back(mut m: Machine) {
     let before = show(&m, "blue", "eth0");
     netns_del("red");
     m.wait_gone("red");
+    let dropped = plugin_stat(&m, "blue", "tx_dropped");
     assert!(!blue.is_answered());
-    // Carrier or none: what blue's kernel lets through is dropped by the cable, and nobody comes to harm.
+    wait_until("what nobody receives is dropped and counted", SOON, || plugin_stat(&m, "blue", "tx_dropped") > dropped);
+    assert_eq!(counter(&m, "blue", "unplugged"), plugin_stat(&m, "blue", "tx_dropped"));
     netns_add("red");
     m.wait_state("red", "live");
     give_address("red", "eth0", RED, BLUE, "02:00:00:00:00:01");
     wait_until("the cable carries again", SOON, || blue.is_answered());
     let after = show(&m, "blue", "eth0");
     assert_eq!((&after["ifindex"], &after["serial"]), (&before["ifindex"], &before["serial"]), "blue was left alone");
+    // A device counts its own frames, not those of the one that was there before it.
+    assert!(plugin_stat(&m, "blue", "tx_dropped") > 0);
+    netns_del("blue");
+    m.wait_gone("blue");
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    assert_eq!(plugin_stat(&m, "blue", "tx_dropped"), 0);
     m.stop();
 }
 
@@ -379,6 +431,82 @@ fn back_at_once(mut m: Machine) {
     let mut blue = Pinger::new("blue", RED);
     wait_until("the cable carries again", SOON, || blue.is_answered());
     m.stop();
+}
+
+fn flood(mut m: Machine) {
+    start(&mut m, "b_to_a = { delay = \"1ms\" }");
+    let is_over = AtomicBool::new(false);
+    let sent = [AtomicU64::new(0), AtomicU64::new(0)];
+    std::thread::scope(|scope| {
+        // Also where a check fails: the senders end, and the scope with them.
+        let _over = Over(&is_over);
+        for ((from, to), sent) in [("blue", RED), ("red", BLUE)].into_iter().zip(&sent) {
+            let socket = sender(from, to);
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    // Without its device it has no way to send.
+                    let done = socket.send(&[7; 1000]);
+                    sent.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
+                }
+            });
+        }
+        wait_until("both send", SOON, || sent.iter().all(|sent| sent.load(Ordering::Relaxed) > 1000));
+        // First one that receives, and sends; then the last one.
+        netns_del("red");
+        m.wait_gone("red");
+        let before = plugin_stat(&m, "blue", "tx_dropped");
+        wait_until("the flood goes on, and is dropped and counted", SOON, || {
+            plugin_stat(&m, "blue", "tx_dropped") > before + 1000
+        });
+        netns_add("red");
+        m.wait_state("red", "live");
+        let arrived = || show(&m, "red", "eth0")["plugin_stats"]["rx_packets"].as_u64().unwrap();
+        wait_until("the next life gets it", SOON, || arrived() > 1000);
+        netns_del("blue");
+        m.wait_gone("blue");
+        netns_del("red");
+        m.wait_gone("red");
+    });
+    wait_until("no queue has its thread any more", SOON, || {
+        let threads = fs::read_dir(format!("/proc/{}/task", m.pid().as_raw_pid())).unwrap();
+        let mut names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        !names.any(|name| name.starts_with("eth0-"))
+    });
+    m.stop();
+}
+
+fn by_any_name(mut m: Machine) {
+    let there = cable("").replace("\"eth0\", address = \"02:00:00:00:00:01\"", "\"eth1\"").replace("\"c\"", "\"d\"");
+    configure(&m, &(cable("") + &there.replace("\"red\"", "\"@host\"").replace("\"blue\"", "\"green\"")));
+    netns_add("blue");
+    netns_add("red");
+    second_name("red", "also");
+    m.start();
+    m.wait_state("red", "live");
+    m.wait_state("blue", "live");
+    assert_eq!((&m.netns("red")["name"], &m.netns("blue")["name"]), (&Value::from("also"), &Value::from("blue")));
+    assert_eq!(show(&m, "also", "eth0")["owner"], "wire");
+    give_address("blue", "eth0", BLUE, RED, "02:00:00:00:00:02");
+    give_address("also", "eth0", RED, BLUE, "02:00:00:00:00:01");
+    assert!(Pinger::new("blue", RED).is_answered());
+    m.stop();
+    let log = m.log();
+    for never in
+        ["cable d: its end `a` never had its device: no namespace was called green", "no namespace was called @host"]
+    {
+        assert!(log.contains(never), "{log}");
+    }
+    assert!(!log.contains("cable c: its end"), "{log}");
+}
+
+/// Ends the senders.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn reload(mut m: Machine) {
@@ -510,6 +638,7 @@ fn iperf(mut m: Machine) {
     eprintln!("iperf3: {:.2} Gbit/s", received / 1e9);
     // Far below what any machine does: it says that TCP flows, with super-frames and open checksums.
     assert!(received > 1e8, "{report}");
+    same_counters(&m);
     m.stop();
 }
 

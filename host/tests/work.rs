@@ -15,6 +15,7 @@ use sandbox::{netns_add, netns_del};
 fn main() -> ExitCode {
     let trials = [
         one("defer from a hook runs after the unlock, before the next hook", deferred_in_a_hook),
+        one("K2.6(1): what is deferred runs in order, each piece once", deferred_in_order),
         one("defer for another namespace runs there, once", deferred_elsewhere),
         one("defer_two acts on both, in cookie order", deferred_for_two),
         one("run_in: EDEADLK for what the hook holds or comes earlier, at once", run_in_from_a_hook),
@@ -56,6 +57,23 @@ fn deferred_in_a_hook(mut m: Machine) {
     assert_eq!(story, ["a init blue", "a plugin.defer blue 0", "a work.defer blue", "b init blue"]);
     assert_eq!(find(&m, "work.defer")[0].inside, inode("blue"));
     m.stop();
+}
+
+fn deferred_in_order(mut m: Machine) {
+    // Neither in the order of their names nor in the reverse.
+    let order = ["third", "first", "second", "again"];
+    let piece = |tag: &&str| {
+        format!("{{ hook = \"pernet.init\", netns = \"blue\", ask = \"defer\", to = \"blue\", tag = \"{tag}\" }}")
+    };
+    let pieces = order.each_ref().map(piece);
+    start(&mut m, &works(&pieces.each_ref().map(String::as_str)), &["blue"]);
+    let story: Vec<_> = m.trace().into_iter().skip(2).collect();
+    let asked = order.map(|_| "a plugin.defer blue 0".to_owned());
+    let ran = order.map(|tag| format!("a work.defer blue {tag}"));
+    let expected = [&["a init blue".to_owned()], &asked[..], &ran[..], &["b init blue".to_owned()]].concat();
+    assert_eq!(story, expected, "all after the unlock, before the next hook");
+    m.stop();
+    assert_eq!(find(&m, "work.defer").len(), order.len(), "each once");
 }
 
 fn deferred_elsewhere(mut m: Machine) {

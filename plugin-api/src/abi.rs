@@ -193,7 +193,9 @@ pub struct NetdevReturn {
 #[derive(StableAbi, Clone, Copy, Debug)]
 pub struct NetdevChange<'a> {
     /// 0 open, 1 close, 2 rename to `text`, 3 MTU `number`, 4 hardware address `bytes`, 5 upper device with ifindex
-    /// `number` (0: none), 6 add the alternative name `text`, 7 delete it, 8 move to the namespace with cookie `number`.
+    /// `number` (0: none), 6 add the alternative name `text`, 7 delete it, 8 move to the namespace with cookie `number`, 9
+    /// the same with a choice (older hosts: EOPNOTSUPP): `text` is the name or pattern that it has there if its own is
+    /// taken (empty: it is refused then), `bytes` the index that it shall have, of 4 bytes (empty: its own, or any).
     pub what: u8,
     pub number: u64,
     pub text: RStr<'a>,
@@ -270,6 +272,31 @@ pub struct NdoReturn {
     pub stats: NetdevStats,
 }
 
+/// What [`HostMod::net_names`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct NamesReturn {
+    pub status: Status,
+    pub names: RVec<RString>,
+}
+
+/// A counter that only devices of this kind have.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct EthtoolStat {
+    pub name: RString,
+    pub value: u64,
+}
+
+/// What [`PluginMod::get_ethtool_stats`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct EthtoolStatsReturn {
+    pub status: Status,
+    /// In the order in which they are to be shown.
+    pub stats: RVec<EthtoolStat>,
+}
+
 /// The plugin's table, its root module. Entries after `last_prefix_field` are options to the other side.
 #[repr(C)]
 #[derive(StableAbi)]
@@ -305,6 +332,8 @@ pub struct PluginMod {
         extern "C" fn(instance: InstanceHandle, ops: OpsHandle, net: &NetInfo<'_>, call: &NdoCall<'_>) -> NdoReturn,
     /// Drops a device's ops: `free_netdev`. No other call for them follows.
     pub netdev_free: extern "C" fn(instance: InstanceHandle, ops: OpsHandle) -> Status,
+    /// A device's counters beyond [`NetdevStats`]. From anywhere, at any time, as get_stats.
+    pub get_ethtool_stats: extern "C" fn(instance: InstanceHandle, ops: OpsHandle) -> EthtoolStatsReturn,
 }
 
 impl RootModule for PluginModRef {
@@ -347,8 +376,11 @@ pub struct HostMod {
     /// `dev_put`.
     pub netdev_put: extern "C" fn(token: u64, reference: u64) -> Status,
     /// `register_netdevice_notifier_net`: a notifier of one namespace's own chain, told before the others. In a hook of
-    /// that namespace its lock is held already (K3.7); else it is taken: EDEADLK from a hook that may not wait for it.
+    /// that namespace its lock is held already (K3.7); else it is taken: EDEADLK from a hook that may not wait for it, and
+    /// from within that namespace's chain (K3.8).
     /// `number` is the plugin's, and comes back in [`PluginMod::netdev_event`]: at least 2^31, which `init`'s never reach.
     pub register_notifier: extern "C" fn(token: u64, cookie: u64, priority: i32, number: u32) -> Status,
     pub unregister_notifier: extern "C" fn(token: u64, cookie: u64, number: u32) -> Status,
+    /// All names of a managed namespace as they are now; the first is that of [`NetInfo`].
+    pub net_names: extern "C" fn(token: u64, cookie: u64) -> NamesReturn,
 }

@@ -25,6 +25,7 @@ enum What {
     AddAltName = 6,
     DelAltName = 7,
     MoveTo = 8,
+    MoveAs = 9,
 }
 
 /// Devices of the plugin's own, under the lock of their namespace: in its hooks, and in work that runs in it.
@@ -35,8 +36,11 @@ impl Net<'_> {
     /// Registers a device here (K2.4): it gets a name and an index, its ops' `init` is called, the kernel's device is
     /// made, and everybody is told. It is down.
     ///
-    /// A device whose registration fails before it is told may be registered again. After a notifier's veto of its
-    /// REGISTER it is unregistered in full, and must be freed.
+    /// The kernel's device is made before REGISTER is told: one that a notifier refuses there was visible to other programs for
+    /// a moment. At POST_INIT it has index 0, unless it asked for one.
+    ///
+    /// A device whose registration fails before the kernel's is made may be registered again. After the kernel's refusal, and
+    /// after a notifier's veto of REGISTER, it is at its end, and must be freed.
     ///
     /// # Errors
     /// `EEXIST` for a name in use, `EINVAL` for one that is none, `ENFILE` for a pattern without a free number, `EBUSY`
@@ -46,7 +50,8 @@ impl Net<'_> {
     }
 
     /// Registers both ends of a `veth`, this one here and its peer there: in the same namespace, or in another one whose
-    /// lock is held too ([`Host::run_in_two`], [`Host::defer_two`]). Both or none.
+    /// lock is held too ([`Host::run_in_two`], [`Host::defer_two`]). Both or none; after a refusal both are the plugin's to
+    /// free, whatever [`NetdevSpec::needs_free`] says.
     ///
     /// # Errors
     /// As [`register_netdevice`](Net::register_netdevice); `EINVAL` if `peer` is not the other end.
@@ -57,8 +62,8 @@ impl Net<'_> {
         register(self, dev, peer_net.cookie().0)
     }
 
-    /// Unregisters a device (K2.5): closed, out of the lists, told gone, its ops' `uninit` called, the kernel's device
-    /// deleted. After the unlock its references are waited for, and its `destructor` is called.
+    /// Unregisters a device (K2.5): closed, the kernel's device deleted, out of the lists, told gone, its ops' `uninit` called.
+    /// After the unlock its references are waited for, and its `destructor` is called.
     ///
     /// # Errors
     /// `EINVAL` if it is not registered, `EPERM` if the lock of its namespace is not held.
@@ -151,6 +156,25 @@ impl Net<'_> {
     /// `EEXIST` for a name or alternative name in use there; `EINVAL` for one that may not move.
     pub fn dev_change_net_namespace(&self, dev: &Netdev, to: &Net<'_>) -> Result<()> {
         change(dev, What::MoveTo, to.cookie().0, "", &[])
+    }
+
+    /// The same with a choice: the name, or the pattern, that it has there if its own is taken; and the index that it shall
+    /// have (0: as above).
+    ///
+    /// # Errors
+    /// As [`dev_change_net_namespace`](Net::dev_change_net_namespace); `EINVAL` for a pattern that gives no name, `ENFILE` for
+    /// one without a free number, `EBUSY` for an index in use there. An alternative name in use there is `EEXIST` whatever
+    /// the pattern.
+    pub fn dev_change_net_namespace_as(
+        &self,
+        dev: &Netdev,
+        to: &Net<'_>,
+        pattern: Option<&str>,
+        ifindex: u32,
+    ) -> Result<()> {
+        let ifindex = ifindex.to_ne_bytes();
+        let ifindex = if ifindex == [0; 4] { &[][..] } else { &ifindex };
+        change(dev, What::MoveAs, to.cookie().0, pattern.unwrap_or_default(), ifindex)
     }
 }
 
@@ -256,8 +280,9 @@ impl Host {
     /// taken. What is left when the plugin goes is unregistered then.
     ///
     /// # Errors
-    /// `ENOENT` if the namespace is not managed; what the notifier answers to the replay; `EDEADLK` from a hook in a
-    /// namespace that comes after that one in lock order.
+    /// `ENOENT` if the namespace is not managed; what the notifier answers to the replay; `EDEADLK` at once from within
+    /// that namespace's chain, which is a notifier's `event` there and whatever it calls (K3.8), and from a hook in a
+    /// namespace that comes after that one in lock order. [`Host::defer`] is the way then.
     pub fn register_netdevice_notifier_net<N: Notifier>(
         &self,
         net: NetCookie,

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::errno;
+
 /// An error of a plugin: what the kernel would call it, and what to tell the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -32,16 +34,22 @@ impl Error {
         self.errno
     }
 
-    /// The sentence.
+    /// The sentence, without the errno.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 }
 
+/// The sentence, and behind it the errno by its kernel name, `… (EEXIST)`; unless the sentence has that already.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        match errno::name(self.errno) {
+            Some(name) if self.message.contains(name) => Ok(()),
+            Some(name) => write!(f, " ({name})"),
+            None => write!(f, " (errno {})", self.errno),
+        }
     }
 }
 
@@ -49,6 +57,33 @@ impl std::error::Error for Error {}
 
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
-        Error::new(e.raw_os_error().unwrap_or(libc::EIO), e.to_string())
+        let text = e.to_string();
+        // Its number is told by name.
+        let words = text.rfind(" (os error ").filter(|_| e.raw_os_error().is_some());
+        let words = words.and_then(|end| text.get(..end)).unwrap_or(&text);
+        Error::new(e.raw_os_error().unwrap_or(libc::EIO), words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_with_the_kernels_name_once() {
+        let told = |errno, message: &str| Error::new(errno, message).to_string();
+        assert_eq!(told(libc::EEXIST, "`br0` is taken"), "`br0` is taken (EEXIST)");
+        assert_eq!(told(4711, "odd"), "odd (errno 4711)");
+        assert_eq!(told(-1, "a mistake"), "a mistake (EIO)");
+        let passed_on = Error::new(libc::EEXIST, told(libc::EEXIST, "`br0` is taken"));
+        assert_eq!(passed_on.to_string(), "`br0` is taken (EEXIST)");
+        assert_eq!(
+            Error::from(std::io::Error::from_raw_os_error(libc::EBADF)).to_string(),
+            "Bad file descriptor (EBADF)"
+        );
+        assert_eq!(
+            Error::from(std::io::Error::other("no luck (os error 3)")).to_string(),
+            "no luck (os error 3) (EIO)"
+        );
     }
 }

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::panic;
 use std::ptr;
@@ -18,8 +19,9 @@ use abi_stable::prefix_type::{PrefixRefTrait, PrefixTypeTrait};
 use abi_stable::std_types::{RResult, RSlice, RStr, RString, RVec};
 
 use crate::abi::{
-    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EventReturn, HostModRef, InitReturn, InstanceHandle, NdoCall,
-    NdoReturn, NetInfo, NetdevStats, OpsHandle, PluginMod, PluginModRef, Registration, Status,
+    AreaHandle, ConfigStatus, CreateReturn, DeviceEvent, EthtoolStat, EthtoolStatsReturn, EventReturn, HostModRef,
+    InitReturn, InstanceHandle, NdoCall, NdoReturn, NetInfo, NetdevStats, OpsHandle, PluginMod, PluginModRef,
+    Registration, Status,
 };
 use crate::area::{Areas, Taken};
 use crate::chain;
@@ -116,6 +118,7 @@ pub fn module<P: Plugin>() -> PluginModRef {
         drop_work,
         ndo,
         netdev_free,
+        get_ethtool_stats,
     }
     .leak_into_prefix()
 }
@@ -283,8 +286,8 @@ extern "C" fn netdev_event(
 }
 
 extern "C" fn run_work(instance: InstanceHandle, work: u64, nets: RSlice<'_, NetInfo<'_>>) -> Status {
-    let run = |i: &Instance| i.parts.shared.work.take(work).ok_or_else(no_work)?.run(&i.nets(nets));
-    on(instance, run).into()
+    let run = |i: &Instance| Ok(i.parts.shared.work.take(work).ok_or_else(no_work)?.run(&i.nets(nets)));
+    on(instance, run).and_then(|told| told).into()
 }
 
 extern "C" fn drop_work(instance: InstanceHandle, work: u64) -> Status {
@@ -311,6 +314,16 @@ extern "C" fn netdev_free(instance: InstanceHandle, ops: OpsHandle) -> Status {
         Ok(())
     };
     on(instance, free).into()
+}
+
+extern "C" fn get_ethtool_stats(instance: InstanceHandle, ops: OpsHandle) -> EthtoolStatsReturn {
+    let read = |(name, value): (Cow<'static, str>, u64)| EthtoolStat { name: RString::from(&*name), value };
+    let ask =
+        |i: &Instance| Ok(i.parts.shared.devices.get(ops)?.ops.get_ethtool_stats().into_iter().map(read).collect());
+    match on(instance, ask) {
+        Ok(stats) => EthtoolStatsReturn { status: Status::OK, stats },
+        Err(status) => EthtoolStatsReturn { status, stats: RVec::new() },
+    }
 }
 
 /// Calls into an instance, in a guard.

@@ -84,7 +84,7 @@ impl Status {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Status { errno: error.errno(), panicked: 0, message: error.to_string().into() }
+        Status { errno: error.errno(), panicked: 0, message: error.message().into() }
     }
 }
 

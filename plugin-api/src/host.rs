@@ -94,7 +94,7 @@ pub struct Host {
 
 /// What an instance has waiting for calls of the host, and what its devices share.
 pub(crate) struct Shared {
-    pub(crate) work: WorkTable,
+    pub(crate) work: Arc<WorkTable>,
     pub(crate) devices: OpsTable,
     pub(crate) notifiers: NotifierTable,
     pub(crate) pool: Arc<Pool>,
@@ -105,7 +105,7 @@ impl Shared {
     /// Called in the daemon's own namespace: the starter's threads are in whichever this is.
     pub(crate) fn new() -> Self {
         Shared {
-            work: WorkTable::new(),
+            work: Arc::new(WorkTable::new()),
             devices: OpsTable::new(),
             notifiers: NotifierTable::new(),
             pool: Arc::new(Pool::new()),
@@ -133,7 +133,7 @@ impl Host {
     /// If the namespace or the plugin goes first, the work is dropped instead. A cookie that names no managed
     /// namespace is `ENOENT`.
     pub fn defer(&self, net: NetCookie, work: impl FnOnce(&Net<'_>) + Send + 'static) -> Result<()> {
-        self.queue(&[net.0], Work::One(net, Box::new(work)))
+        queue(self.caller, &self.shared.work, &[net.0], Work::One(net, Box::new(work)))
     }
 
     /// The same with two namespaces, both locked, in cookie order, so that no two can wait for each other. It runs
@@ -147,7 +147,7 @@ impl Host {
         if first == second {
             return Err(Error::new(libc::EINVAL, "defer_two names the same namespace twice; use defer"));
         }
-        self.queue(&[first.0, second.0], Work::Two(first, second, Box::new(work)))
+        queue(self.caller, &self.shared.work, &[first.0, second.0], Work::Two(first, second, Box::new(work)))
     }
 
     /// Runs work inside a namespace and waits for its value. Not for hooks: from one that may not wait for that
@@ -192,6 +192,17 @@ impl Host {
         value.take()
     }
 
+    /// All names of a managed namespace, the first being [`Net::name`]. They come and go without a call of any hook.
+    ///
+    /// # Errors
+    /// `ENOENT` if the namespace is not managed.
+    pub fn net_names(&self, net: NetCookie) -> Result<Vec<String>> {
+        let older = || Error::new(libc::ENOSYS, "this pernetd is older than a namespace's further names; update it");
+        let answer = self.caller.host.net_names().ok_or_else(older)?(self.caller.token, net.0);
+        accepted(answer.status)?;
+        Ok(answer.names.into_iter().map(Into::into).collect())
+    }
+
     /// Bounds the memory for frames of all devices of this instance, in bytes; 64 MiB before. Buffers that are in use
     /// stay.
     pub fn set_frame_memory(&self, bytes: usize) {
@@ -206,12 +217,13 @@ impl Host {
         let _inside = log::enter(self.caller);
         body()
     }
+}
 
-    fn queue(&self, cookies: &[u64], work: Work) -> Result<()> {
-        let id = self.shared.work.insert(work)?;
-        let status = (self.caller.host.defer())(self.caller.token, cookies.into(), id);
-        accepted(status).inspect_err(|_| drop(self.shared.work.take(id)))
-    }
+/// Has the host come for work after the unlock. What it refuses is dropped.
+pub(crate) fn queue(caller: Caller, table: &WorkTable, cookies: &[u64], work: Work) -> Result<()> {
+    let id = table.insert(work)?;
+    let status = (caller.host.defer())(caller.token, cookies.into(), id);
+    accepted(status).inspect_err(|_| drop(table.take(id)))
 }
 
 impl fmt::Debug for Host {

@@ -16,6 +16,7 @@
 
 pub mod abi;
 pub mod note;
+mod errno;
 mod error;
 mod net;
 mod netdev;

@@ -12,8 +12,8 @@ use crate::own::{self, NetdevRef};
 use crate::{NdoDevice, Net, Result, Stats};
 
 impl Entry {
-    /// One call, by the number that [`NdoCall::op`] has. A panic in `start_xmit`, on a thread of its own, is told by the
-    /// next call that can: as the inner status.
+    /// One call, by the number that [`NdoCall::op`] has. A panic in `start_xmit`, on a thread of its own, that the daemon
+    /// has not come for yet ([`Work::Fault`](crate::work::Work)) is told by the next call that can: as the inner status.
     pub(crate) fn call(
         &self,
         caller: Caller,
@@ -29,7 +29,7 @@ impl Entry {
             1 => self.uninit(caller, net, &dev)?,
             2 => {
                 ops.open(net, &dev)?;
-                let opened = datapath.open(ops, caller, queues, call.vnet_header != 0, call.mtu);
+                let opened = datapath.open(ops, caller, net.cookie(), queues, call.vnet_header != 0, call.mtu);
                 opened.inspect_err(|_| drop(ops.stop(net, &dev)))?;
             }
             3 => {

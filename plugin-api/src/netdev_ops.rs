@@ -3,6 +3,7 @@
 //! Mirrors `struct net_device_ops`: each `ndo_X` of the kernel is a method `X` here. When they are called is the host's
 //! engine (K2.4, K2.5, K2.7); frames are in [`crate::datapath`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,9 +14,10 @@ use crate::{Error, Net, Result};
 
 /// What a plugin does for one device. Every method has a default that does nothing; `()` is a device without ops.
 ///
-/// All but [`get_stats`](Self::get_stats), [`destructor`](Self::destructor) and [`start_xmit`](Self::start_xmit) run
-/// inside the device's namespace, with its device lock (the RTNL) held, one at a time. An op may change other devices of
-/// the namespace through its [`Net`]. The ops are dropped when the device is freed.
+/// All but [`get_stats`](Self::get_stats), [`get_ethtool_stats`](Self::get_ethtool_stats),
+/// [`destructor`](Self::destructor) and [`start_xmit`](Self::start_xmit) run inside the device's namespace, with its
+/// device lock (the RTNL) held, one at a time. An op may change other devices of the namespace through its [`Net`]. The
+/// ops are dropped when the device is freed.
 #[expect(unused_variables, reason = "most ops need few of them")]
 pub trait NetDeviceOps: Send + Sync + 'static {
     /// Whether frames that the namespace sends (tun and tap) are wanted: whether there are threads that call
@@ -28,7 +30,9 @@ pub trait NetDeviceOps: Send + Sync + 'static {
         Ok(())
     }
 
-    /// It is unregistered and told gone; the kernel's device still exists. An error is shown, and stops nothing.
+    /// It is unregistered and told gone; the kernel's device is gone before that, so that its name and index were free when
+    /// it was told (K2.5). A daemon that stops leaves it there. After a registration that failed there never was one, or none
+    /// any more. An error is shown, and stops nothing.
     fn uninit(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()> {
         Ok(())
     }
@@ -61,6 +65,13 @@ pub trait NetDeviceOps: Send + Sync + 'static {
         Stats::default()
     }
 
+    /// Counters that only this kind of device has, in the order in which they are to be shown: the kernel's
+    /// `ethtool_ops::get_ethtool_stats`. `pernetctl dev show` shows them; the program `ethtool` cannot, it asks the
+    /// kernel's driver of the device. From any thread, outside the namespace.
+    fn get_ethtool_stats(&self) -> Vec<(Cow<'static, str>, u64)> {
+        Vec::new()
+    }
+
     /// The kernel's `priv_destructor`: after the last reference is gone, or when a registration failed after
     /// [`init`](Self::init). Release what belongs to the device as such. From any thread, possibly with the lock held.
     fn destructor(&self) {}
@@ -69,8 +80,10 @@ pub trait NetDeviceOps: Send + Sync + 'static {
     /// namespace. Only with [`XMIT`](Self::XMIT).
     ///
     /// Take out of the batch what goes on: into another device ([`Datapath::netif_rx_list`]), or away. What is left in
-    /// it when this returns is dropped and counted in `tx_dropped`. While this waits, the kernel's queue fills, and the
-    /// sender sees that. A panic ends the thread: nothing more is sent, and the daemon is told by the next call.
+    /// it when this returns is dropped and counted in the device's own `tx_dropped`, which [`Datapath::stats`] and
+    /// `pernetctl dev show` have. While this waits, the kernel's queue fills; what finds it full is dropped by the kernel
+    /// and counted in the kernel's `tx_dropped` (`ip -s link`), and no sender is held up. A panic ends the thread, and the
+    /// plugin as a panic in any hook does.
     fn start_xmit(&self, queue: &Queue<'_>, frames: &mut Batch) {}
 }
 
@@ -166,6 +179,7 @@ pub(crate) trait AnyNetdevOps: Send + Sync {
     fn change_mtu(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()>;
     fn set_mac_address(&self, net: &Net<'_>, dev: &NdoDevice<'_>) -> Result<()>;
     fn get_stats(&self) -> Stats;
+    fn get_ethtool_stats(&self) -> Vec<(Cow<'static, str>, u64)>;
     fn destructor(&self);
     fn start_xmit(&self, queue: &Queue<'_>, frames: &mut Batch);
 }
@@ -201,6 +215,10 @@ impl<O: NetDeviceOps> AnyNetdevOps for O {
 
     fn get_stats(&self) -> Stats {
         NetDeviceOps::get_stats(self)
+    }
+
+    fn get_ethtool_stats(&self) -> Vec<(Cow<'static, str>, u64)> {
+        NetDeviceOps::get_ethtool_stats(self)
     }
 
     fn destructor(&self) {

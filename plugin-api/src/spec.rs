@@ -146,7 +146,8 @@ impl NetdevSpec {
         self
     }
 
-    /// The index that it shall have; else the next one. One in use is `EBUSY` (K2.2).
+    /// The index that it shall have; else the next one. One in use is `EBUSY` (K2.2). Of a `veth` pair the peer can have one
+    /// only together with the other end: alone it is `EINVAL`, since the kernel would not heed it.
     pub fn ifindex(mut self, ifindex: u32) -> Self {
         self.ifindex = ifindex;
         self

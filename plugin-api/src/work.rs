@@ -1,16 +1,22 @@
 //! Work that waits for the host to run it: closures stay in the plugin, the host knows their numbers.
 //!
+//! A panic on a thread of the plugin's own waits here, too: the host comes for it as for any work, and is told.
 //! Each is run once or dropped once, whichever the host asks for first. Closed when the instance ends.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::abi::Status;
+use crate::datapath::Datapath;
 use crate::{Error, Net, NetCookie, Result};
 
 /// A closure and the namespaces it is for.
 pub(crate) enum Work {
     One(NetCookie, InOne),
     Two(NetCookie, NetCookie, InTwo),
+    /// Nothing to do but to tell of a device's panic, unless that was told meanwhile. Dropped unrun, it leaves the panic
+    /// to be told by the device's next operation.
+    Fault(Datapath),
 }
 
 type InOne = Box<dyn FnOnce(&Net<'_>) + Send>;
@@ -18,7 +24,7 @@ type InTwo = Box<dyn FnOnce(&Net<'_>, &Net<'_>) + Send>;
 
 impl Work {
     /// Runs it in the namespaces that it was queued for, in whichever order the host lists them.
-    pub(crate) fn run(self, nets: &[Net<'_>]) -> Result<()> {
+    pub(crate) fn run(self, nets: &[Net<'_>]) -> Result<(), Status> {
         let find = |cookie: NetCookie| {
             let missing =
                 || Error::new(libc::EINVAL, format!("the daemon ran work outside its namespace {}", cookie.0));
@@ -27,6 +33,7 @@ impl Work {
         match self {
             Work::One(net, work) => work(find(net)?),
             Work::Two(first, second, work) => work(find(first)?, find(second)?),
+            Work::Fault(datapath) => datapath.take_fault().map_or(Ok(()), Err)?,
         }
         Ok(())
     }

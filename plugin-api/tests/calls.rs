@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::std_types::{RSlice, RStr, RString, RVec};
 use pernet_plugin_api::abi::{
-    AreaHandle, DeviceEvent, HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NetInfo, NetdevChange,
-    NetdevHandle, NetdevReturn, NetdevSpec, NetdevState, PluginModRef, Registration, Status,
+    AreaHandle, DeviceEvent, HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NamesReturn, NetInfo,
+    NetdevChange, NetdevHandle, NetdevReturn, NetdevSpec, NetdevState, PluginModRef, Registration, Status,
 };
 use pernet_plugin_api::prelude::*;
 use serde::Deserialize;
@@ -264,6 +264,14 @@ extern "C" fn unregister_notifier(_: u64, _: u64, _: u32) -> Status {
     no_devices()
 }
 
+/// Cookie 404 is no namespace.
+extern "C" fn net_names(_: u64, cookie: u64) -> NamesReturn {
+    if cookie == 404 {
+        return NamesReturn { status: status(libc::ENOENT, "no such namespace"), names: RVec::new() };
+    }
+    NamesReturn { status: status(0, ""), names: vec!["blue".into(), format!("also-{cookie}").into()].into() }
+}
+
 fn host() -> HostModRef {
     HostMod {
         log_level,
@@ -281,6 +289,7 @@ fn host() -> HostModRef {
         netdev_put,
         register_notifier,
         unregister_notifier,
+        net_names,
     }
     .leak_into_prefix()
 }
@@ -538,6 +547,15 @@ fn a_refused_configuration_names_its_field() {
     assert!(panicked.status.message.contains("check cannot count that far"));
     let created = module.create()(host(), 7, r#"{"limit": 101}"#.into());
     assert_eq!(created.status, status(libc::EINVAL, "configuration `limit`: 101 is more than 100"));
+}
+
+#[test]
+fn a_namespace_has_all_its_names() {
+    let _turn = turn();
+    let _plugin = loaded("");
+    let (host, _) = plugin_host();
+    assert_eq!(host.net_names(NetCookie(3)).expect("names"), ["blue", "also-3"]);
+    assert_eq!(host.net_names(NetCookie(404)).expect_err("no such namespace").errno(), libc::ENOENT);
 }
 
 #[test]

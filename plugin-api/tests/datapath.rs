@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use device_host::*;
-use pernet_plugin_api::abi::OpsHandle;
+use pernet_plugin_api::abi::{OpsHandle, Status};
 use pernet_plugin_api::prelude::*;
 use pernet_plugin_api::{Framing, VnetHeader};
 use rustix::thread::{current_timer_slack, set_current_timer_slack};
@@ -118,15 +118,25 @@ fn a_device_that_is_neither_tun_nor_tap_has_no_frames() {
 
 #[test]
 fn frames_of_a_wrong_length_are_counted_and_dropped_both_ways() {
-    let tagged = |len: usize| {
+    // The outer tag of two is another one; an MTU leaves room for two, as the kernel's tap gives and takes them.
+    let tagged = |len: usize, tags: usize| {
         let mut bytes = frame(len, 2);
-        bytes[12..14].copy_from_slice(&[0x81, 0x00]);
+        for at in (0..tags).map(|tag| 12 + 4 * tag) {
+            bytes[at..at + 2].copy_from_slice(if at + 4 < 12 + 4 * tags { &[0x88, 0xa8] } else { &[0x81, 0x00] });
+        }
         bytes
     };
     let plugin = loaded();
     for (spec, shortest, longest) in [(NetdevSpec::tap("len%d"), 14, 1514), (NetdevSpec::tun("len%d"), 20, 1500)] {
         let (dev, ops, kernels, kept) = keeping(&plugin, spec, false);
-        let wrong = [frame(shortest - 1, 1), frame(longest + 1, 1), frame(9000, 1), tagged(longest + 5)];
+        let wrong = [
+            frame(shortest - 1, 1),
+            frame(longest + 1, 1),
+            frame(9000, 1),
+            tagged(longest + 5, 1),
+            tagged(longest + 9, 2),
+            tagged(longest + 12, 3),
+        ];
         let right = [frame(shortest, 1), frame(longest, 1)];
         for bytes in wrong.iter().chain(&right) {
             send(&kernels, bytes);
@@ -139,11 +149,15 @@ fn frames_of_a_wrong_length_are_counted_and_dropped_both_ways() {
         assert_eq!(lock(&kept).iter().map(|f| f.bytes().to_vec()).collect::<Vec<_>>(), right);
         assert_eq!([receive(&kernels), receive(&kernels)], right);
         let stats = plugin.stats(ops);
-        assert_eq!((stats.tx_errors, stats.rx_errors, stats.rx_packets), (4, 4, 2));
-        lock(&kept).clear();
-        if shortest == 14 {
-            send(&kernels, &tagged(1518));
-            until("a tag is over and above", || lock(&kept).len() == 1);
+        assert_eq!((stats.tx_errors, stats.rx_errors, stats.rx_packets), (6, 6, 2));
+        for tags in (1..=2).filter(|_| shortest == 14) {
+            lock(&kept).clear();
+            let bytes = tagged(1514 + 4 * tags, tags);
+            send(&kernels, &bytes);
+            until("tags are over and above", || lock(&kept).len() == 1);
+            assert_eq!(lock(&kept)[0].bytes(), bytes);
+            dev.datapath().netif_rx(0, dev.datapath().alloc_frame(&bytes).expect("memory")).expect("in");
+            assert_eq!(receive(&kernels), bytes);
         }
         // A new MTU counts at once.
         let (status, _) = plugin.call(ops, CHANGE_MTU, Vec::new(), false, 9000);
@@ -276,21 +290,51 @@ fn an_instances_end_does_not_wait_for_ever() {
     until("the thread is gone", || threads("stuck%d-") == 0);
 }
 
-#[test]
-fn a_panic_ends_its_queue_and_is_told_once() {
-    let plugin = loaded();
+/// A device with one queue, whose `start_xmit` has panicked.
+fn fallen(plugin: &Loaded) -> (Netdev, OpsHandle) {
     let fall = |_: &Queue<'_>, frames: &mut Batch| panic!("as told, with {} frames", frames.len());
-    let (dev, ops) = device(&plugin, NetdevSpec::tap("fall%d"), Passing(fall));
+    let (dev, ops) = device(plugin, NetdevSpec::tap("fall%d"), Passing(fall));
     let (fd, kernels) = queue();
     assert_eq!(plugin.open(ops, vec![fd], false).errno, 0);
     send(&kernels, &frame(60, 1));
     until("it fell", || dev.datapath().stats().tx_dropped == 1);
     until("the thread is gone", || threads("fall%d-") == 0);
-    let (told, _) = plugin.ndo(ops, GET_STATS);
+    (dev, ops)
+}
+
+#[track_caller]
+fn tells_of_the_panic(told: &Status) {
     assert_eq!((told.errno, told.panicked), (libc::EIO, 1));
-    assert!(told.message.contains("as told, with 1 frames"), "{told:?}");
-    assert_eq!(plugin.stats(ops).tx_dropped, 1);
+    let message = told.message.as_str();
+    assert!(message.contains("start_xmit of queue 0") && message.contains("as told, with 1 frames"), "{message}");
+}
+
+#[test]
+fn a_panic_ends_its_queue_and_the_daemon_comes_for_it() {
+    let plugin = loaded();
+    let (_dev, ops) = fallen(&plugin);
+    let works = deferred();
+    assert_eq!(taken(), [format!("defer {} in [3]", works[0])]);
+    tells_of_the_panic(&plugin.run_work(works[0]));
+    assert_eq!(plugin.stats(ops).tx_dropped, 1, "it is told once");
     assert_eq!(plugin.ndo(ops, STOP).0.errno, 0);
+    assert_eq!(plugin.destroy().errno, 0);
+}
+
+#[test]
+fn a_panic_that_the_daemon_cannot_come_for_is_told_by_the_next_operation() {
+    let plugin = loaded();
+    for comes_late in [false, true] {
+        let (_dev, ops) = fallen(&plugin);
+        let work = deferred()[0];
+        if !comes_late {
+            assert_eq!(plugin.module.drop_work()(plugin.instance, work).errno, 0, "its namespace goes");
+        }
+        tells_of_the_panic(&plugin.ndo(ops, STOP).0);
+        if comes_late {
+            assert_eq!(plugin.run_work(work).errno, 0, "it is told once");
+        }
+    }
     assert_eq!(plugin.destroy().errno, 0);
 }
 
@@ -318,19 +362,6 @@ fn a_full_queue_drops_and_says_so() {
     let one = dev.datapath().alloc_frame(&frame(60, 1)).expect("memory");
     dev.datapath().netif_rx(0, one).expect("there is room again");
     assert_eq!(plugin.destroy().errno, 0);
-}
-
-/// A TCP super-frame as the kernel gives it to a device with offloads, virtio header first.
-fn super_frame(payload: usize) -> Vec<u8> {
-    let mut bytes = vec![1, 1, 0, 0];
-    bytes.extend([1400u16, 34, 16, 0].iter().flat_map(|n| n.to_ne_bytes()));
-    bytes.extend([2; 12]);
-    bytes.extend([0x08, 0x00, 0x45, 0]);
-    bytes.extend(u16::try_from(40 + payload).expect("short").to_be_bytes());
-    bytes.extend([0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-    bytes.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
-    bytes.resize(12 + 54 + payload, 7);
-    bytes
 }
 
 #[test]

@@ -227,6 +227,8 @@ fn what_is_done_with_a_device_crosses_as_it_was_said() {
         net.altname_add(&dev, "long name")?;
         net.altname_del(&dev, "long name")?;
         net.dev_change_net_namespace(&dev, to)?;
+        net.dev_change_net_namespace_as(&dev, to, None, 0)?;
+        net.dev_change_net_namespace_as(&dev, to, Some("m%d"), u32::from_ne_bytes([1, 2, 3, 4]))?;
         net.unregister_many(&[&dev, &other])
     };
     plugin.host.run_in_two(NetCookie(9), NetCookie(4), work).expect("ran").expect("done");
@@ -243,6 +245,8 @@ fn what_is_done_with_a_device_crosses_as_it_was_said() {
         "change 1 6 0 \"long name\" []",
         "change 1 7 0 \"long name\" []",
         "change 1 8 4 \"\" []",
+        "change 1 9 4 \"\" []",
+        "change 1 9 4 \"m%d\" [1, 2, 3, 4]",
         "unregister 1",
         "unregister 2",
     ];

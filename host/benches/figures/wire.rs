@@ -16,6 +16,7 @@ use crate::sandbox::{RUN_NETNS, netns_add, tie, wait_until};
 const SECONDS: &str = "5";
 const SOON: Duration = Duration::from_secs(20);
 const PORT: &str = "5201";
+const TUN: &str = "/dev/net/tun";
 
 const WIRE: &str = r#"
 [[config.cables]]
@@ -32,8 +33,10 @@ struct Link {
 }
 
 pub(crate) fn measure() {
-    if !Path::new("/dev/net/tun").exists() || Command::new("iperf3").arg("--version").output().is_err() {
-        println!("\na cable beside a veth pair: not measured, /dev/net/tun or iperf3 is not there");
+    let tools = ["iperf3", "ethtool", "ss"].into_iter().filter(|tool| !is_installed(tool));
+    let missing: Vec<_> = tools.chain((!Path::new(TUN).exists()).then_some(TUN)).collect();
+    if !missing.is_empty() {
+        println!("\na cable beside a veth pair: not measured, without {}", missing.join(", "));
         return;
     }
     netns::prepare_folder(Path::new(RUN_NETNS)).unwrap();
@@ -63,17 +66,12 @@ impl Link {
             wait_until("the device is there", SOON, || ip_quiet(&["-n", netns, "link", "set", self.device, "up"]));
             ip(&["-n", netns, "addr", "add", &format!("{}.{end}/24", self.net), "dev", self.device]);
             if !offloads {
-                inside(netns, "ethtool")
-                    .args(["-K", self.device, "tso", "off", "gso", "off", "gro", "off"])
-                    .stdout(Stdio::null())
-                    .status()
-                    .unwrap();
-                inside(netns, "ethtool")
-                    .args(["-K", self.device, "tx", "off"])
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .status()
-                    .unwrap();
+                // Segmentation first: it needs the checksums. Were one of them left on, the row would be another's.
+                for features in [&["tso", "off", "gso", "off", "gro", "off"][..], &["tx", "off"]] {
+                    let mut ethtool = inside(netns, "ethtool");
+                    let done = ethtool.args(["-K", self.device]).args(features).stdout(Stdio::null()).status().unwrap();
+                    assert!(done.success(), "ethtool -K {} {}: {done}", self.device, features.join(" "));
+                }
             }
         }
         let far = format!("{}.2", self.net);
@@ -113,6 +111,11 @@ impl Drop for Ended {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+fn is_installed(tool: &str) -> bool {
+    // Any answer will do: it was found.
+    Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
 fn inside(netns: &str, program: &str) -> Command {

@@ -132,6 +132,9 @@ pub(super) struct Work {
     /// The second one of `defer_two`.
     #[serde(default)]
     pub(super) and: String,
+    /// What the deferred work is called in the record.
+    #[serde(default)]
+    pub(super) tag: String,
     /// From a thread of the plugin's own, instead of from the hook.
     #[serde(default)]
     pub(super) own_thread: bool,
@@ -147,6 +150,8 @@ pub(super) enum Ask {
     DeferTwo,
     /// `Host::run_in`
     RunIn,
+    /// `Host::register_netdevice_notifier_net`, of one that records nothing
+    Notifier,
 }
 
 impl Config {

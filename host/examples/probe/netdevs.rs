@@ -50,7 +50,10 @@ impl Netdevs {
             } else if wanted.peer.is_empty() && here {
                 let done = self.register_one(shared, net, wanted);
                 answer(shared, net, wanted, done.as_ref())?;
-                lock(&self.devices).extend(done);
+                if let Ok(dev) = done {
+                    self.move_later(shared, net, wanted, &dev)?;
+                    lock(&self.devices).push(dev);
+                }
             } else if here || wanted.peer_netns == net.name() {
                 self.register_pair(shared, wanted)?;
             }
@@ -95,6 +98,18 @@ impl Netdevs {
             net.dev_open(&dev)?;
         }
         Ok(dev)
+    }
+
+    /// Moves it where it is wanted: under both locks, so after this hook's.
+    fn move_later(&self, shared: &Arc<Shared>, net: &Net<'_>, wanted: &WantedDevice, dev: &Netdev) -> Result<()> {
+        let Some(to) = &wanted.move_to else { return Ok(()) };
+        let (shared, wanted, dev, to) = (Arc::clone(shared), wanted.clone(), dev.clone(), shared.works.cookie(to));
+        self.host.defer_two(net.cookie(), to, move |here, there| {
+            let done = here.dev_change_net_namespace_as(&dev, there, wanted.move_as.as_deref(), wanted.move_index);
+            let name = dev.state().map_or_else(|_| wanted.name.clone(), |info| info.name);
+            let errno = Some(done.as_ref().err().map_or(0, Error::errno));
+            shared.note(Line { device: Some(&name), errno, ..Line::of("netdev.move", "", here) });
+        })
     }
 
     /// One of the probe's own in this namespace, by its name now.

@@ -26,6 +26,15 @@ pub(super) struct WantedDevice {
     /// Sets it up, and its peer.
     #[serde(default)]
     pub(super) open: bool,
+    /// Moves it to the namespace of this name, which is met by then.
+    #[serde(default)]
+    pub(super) move_to: Option<String>,
+    /// Its name or pattern there, if its own is taken …
+    #[serde(default)]
+    pub(super) move_as: Option<String>,
+    /// … and its index.
+    #[serde(default)]
+    pub(super) move_index: u32,
     /// A refusal fails the init.
     #[serde(default)]
     pub(super) must: bool,

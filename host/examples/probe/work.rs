@@ -1,7 +1,7 @@
 //! What a probe asks of the daemon: `defer` and `run_in`, from hooks and from a thread of its own.
 //!
-//! The answer and the work itself are lines of the record: `defer`, `defer_two` and `run_in` with an errno, then
-//! `work.defer`, `work.defer_two` and `work.run_in` where the work runs.
+//! The answer and the work itself are lines of the record: `defer`, `defer_two`, `run_in` and `register_notifier` with an
+//! errno, then `work.defer`, `work.defer_two` and `work.run_in` where the work runs.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -59,17 +59,32 @@ impl Works {
 }
 
 fn ask(host: &Host, record: &Record, work: &Work, [to, and]: [NetCookie; 2]) {
-    let at_work = record.clone();
+    let (at_work, tag) = (record.clone(), work.tag.clone());
     let (word, answer) = match work.ask {
-        Ask::Defer => ("defer", host.defer(to, move |net| at_work.write(&Line::of("work.defer", "", net), None))),
+        Ask::Defer => {
+            let deferred = move |net: &Net<'_>| {
+                let device = Some(&*tag).filter(|tag| !tag.is_empty());
+                at_work.write(&Line { device, ..Line::of("work.defer", "", net) }, None);
+            };
+            ("defer", host.defer(to, deferred))
+        }
         Ask::DeferTwo => {
             let work = move |a: &Net<'_>, b: &Net<'_>| {
                 at_work.write(&Line { device: Some(b.name()), ..Line::of("work.defer_two", "", a) }, None);
             };
             ("defer_two", host.defer_two(to, and, work))
         }
+        Ask::Notifier => ("register_notifier", host.register_netdevice_notifier_net(to, 0, Silent).map(drop)),
         Ask::RunIn => ("run_in", host.run_in(to, move |net| at_work.write(&Line::of("work.run_in", "", net), None))),
     };
     let errno = Some(answer.err().map_or(0, |e| e.errno()));
     record.write(&Line { errno, netns: &work.netns, ..Line::at_home(word) }, None);
+}
+
+struct Silent;
+
+impl Notifier for Silent {
+    fn event(&self, _: &Net<'_>, _: &Event<'_>) -> Result<Verdict> {
+        Ok(Verdict::Done)
+    }
 }

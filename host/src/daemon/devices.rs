@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use crate::control::wire::{Device, DeviceDetails, DeviceHolder, DeviceStats};
+use crate::control::wire::{Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats};
 use crate::control::{ControlError, Reply};
-use crate::engine::{Holder, Link, Net, NetDevice, OwnDevice, RegState, Stats};
+use crate::engine::{EthtoolStat, Holder, Link, Net, NetDevice, OwnDevice, RegState, Stats};
 use crate::linux::link_stats::{self, Counters};
 use crate::linux::worker::Workers;
 
@@ -76,7 +76,7 @@ impl Daemon {
             let mut shown = Vec::new();
             look.each(|netns, found, place| {
                 if found.is_called(&name) {
-                    let counted = found.own.as_ref().and_then(|own| counted(own, &workers));
+                    let counted = found.own.as_ref().map(|own| counted(own, &workers)).unwrap_or_default();
                     shown.push(details(netns, found, place, counted));
                 }
             });
@@ -156,18 +156,25 @@ fn row(netns: &str, found: Found) -> Device {
     }
 }
 
-/// What a plugin counts. Asked for on a worker, as any code of a plugin runs: should it hang there, the operator is still
-/// answered.
-fn counted(own: &Arc<OwnDevice>, workers: &Workers) -> Option<Stats> {
+/// What a plugin counts at its device; nothing where it does not say.
+#[derive(Default)]
+struct Counted {
+    stats: Option<Stats>,
+    more: Vec<EthtoolStat>,
+}
+
+/// Asks for it on a worker, as any code of a plugin runs: should it hang there, the operator is still answered.
+fn counted(own: &Arc<OwnDevice>, workers: &Workers) -> Counted {
     let (reply, answer) = bounded(1);
     let own = Arc::clone(own);
     workers.run_anywhere(Box::new(move || {
-        let _ = reply.send(own.stats().ok());
+        let stats = own.stats().ok();
+        let _ = reply.send(Counted { stats, more: own.ethtool_stats().unwrap_or_default() });
     }));
-    answer.recv_timeout(COUNTING).ok().flatten()
+    answer.recv_timeout(COUNTING).unwrap_or_default()
 }
 
-fn details(netns: &str, found: Found, place: Option<&Place>, counted: Option<Stats>) -> DeviceDetails {
+fn details(netns: &str, found: Found, place: Option<&Place>, counted: Counted) -> DeviceDetails {
     let Found { link: Link { ifindex, master, .. }, serial, ref own, .. } = found;
     let stats = place.and_then(|place| place.visit(|| link_stats::of(ifindex)).ok()?.ok());
     let holders = own.as_ref().map(|own| own.holders()).unwrap_or_default();
@@ -190,8 +197,13 @@ fn details(netns: &str, found: Found, place: Option<&Place>, counted: Option<Sta
         serial,
         waiting,
         holders,
-        plugin_stats: counted.map(plugin_stats),
+        plugin_stats: counted.stats.map(plugin_stats),
+        plugin_counters: counted.more.into_iter().map(counter).collect(),
     }
+}
+
+fn counter(stat: EthtoolStat) -> DeviceCounter {
+    DeviceCounter { name: stat.name, value: stat.value }
 }
 
 fn holder(holder: &Holder) -> DeviceHolder {

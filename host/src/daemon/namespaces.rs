@@ -338,6 +338,6 @@ impl Daemon {
 /// Logs what hooks complained about.
 pub(super) fn complain(errors: &[HookError]) {
     for e in errors {
-        tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure.message);
+        tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure);
     }
 }

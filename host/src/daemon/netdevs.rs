@@ -192,10 +192,10 @@ impl Services {
             ChangeNetdev::Master(ifindex) => engine::dev_set_master(&held, &dev, *ifindex),
             ChangeNetdev::AddAltName(name) => engine::altname_add(&held, &dev, name),
             ChangeNetdev::DelAltName(name) => engine::altname_del(&held, &dev, name),
-            ChangeNetdev::MoveTo(cookie) => {
+            ChangeNetdev::MoveTo { cookie, pattern, ifindex } => {
                 let to = self.net(*cookie)?;
                 let to_held = assert_rtnl(&to)?;
-                engine::dev_change_net_namespace((&held, &to_held), &dev, &to, None, 0)
+                engine::dev_change_net_namespace((&held, &to_held), &dev, &to, *pattern, *ifindex)
             }
         }
     }
@@ -292,7 +292,7 @@ impl Services {
         answered.try_recv().unwrap_or_else(|_| Err(gone()))
     }
 
-    fn net(&self, cookie: u64) -> Result<Arc<Net>, Failure> {
+    pub(super) fn net(&self, cookie: u64) -> Result<Arc<Net>, Failure> {
         let unknown = || Failure::new(libc::ENOENT, "no such namespace is managed");
         self.places.get(NetCookie(cookie)).ok_or_else(unknown)
     }

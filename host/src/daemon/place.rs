@@ -6,7 +6,7 @@ use std::any::Any;
 use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pernet_plugin_api::NetCookie;
+use pernet_plugin_api::{Error, NetCookie};
 
 use crate::discovery::links::LinkSource;
 use crate::discovery::nsid;
@@ -90,7 +90,10 @@ impl Place {
 }
 
 fn failure(what: &str, e: &std::io::Error) -> Failure {
-    Failure { errno: e.raw_os_error().unwrap_or(libc::EIO), message: format!("{what}: {e}"), panicked: false }
+    let errno = e.raw_os_error();
+    let why =
+        errno.map_or_else(|| e.to_string(), |errno| Error::from(std::io::Error::from_raw_os_error(errno)).to_string());
+    Failure::new(errno.unwrap_or(libc::EIO), format!("{what}: {why}"))
 }
 
 impl Namespace for Handle {
@@ -106,9 +109,9 @@ impl Namespace for Handle {
 impl Links for Handle {
     fn list(&self) -> Result<Vec<Link>, Failure> {
         // Subscribe first: what changes between the two is in the stream and in the dump, never in neither.
-        self.0
-            .with_pin(|pin| self.0.links.subscribe(self.0.cookie, pin.as_fd()).map_err(std::io::Error::other))
-            .map_err(|e| failure("cannot subscribe to the namespace's link events", &e))?;
+        let pin = self.0.pin().map_err(|e| failure("cannot subscribe to the namespace's link events", &e))?;
+        self.0.links.subscribe(self.0.cookie, pin.as_fd())?;
+        drop(pin);
         self.enter()?;
         Ok(rtnetlink::dump_links()?)
     }

@@ -42,7 +42,7 @@ impl Trouble {
 
 impl From<&HookError> for Trouble {
     fn from(e: &HookError) -> Self {
-        Trouble { namespace: Some(e.netns.to_string()), hook: e.hook.to_owned(), message: e.failure.message.clone() }
+        Trouble { namespace: Some(e.netns.to_string()), hook: e.hook.to_owned(), message: e.failure.to_string() }
     }
 }
 

@@ -250,7 +250,7 @@ impl Daemon {
         let error = net.error().map(|e| NetnsError {
             plugin: e.plugin.to_string(),
             hook: e.hook.to_owned(),
-            message: e.failure.message.clone(),
+            message: e.failure.to_string(),
         });
         Netns {
             name: net.name().to_string(),

@@ -215,12 +215,13 @@ impl HostServices for Services {
     }
 
     fn hook_called(&self, record: HookRecord<'_>) {
+        let error = record.result.err().map(ToString::to_string);
         self.monitor.publish(HookLine {
             plugin: record.plugin,
             hook: record.hook,
             netns: record.netns,
             device: record.device,
-            error: record.result.err().map(|f| f.message.as_str()),
+            error: error.as_deref(),
             duration_us: u64::try_from(record.duration.as_micros()).unwrap_or(u64::MAX),
         });
     }
@@ -307,8 +308,12 @@ impl HostServices for Services {
         self.remove_notifier(instance, cookie, number)
     }
 
+    fn net_names(&self, _: &InstanceRef, cookie: u64) -> Result<Vec<Arc<str>>, Failure> {
+        Ok(self.net(cookie)?.names())
+    }
+
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {
-        let trouble = Trouble::new("panic", format!("generation {generation} panicked: {}", failure.message));
+        let trouble = Trouble::new("panic", format!("generation {generation} panicked: {failure}"));
         let _ = self.events.send(Event::Poisoned(plugin.into(), generation, trouble));
     }
 }

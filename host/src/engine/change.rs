@@ -1,16 +1,17 @@
 //! What a plugin changes of its own device: `dev_open`, `dev_set_mtu`, `dev_change_name` and their like (K2.7).
 //!
 //! Everybody is asked (K3.4), the plugin's operation is called, the kernel is told, the mirror follows, and the change is
-//! told. What is refused afterwards is put back. After each change the line to the observations is drawn (`fence.rs`).
+//! told. What is refused afterwards is put back. After each change the line to the observations is drawn (`fence.rs`). Under
+//! which upper device it is, is `upper.rs`'s.
 
 use std::sync::Arc;
 
 use pernet_plugin_api::EventKind;
 
-use super::failure::{EBUSY, EEXIST, EINVAL, EMLINK, ENODEV, ENOENT, Failure};
+use super::failure::{EEXIST, EINVAL, ENODEV, ENOENT, Failure};
 use super::fence::Settled;
 use super::links::{IFF_OPERATIONAL, IFF_UP, Link, LinkChange};
-use super::mirror::{NetDevice, apply, find, replace};
+use super::mirror::{NetDevice, apply, replace};
 use super::name::{Wish, check_alt_name, names_of, taken_already};
 use super::net::Net;
 use super::netdev::{OwnDevice, check_mtu};
@@ -19,18 +20,15 @@ use super::rtnl::RtnlGuard;
 use super::undo::Who;
 use super::walk::Walk;
 
-/// How deep devices may stand upon each other (K2.7).
-const DEEPEST: usize = 8;
-
 /// A device that may be changed, where it is and as it is.
-struct Current<'a> {
-    net: Arc<Net>,
-    dev: &'a Arc<OwnDevice>,
-    device: Arc<NetDevice>,
+pub(super) struct Current<'a> {
+    pub(super) net: Arc<Net>,
+    pub(super) dev: &'a Arc<OwnDevice>,
+    pub(super) device: Arc<NetDevice>,
 }
 
 /// Runs a change under the lock that was proven.
-fn changing(
+pub(super) fn changing(
     rtnl: &RtnlGuard<'_>,
     dev: &Arc<OwnDevice>,
     change: impl FnOnce(&mut Walk, &Current<'_>) -> Result<(), Failure>,
@@ -86,16 +84,13 @@ pub fn dev_set_mtu(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, mtu: u32) -> Resu
         walk.ask(&at.net, &NetdevEvent::new(EventKind::PreChangeMtu, &at.device))?;
         let settled = walk.store_mtu(at, old, mtu)?;
         let device = at.put(|link| link.mtu = mtu)?;
-        if let Err(refused) = walk.ask(&at.net, &NetdevEvent::new(EventKind::ChangeMtu, &device)) {
-            match walk.store_mtu(at, mtu, old) {
-                Ok(_) => drop(at.put(|link| link.mtu = old)?),
-                Err(failure) => drop(walk.note(&at.net, &dev.owner, "netdev.changemtu", failure)),
-            }
+        let asked = walk.ask(&at.net, &NetdevEvent::new(EventKind::ChangeMtu, &device));
+        walk.conclude(at, asked, settled, |walk| {
+            let back = walk.store_mtu(at, mtu, old);
+            let back = walk.is_back(at, EventKind::ChangeMtu, back, |link| link.mtu = old);
             walk.again(at, EventKind::ChangeMtu, None);
-            return Err(refused);
-        }
-        walk.catch_up(&at.net, dev, settled);
-        Ok(())
+            back
+        })
     })
 }
 
@@ -115,9 +110,7 @@ pub fn dev_set_mac_address(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, address: 
         let settled = if old == address { None } else { Some(walk.store_address(at, old, address)?) };
         let device = at.put(|link| link.address = address.to_vec())?;
         walk.tell(&at.net, Who::All, &NetdevEvent::new(EventKind::ChangeAddr, &device));
-        if let Some(settled) = settled {
-            walk.catch_up(&at.net, dev, settled);
-        }
+        walk.catch_up(&at.net, dev, settled);
         Ok(())
     })
 }
@@ -137,53 +130,13 @@ pub fn dev_change_name(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, name: &str) -
         let (new, settled) = walk.rename(at, Wish::of(name)?)?;
         let device = at.put(|link| link.name.clone_from(&new))?;
         let event = NetdevEvent { old_name: Some(&old), ..NetdevEvent::new(EventKind::ChangeName, &device) };
-        if let Err(refused) = walk.ask(&at.net, &event) {
-            match walk.kernel(at, &LinkChange::Name(&old)) {
-                Ok(_) => {
-                    at.put(|link| link.name.clone_from(&old))?;
-                    walk.again(at, EventKind::ChangeName, Some(&new));
-                }
-                Err(failure) => drop(walk.note(&at.net, &dev.owner, "netdev.changename", failure)),
-            }
-            return Err(refused);
-        }
-        walk.catch_up(&at.net, dev, settled);
-        Ok(())
-    })
-}
-
-/// `netdev_master_upper_dev_link`; with 0 the unlink.
-///
-/// # Errors
-/// K2.7: `EEXIST` under the same one already, `EBUSY` under another, under itself or in a loop, `EMLINK` too deep, `ENODEV` where
-/// there is no such device; a refusal, after which it is out again.
-pub fn dev_set_master(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, master: u32) -> Result<(), Failure> {
-    changing(rtnl, dev, |walk, at| {
-        let old = at.device.link.master;
-        if master == 0 && old == 0 {
-            return Ok(());
-        }
-        let pre = NetdevEvent::new(EventKind::PreChangeUpper, &at.device);
-        if master == 0 {
-            walk.tell(&at.net, Who::All, &pre);
-        } else {
-            check_master(&at.net, &at.device.link, master)?;
-            walk.ask(&at.net, &pre)?;
-        }
-        let settled = walk.kernel(at, &LinkChange::Master(master))?;
-        let device = at.put(|link| link.master = master)?;
-        let event = NetdevEvent::new(EventKind::ChangeUpper, &device);
-        if master == 0 {
-            walk.tell(&at.net, Who::All, &event);
-        } else if let Err(refused) = walk.ask(&at.net, &event) {
-            match walk.kernel(at, &LinkChange::Master(0)) {
-                Ok(_) => drop(at.put(|link| link.master = 0)?),
-                Err(failure) => drop(walk.note(&at.net, &dev.owner, "netdev.changeupper", failure)),
-            }
-            return Err(refused);
-        }
-        walk.catch_up(&at.net, dev, settled);
-        Ok(())
+        let asked = walk.ask(&at.net, &event);
+        walk.conclude(at, asked, settled, |walk| {
+            let back = walk.kernel(at, &LinkChange::Name(&old));
+            let back = walk.is_back(at, EventKind::ChangeName, back, |link| link.name.clone_from(&old))?;
+            walk.again(at, EventKind::ChangeName, Some(&new));
+            Some(back)
+        })
     })
 }
 
@@ -227,49 +180,9 @@ pub fn altname_del(rtnl: &RtnlGuard<'_>, dev: &Arc<OwnDevice>, name: &str) -> Re
     })
 }
 
-/// K2.7: where a device cannot be put.
-fn check_master(net: &Net, link: &Link, master: u32) -> Result<(), Failure> {
-    let refuse = |errno, why: &str| Err(Failure::new(errno, format!("`{}`: {why}", link.name)));
-    if master == link.ifindex {
-        return refuse(EBUSY, "a device cannot be its own upper device");
-    }
-    if link.master == master {
-        return refuse(EEXIST, "it has this upper device already");
-    }
-    if link.master != 0 {
-        return refuse(EBUSY, "it has another upper device; take it out first");
-    }
-    let Some(mut upper) = find(net, master) else {
-        return refuse(ENODEV, "there is no device with the index of its upper device");
-    };
-    let mut above = 1;
-    while upper.link.master != 0 {
-        if upper.link.master == link.ifindex {
-            return refuse(EBUSY, "its upper device stands upon it");
-        }
-        above += 1;
-        match find(net, upper.link.master) {
-            Some(next) if above <= DEEPEST => upper = next,
-            Some(_) => break,
-            None => break,
-        }
-    }
-    if above + depth_below(net, link.ifindex, 0) > DEEPEST {
-        return refuse(EMLINK, "devices may stand upon each other eight deep at most");
-    }
-    Ok(())
-}
-
-/// How many devices stand below this one, at its deepest.
-fn depth_below(net: &Net, ifindex: u32, depth: usize) -> usize {
-    let below = net.devices();
-    let below = below.iter().filter(|device| depth < DEEPEST && device.link.master == ifindex);
-    below.map(|device| 1 + depth_below(net, device.link.ifindex, depth + 1)).max().unwrap_or(0)
-}
-
 impl Current<'_> {
     /// Its next state, from what it is now: a hook may have changed it meanwhile.
-    fn put(&self, change: impl FnOnce(&mut Link)) -> Result<Arc<NetDevice>, Failure> {
+    pub(super) fn put(&self, change: impl FnOnce(&mut Link)) -> Result<Arc<NetDevice>, Failure> {
         let gone = || Failure::new(ENODEV, format!("{} went meanwhile", self.dev));
         let device = self.dev.listed(&self.net).ok_or_else(gone)?;
         Ok(replace(&self.net, &device, change))
@@ -278,10 +191,45 @@ impl Current<'_> {
 
 impl Walk {
     /// A change of the kernel's device, and the line behind it.
-    fn kernel(&mut self, at: &Current<'_>, change: &LinkChange<'_>) -> Result<Settled, Failure> {
+    pub(super) fn kernel(&mut self, at: &Current<'_>, change: &LinkChange<'_>) -> Result<Settled, Failure> {
         let (net, ifindex) = (&at.net, at.device.link.ifindex);
         self.section(net, || net.namespace().change(ifindex, change))??;
         Ok(self.settle(net, at.dev, ifindex))
+    }
+
+    /// How a change ends whose event was told. One that was refused is taken back first: `back`, which says what the link
+    /// was like behind the line of that. Behind whichever line came last, what others did meanwhile is taken in.
+    pub(super) fn conclude(
+        &mut self,
+        at: &Current<'_>,
+        asked: Result<(), Failure>,
+        settled: Settled,
+        back: impl FnOnce(&mut Walk) -> Option<Settled>,
+    ) -> Result<(), Failure> {
+        let settled = if asked.is_err() { back(self).unwrap_or(settled) } else { settled };
+        self.catch_up(&at.net, at.dev, settled);
+        asked
+    }
+
+    /// The mirror after the kernel took a change back. One that it did not stays as it is, and that is noted.
+    pub(super) fn is_back(
+        &mut self,
+        at: &Current<'_>,
+        kind: EventKind,
+        back: Result<Settled, Failure>,
+        change: impl FnOnce(&mut Link),
+    ) -> Option<Settled> {
+        match back {
+            Ok(settled) => {
+                // Of one that went meanwhile there is nothing to show.
+                let _ = at.put(change);
+                Some(settled)
+            }
+            Err(failure) => {
+                self.note(&at.net, &at.dev.owner, kind.hook_name(), failure);
+                None
+            }
+        }
     }
 
     /// The second round after a refusal: everybody hears that it is as it was, and nobody can refuse that.

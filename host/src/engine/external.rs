@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pernet_plugin_api::EventKind;
 
 use super::failure::Failure;
+use super::fence::Settled;
 use super::links::{Link, LinkChange};
 use super::mirror::{NetDevice, apply, changes, replace};
 use super::net::Net;
@@ -73,10 +74,13 @@ impl Walk {
     /// Somebody took it up. What its plugin, or a notifier at PRE_UP, refuses is set down again.
     fn observed_up(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, device: &NetDevice, seen: &Link) {
         let before = dev.changes();
+        let mut settled = None;
         if let Err(failure) = self.open(net, dev, device) {
             self.judge_seen(net, dev, "ndo.open", Err(failure));
-            if self.set_down_again(net, dev, device.link.ifindex) {
-                return;
+            let is_down;
+            (is_down, settled) = self.set_down_again(net, dev, device.link.ifindex);
+            if is_down {
+                return self.catch_up(net, dev, settled);
             }
         } else if dev.changes() != before {
             return;
@@ -84,23 +88,25 @@ impl Walk {
         let Some(device) = dev.listed(net) else { return };
         let device = replace(net, &device, |link| apply(link, EventKind::Up, seen));
         self.tell(net, Who::All, &NetdevEvent::new(EventKind::Up, &device));
+        self.catch_up(net, dev, settled);
     }
 
-    /// Sets it down, as often as somebody takes it up in the same moment, but not for ever. False if it stays up, and so
-    /// has to be shown as it is.
-    fn set_down_again(&mut self, net: &Arc<Net>, dev: &OwnDevice, ifindex: u32) -> bool {
+    /// Sets it down, as often as somebody takes it up in the same moment, but not for ever. Says whether it is down, or
+    /// stays up and so has to be shown as it is; and what it was like behind the last line that was drawn for that.
+    fn set_down_again(&mut self, net: &Arc<Net>, dev: &OwnDevice, ifindex: u32) -> (bool, Option<Settled>) {
+        let mut settled = None;
         for _ in 0..3 {
             let down = self.section(net, || net.namespace().change(ifindex, &LinkChange::Down)).and_then(|done| done);
             if let Err(failure) = down {
                 self.complain(own_error(net, "netdev.down", failure));
-                return false;
+                break;
             }
-            let settled = self.settle(net, dev, ifindex);
-            if !settled.link.flatten().is_some_and(|link| link.is_up()) {
-                return true;
+            let now = settled.insert(self.settle(net, dev, ifindex));
+            if !now.link.as_ref().is_some_and(|link| link.as_ref().is_some_and(Link::is_up)) {
+                return (true, settled);
             }
         }
-        false
+        (false, settled)
     }
 
     /// An error about what has happened is shown, and stops nothing. A panic was noted when it came.

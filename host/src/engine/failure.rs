@@ -41,9 +41,10 @@ impl Failure {
     }
 }
 
+/// As a plugin's error is told: the sentence with the errno's name behind it.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        pernet_plugin_api::Error::new(self.errno, self.message.as_str()).fmt(f)
     }
 }
 
@@ -69,7 +70,7 @@ impl fmt::Display for HookError {
             write!(f, " in `{}`", self.netns)?;
         }
         let how = if self.failure.panicked { "panicked: " } else { "" };
-        write!(f, ": {how}{} (errno {})", self.failure.message, self.failure.errno)
+        write!(f, ": {how}{}", self.failure)
     }
 }
 

@@ -61,6 +61,11 @@ impl Record {
         self.ahead_of(fence).any(stale)
     }
 
+    fn draw(&mut self, line: Ahead) {
+        self.ahead.retain(|ahead| ahead.ifindex != line.ifindex);
+        self.ahead.push(line);
+    }
+
     /// Whose fences come after this one.
     fn ahead_of(&self, fence: u64) -> impl Iterator<Item = &Ahead> {
         self.ahead.iter().filter(move |ahead| ahead.fence > fence && !ahead.missing)
@@ -84,34 +89,36 @@ impl Record {
 }
 
 impl Walk {
-    /// Draws the line behind what was just done to the link with this index, and looks what it is like there.
+    /// Draws the line behind what was just done to the link with this index, and looks what it is like there. Where that
+    /// cannot be seen there is no line: then the messages tell it, old ones and all.
     pub(super) fn settle(&mut self, net: &Arc<Net>, dev: &OwnDevice, ifindex: u32) -> Settled {
         let change = dev.count_change();
-        self.fence(net, ifindex);
+        let fence = self.send_fence(net);
         let looked = self.section(net, || net.namespace().look(ifindex)).and_then(|link| link);
         let link = looked.map_err(|failure| self.complain(own_error(net, "netdev.look", failure))).ok();
-        if let Some(None) = link {
-            let mut record = net.record();
-            record.ahead.iter_mut().filter(|ahead| ahead.ifindex == ifindex).for_each(|ahead| ahead.missing = true);
+        if let (Some(fence), Some(seen)) = (fence, &link) {
+            net.record().draw(Ahead { ifindex, fence, missing: seen.is_none() });
         }
         Settled { change, link }
     }
 
-    /// Draws the line alone.
+    /// Draws the line alone, behind what was just taken away here.
     pub(super) fn fence(&mut self, net: &Arc<Net>, ifindex: u32) {
-        match self.section(net, || net.namespace().fence()).and_then(|fence| fence) {
-            Ok(0) => {}
-            Ok(fence) => {
-                let mut record = net.record();
-                record.ahead.retain(|ahead| ahead.ifindex != ifindex);
-                record.ahead.push(Ahead { ifindex, fence, missing: false });
-            }
-            Err(failure) => self.complain(own_error(net, "netdev.fence", failure)),
+        if let Some(fence) = self.send_fence(net) {
+            net.record().draw(Ahead { ifindex, fence, missing: false });
         }
     }
 
+    /// `None` where nobody listens, or it could not be sent.
+    fn send_fence(&mut self, net: &Arc<Net>) -> Option<u64> {
+        let sent = self.section(net, || net.namespace().fence()).and_then(|fence| fence);
+        let sent = sent.map_err(|failure| self.complain(own_error(net, "netdev.fence", failure)));
+        sent.ok().filter(|fence| *fence != 0)
+    }
+
     /// Takes in what somebody else did meanwhile; unless the device was changed here since, which has been looked at then.
-    pub(super) fn catch_up(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, settled: Settled) {
+    pub(super) fn catch_up(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, settled: impl Into<Option<Settled>>) {
+        let Some(settled) = settled.into() else { return };
         if dev.changes() != settled.change || !dev.is_registered_in(net) {
             return;
         }

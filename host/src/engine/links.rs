@@ -162,6 +162,15 @@ pub struct Stats {
     pub tx_errors: u64,
 }
 
+/// A counter that only devices of this kind have, as `get_ethtool_stats` gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EthtoolStat {
+    /// In the plugin's words.
+    pub name: String,
+    /// How often.
+    pub value: u64,
+}
+
 /// The links of one namespace. Everything but `waiting`, `leaked` and `noted` is called inside it, under its RTNL.
 pub trait Links: Send + Sync {
     /// Subscribes to the namespace's device events (idempotent), then lists its devices, in any order.
@@ -170,7 +179,8 @@ pub trait Links: Send + Sync {
     /// wanted alias, and is of that kind, is taken over instead.
     ///
     /// # Errors
-    /// `EEXIST` where the name (of either) is taken; then, as after any error, nothing was made.
+    /// `EEXIST` where a name (of either, alternative ones too) is taken, `EBUSY` where a wanted index is; then, as after any
+    /// error, nothing was made.
     fn create(
         &self,
         wanted: &Wanted<'_>,

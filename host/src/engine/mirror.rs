@@ -12,11 +12,11 @@ use pernet_plugin_api::{EventKind, RegState};
 
 use super::failure::HookError;
 use super::links::{IFF_OPERATIONAL, IFF_UP, Link, Wanted};
+use super::make::alias;
 use super::net::Net;
 use super::netdev::OwnDevice;
 use super::notifier::NetdevEvent;
 use super::pernet::ReadToken;
-use super::register::alias;
 use super::relocate::Departed;
 use super::undo::Who;
 use super::unregister::Kernel;

@@ -8,6 +8,7 @@
 //! (`daemon`). Hooks of one [`Net`] must be asked for by one job at a time; jobs of different nets run in parallel.
 
 mod change;
+mod destination;
 mod external;
 mod failure;
 mod fence;
@@ -15,6 +16,7 @@ mod gate;
 mod generic;
 mod initcall;
 mod links;
+mod make;
 mod member;
 mod mirror;
 mod name;
@@ -32,16 +34,15 @@ mod setup;
 mod todo;
 mod undo;
 mod unregister;
+mod upper;
 mod walk;
 
-pub use change::{
-    altname_add, altname_del, dev_change_name, dev_close, dev_open, dev_set_mac_address, dev_set_master, dev_set_mtu,
-};
+pub use change::{altname_add, altname_del, dev_change_name, dev_close, dev_open, dev_set_mac_address, dev_set_mtu};
 pub use failure::{Failure, HookError};
 pub use gate::Blocked;
 pub use generic::Area;
 pub use initcall::{Item, Level, OrderError, order};
-pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
+pub use links::{Created, EthtoolStat, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
 pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
 pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};
 pub use name::dev_valid_name;
@@ -55,10 +56,11 @@ pub use pernet_plugin_api::RegState;
 pub use refs::{NetdevRef, dev_hold};
 pub use register::{register_netdev, register_netdevice, register_pair};
 pub use relocate::{Departed, arrived, dev_change_net_namespace, lost};
-pub use rtnl::{HeldRtnl, LockError, QuietGuard, Rtnl, RtnlGuard, RtnlPair, lock_two};
+pub use rtnl::{HeldRtnl, LockError, Rtnl, RtnlGuard, RtnlPair, lock_two};
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
 pub use todo::{NotDeferred, Work};
 pub use unregister::{unregister_many, unregister_netdev};
+pub use upper::dev_set_master;
 pub use walk::work_in;
 
 #[cfg(test)]

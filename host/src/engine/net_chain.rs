@@ -2,19 +2,20 @@
 //!
 //! For a notifier that concerns one namespace, registered and unregistered in the middle of its life, from a hook there
 //! (K3.7). It is called before the chain of all (K3.2), is replayed what exists when it comes and what goes when it
-//! leaves (K3.5, K3.6), and leaves at its plugin's end at the latest.
+//! leaves (K3.5, K3.6), and leaves at its plugin's end at the latest. From within the chain none comes (K3.8): it would
+//! miss the event that is being told, or hear of it twice.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::failure::{EEXIST, ENOENT, Failure};
+use super::failure::{EDEADLK, EEXIST, ENOENT, Failure};
 use super::member::{NotifierBlock, Owner};
 use super::mirror::oldest_first;
 use super::net::Net;
 use super::notifier::Listener;
 use super::rtnl::RtnlGuard;
 use super::undo::Who;
-use super::walk::Walk;
+use super::walk::{Walk, is_in_chain_of};
 
 /// A notifier of one net.
 pub(super) struct NetNotifier {
@@ -34,8 +35,9 @@ impl NetNotifier {
 /// Puts a notifier on the net's own chain and replays what exists to it. Gives its id.
 ///
 /// # Errors
-/// `EPERM` without the net's lock or outside of a hook, `EEXIST` if it is there already, `ESTALE` where the plugin does
-/// not act; or REGISTER's own, after which what it was told is taken back, and it is off the chain.
+/// `EPERM` without the net's lock or outside of a hook, `EDEADLK` from within the net's chain (K3.8), `EEXIST` if it is
+/// there already, `ESTALE` where the plugin does not act; or REGISTER's own, after which what it was told is taken back,
+/// and it is off the chain.
 pub fn register_notifier_net(
     rtnl: &RtnlGuard<'_>,
     net: &Arc<Net>,
@@ -44,6 +46,10 @@ pub fn register_notifier_net(
     block: Arc<dyn NotifierBlock>,
 ) -> Result<u64, Failure> {
     net.check_held(rtnl)?;
+    if is_in_chain_of(net) {
+        let why = "a notifier is not registered from within the chain that it would join; use defer";
+        return Err(Failure::new(EDEADLK, why));
+    }
     net.check_acting(owner)?;
     if net.record().chain.iter().any(|own| std::ptr::addr_eq(Arc::as_ptr(&own.block), Arc::as_ptr(&block))) {
         return Err(Failure::new(EEXIST, "this notifier is on the namespace's chain already"));

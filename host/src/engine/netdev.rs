@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use pernet_plugin_api::{NetCookie, RegState};
 
 use super::failure::{EBUSY, EINVAL, EIO, ENODEV, ERANGE, Failure};
-use super::links::{Holder, LinkSpec, Queues, Stats};
+use super::links::{EthtoolStat, Holder, LinkSpec, Queues, Stats};
 use super::member::{At, Owner};
 use super::mirror::{NetDevice, find};
 use super::net::Net;
@@ -36,6 +36,10 @@ pub trait NetDeviceOps: Send + Sync {
     fn set_mac_address(&self, at: &At<'_>, dev: &NetDevice, address: &[u8]) -> Result<(), Failure>;
     /// `ndo_get_stats64`.
     fn get_stats(&self) -> Result<Stats, Failure>;
+    /// `ethtool_ops::get_ethtool_stats`.
+    fn get_ethtool_stats(&self) -> Result<Vec<EthtoolStat>, Failure> {
+        Ok(Vec::new())
+    }
     /// `priv_destructor`: the last reference is gone.
     fn destructor(&self) -> Result<(), Failure>;
     /// `free_netdev`: drops the ops.
@@ -62,7 +66,9 @@ pub(super) struct Life {
     /// `ndo_uninit` is due.
     pub(super) initialised: bool,
     pub(super) needs_free: bool,
-    /// Where it is registered, or was and is not free yet.
+    /// Its end has begun: the destructor is about to be called, or is running.
+    pub(super) ending: bool,
+    /// Where it is registered, or was until its end is over.
     pub(super) net: Option<Arc<Net>>,
     /// Where it was registered, once it has been moved.
     pub(super) born: Option<NetCookie>,
@@ -113,6 +119,7 @@ pub fn alloc_netdev(
         open: false,
         initialised: false,
         needs_free: spec.needs_free,
+        ending: false,
         net: None,
         born: None,
         device: None,
@@ -182,19 +189,18 @@ fn check_peer(owner: &Arc<Owner>, spec: &LinkSpec, peer: &OwnDevice) -> Result<(
 /// `free_netdev`: of one that is not registered. While its unregistration is not done, that frees it (K2.4(c)).
 ///
 /// # Errors
-/// `EBUSY` while it is registered, `EINVAL` if it is free already; or what dropping the ops answered.
+/// `EBUSY` while it is registered or being registered, `EINVAL` if it is free already; or what dropping the ops answered.
 pub fn free_netdev(dev: &Arc<OwnDevice>) -> Result<(), Failure> {
     let mut life = dev.life();
     match life.reg_state {
         RegState::Registered => Err(Failure::new(EBUSY, format!("{dev} is registered; unregister it first"))),
-        RegState::Uninitialized if life.claimed => {
-            Err(Failure::new(EBUSY, format!("{dev} is being registered; free it when that is over")))
-        }
         RegState::Released => Err(Failure::new(EINVAL, format!("{dev} is free already"))),
         RegState::Unregistering | RegState::Unregistered if life.net.is_some() => {
             life.needs_free = true;
             Ok(())
         }
+        // Its ops are needed until all that it did is undone.
+        _ if life.claimed => Err(Failure::new(EBUSY, format!("{dev} is being registered; free it when that is over"))),
         _ => {
             life.reg_state = RegState::Released;
             drop(life);
@@ -251,6 +257,15 @@ impl OwnDevice {
     pub fn stats(&self) -> Result<Stats, Failure> {
         self.check_owner()?;
         self.ops.get_stats()
+    }
+
+    /// What its plugin counts beyond that.
+    ///
+    /// # Errors
+    /// As of [`OwnDevice::stats`].
+    pub fn ethtool_stats(&self) -> Result<Vec<EthtoolStat>, Failure> {
+        self.check_owner()?;
+        self.ops.get_ethtool_stats()
     }
 
     /// Whether its plugin may be asked for anything but exits.

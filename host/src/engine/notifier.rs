@@ -18,7 +18,7 @@ use super::net::Net;
 use super::net_chain::NetNotifier;
 use super::pernet::{ChainRef, List};
 use super::undo::Who;
-use super::walk::{Walk, own_error, refused};
+use super::walk::{Walk, in_chain_of, own_error, refused};
 
 /// What a notifier is told.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +127,7 @@ impl Walk {
         let Some((first, _)) = told.first() else { return Ok(()) };
         let mut failures = Vec::new();
         let mut veto = None;
-        let section = self.section(net, || {
+        let walk_it = || {
             let alone = matches!(who, Who::NetNotifier(_));
             for (listener, areas) in told.iter().filter(|(listener, _)| alone || !listener.is_off(net)) {
                 let (flow, failure) = call(net, listener, areas, event);
@@ -139,7 +139,8 @@ impl Walk {
                     break;
                 }
             }
-        });
+        };
+        let section = self.section(net, || in_chain_of(net, walk_it));
         if let Err(failure) = section {
             if honours {
                 return Err(failure);
@@ -251,7 +252,8 @@ impl Walk {
     ) -> Result<(), HookError> {
         let areas = net.areas_of(listener.owner());
         let event = NetdevEvent { replay: true, ..NetdevEvent::new(kind, device) };
-        let failure = self.section(net, || call(net, listener, &areas, &event).1).unwrap_or_else(Some);
+        let section = self.section(net, || in_chain_of(net, || call(net, listener, &areas, &event).1));
+        let failure = section.unwrap_or_else(Some);
         failure.map_or(Ok(()), |failure| Err(self.note(net, listener.owner(), kind.hook_name(), failure)))
     }
 }

@@ -191,10 +191,15 @@ pub(super) fn netdev_run_todo(mut left: Vec<Ended>) {
 
 /// `priv_destructor`, then `free_netdev` if it is due. The device is nobody's from here on.
 pub(super) fn finish(dev: &Arc<OwnDevice>) {
-    let Some(net) = dev.life().net.take() else { return };
+    let mut life = dev.life();
+    let Some(net) = life.net.clone().filter(|_| !life.ending) else { return };
+    life.ending = true;
+    drop(life);
     net.record().own.retain(|own| !Arc::ptr_eq(own, dev));
     destroy(&net, dev);
     let mut life = dev.life();
+    // Only now: whoever frees it before leaves that to here.
+    life.net = None;
     let needs_free = life.needs_free && life.reg_state == RegState::Unregistered;
     if needs_free {
         life.reg_state = RegState::Released;

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use pernet_plugin_api::{EventKind, RegState};
 
-use super::failure::{EBUSY, EEXIST, EINVAL, ENODEV, Failure};
+use super::failure::{EBUSY, EINVAL, ENODEV, Failure};
 use super::fence::Settled;
-use super::links::{Created, IFF_OPERATIONAL, IFF_UP, Link, Wanted};
+use super::links::{Created, IFF_OPERATIONAL, IFF_UP, Link};
 use super::mirror::{NetDevice, find, put};
-use super::name::{Wish, check_alt_name, names_of, taken_already};
 use super::net::Net;
 use super::netdev::OwnDevice;
 use super::notifier::NetdevEvent;
@@ -63,12 +62,6 @@ pub fn register_netdev(token: &ReadToken, net: &Arc<Net>, dev: &Arc<OwnDevice>) 
     answer
 }
 
-/// A name that is taken by one of a plugin's.
-struct Named {
-    name: String,
-    is_pattern: bool,
-}
-
 impl Walk {
     fn register_one(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>) -> Result<(), Failure> {
         if dev.peer().is_some() {
@@ -81,14 +74,14 @@ impl Walk {
     }
 
     fn register_claimed(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>) -> Result<(), Failure> {
-        let named = self.named(net, dev, None)?;
-        let draft = self.prepare(net, dev, &named.name)?;
-        let made = self.make(net, dev, named, None);
+        let end = self.name_end(net, dev, None)?;
+        let draft = self.prepare(net, dev, &end.name)?;
+        let made = self.make(end, None);
         let (created, _) = made.inspect_err(|_| self.unmade(net, dev, &draft))?;
         let settled = self.behind(net, dev, &created);
         let settled = settled.inspect_err(|_| self.unmade(net, dev, &draft))?;
         self.enlist(net, dev, draft, created, &settled);
-        self.announce(net, dev)?;
+        self.announce(net, dev, None)?;
         self.catch_up(net, dev, settled);
         Ok(())
     }
@@ -118,11 +111,10 @@ impl Walk {
         (net, peer_net): (&Arc<Net>, &Arc<Net>),
         (dev, peer): (&Arc<OwnDevice>, &Arc<OwnDevice>),
     ) -> Result<(), Failure> {
-        let peer_named = self.named(peer_net, peer, None)?;
-        let beside = Arc::ptr_eq(net, peer_net).then_some(&*peer_named.name);
-        let named = self.named(net, dev, beside)?;
-        let peer_draft = self.prepare(peer_net, peer, &peer_named.name)?;
-        let made = self.make(net, dev, named, Some((peer_net, peer, peer_named)));
+        let peer_end = self.name_end(peer_net, peer, None)?;
+        let end = self.name_end(net, dev, Some(&peer_end))?;
+        let peer_draft = self.prepare(peer_net, peer, &peer_end.name)?;
+        let made = self.make(end, Some(peer_end));
         let (created, peer_created) = made.inspect_err(|_| self.unmade(peer_net, peer, &peer_draft))?;
         let name = created.link.name.clone();
         let both = self.behind(net, dev, &created).and_then(|settled| {
@@ -135,15 +127,16 @@ impl Walk {
             self.unmade(peer_net, peer, &peer_draft);
         })?;
         self.enlist(peer_net, peer, peer_draft, peer_created, &peer_settled);
-        self.announce(peer_net, peer).inspect_err(|_| self.unmake(net, created.link.ifindex))?;
+        self.announce(peer_net, peer, None).inspect_err(|_| self.unmake(net, created.link.ifindex))?;
         self.catch_up(peer_net, peer, peer_settled);
         let finished = self.prepare(net, dev, &name).and_then(|draft| {
             self.enlist(net, dev, draft, created, &settled);
-            self.announce(net, dev)
+            self.announce(net, dev, Some(peer))
         });
         if let Err(refused) = finished {
             // Deletes both ends, if the other one's failure did not.
             if peer.is_registered_in(peer_net) {
+                peer.life().needs_free = false;
                 let _ = self.unregister_own(vec![(peer.clone(), Kernel::Delete)]);
             }
             return Err(refused);
@@ -176,46 +169,6 @@ impl Walk {
             net.record().own.retain(|own| !Arc::ptr_eq(own, dev));
         }
         self.unwatch_if_idle(net);
-    }
-
-    /// Step 2: the name, and those besides. `beside`: one that is about to be taken.
-    fn named(&mut self, net: &Arc<Net>, dev: &OwnDevice, beside: Option<&str>) -> Result<Named, Failure> {
-        let wish = Wish::of(&dev.spec.name)?;
-        let devices = net.devices();
-        let links = devices.iter().map(|device| &device.link);
-        let taken = names_of(links.clone()).chain(beside);
-        for (n, alt) in dev.spec.alt_names.iter().enumerate() {
-            check_alt_name(alt)?;
-            let others = dev.spec.alt_names.iter().take(n).map(String::as_str);
-            if taken.clone().chain(others).any(|name| name == alt) {
-                return Err(taken_already(alt));
-            }
-        }
-        if let Wish::Literal(name) = wish
-            && self.is_left(net, dev, name, links)?
-        {
-            return Ok(Named { name: name.to_owned(), is_pattern: false });
-        }
-        let is_pattern = matches!(wish, Wish::Pattern(..));
-        Ok(Named { name: wish.resolve(taken)?, is_pattern })
-    }
-
-    /// Whether a device of that name is there that an earlier daemon left.
-    fn is_left<'l>(
-        &mut self,
-        net: &Arc<Net>,
-        dev: &OwnDevice,
-        name: &str,
-        mut links: impl Iterator<Item = &'l Link>,
-    ) -> Result<bool, Failure> {
-        let kinds = [&*dev.spec.kind, kernel_kind(&dev.spec.kind)];
-        let Some(link) = links.find(|link| link.name == name && kinds.contains(&&*link.kind)) else { return Ok(false) };
-        if find(net, link.ifindex).is_none_or(|known| known.own.is_some()) {
-            return Ok(false);
-        }
-        let alias = alias(dev);
-        let wanted = Wanted { spec: &dev.spec, name, alias: &alias };
-        self.section(net, || net.namespace().is_left(&wanted))?
     }
 
     /// Steps 4 to 7: `ndo_init`, the index, POST_INIT.
@@ -256,42 +209,6 @@ impl Walk {
     pub(super) fn uninit(&mut self, net: &Arc<Net>, dev: &OwnDevice, device: &NetDevice) {
         if std::mem::take(&mut dev.life().initialised) {
             self.ndo_exit(net, dev, "ndo.uninit", |ops, at| ops.uninit(at, device));
-        }
-    }
-
-    /// Step 8: the kernel's own device, or both ends of a pair. A pattern's name that somebody took in this moment is
-    /// not tried again.
-    fn make(
-        &mut self,
-        net: &Arc<Net>,
-        dev: &OwnDevice,
-        mut named: Named,
-        mut peer: Option<(&Arc<Net>, &Arc<OwnDevice>, Named)>,
-    ) -> Result<(Created, Option<Created>), Failure> {
-        let alias = alias(dev);
-        let mut refused: Vec<String> = Vec::new();
-        loop {
-            let wanted = Wanted { spec: &dev.spec, name: &named.name, alias: &alias };
-            let other = peer.as_ref().map(|(net, dev, named)| {
-                let wanted = Wanted { spec: &dev.spec, name: &named.name, alias: &alias };
-                (&***net, wanted)
-            });
-            let create = || net.namespace().create(&wanted, other.as_ref().map(|(net, wanted)| (*net, wanted)));
-            let failure = match self.section(net, create).and_then(|made| made) {
-                Ok((created, _)) if created.adopted && !is_kernels(net, &created) => taken_already(&named.name),
-                Ok(made) => return Ok(made),
-                Err(failure) if failure.errno == EEXIST => failure,
-                Err(failure) => return Err(failure),
-            };
-            // Which of the two names it was, nobody says.
-            let patterns = named.is_pattern || peer.as_ref().is_some_and(|(.., named)| named.is_pattern);
-            if !patterns {
-                return Err(failure);
-            }
-            if let Some((net, dev, named)) = &mut peer {
-                retry_name(net, dev, named, &mut refused)?;
-            }
-            retry_name(net, dev, &mut named, &mut refused)?;
         }
     }
 
@@ -342,41 +259,18 @@ impl Walk {
         put(net, Arc::new(NetDevice { link, reg_state: RegState::Registered, ..draft }));
     }
 
-    /// Step 10: REGISTER. After a refusal it is unregistered as any other, except that its plugin frees it.
-    fn announce(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>) -> Result<(), Failure> {
+    /// Step 10: REGISTER. After a refusal it is unregistered as any other, except that its plugin frees it; and its peer,
+    /// which is registered already and goes with it.
+    fn announce(&mut self, net: &Arc<Net>, dev: &Arc<OwnDevice>, peer: Option<&Arc<OwnDevice>>) -> Result<(), Failure> {
         let Some(device) = dev.listed(net) else {
             return Err(Failure::new(ENODEV, format!("{dev} went while it was being registered")));
         };
         let asked = self.ask(net, &NetdevEvent::new(EventKind::Register, &device));
         asked.inspect_err(|_| {
-            dev.life().needs_free = false;
+            for end in [dev].into_iter().chain(peer) {
+                end.life().needs_free = false;
+            }
             let _ = self.unregister_own(vec![(dev.clone(), Kernel::Delete)]);
         })
     }
-}
-
-/// Whether the mirror has it as the kernel's own. Otherwise it is no leftover, but one that somebody just moved here.
-fn is_kernels(net: &Net, created: &Created) -> bool {
-    find(net, created.link.ifindex).is_some_and(|known| known.own.is_none())
-}
-
-/// The next name of a pattern, after those that the kernel refused.
-fn retry_name(net: &Net, dev: &OwnDevice, named: &mut Named, refused: &mut Vec<String>) -> Result<(), Failure> {
-    if named.is_pattern {
-        refused.push(std::mem::take(&mut named.name));
-        let devices = net.devices();
-        let taken = names_of(devices.iter().map(|device| &device.link)).chain(refused.iter().map(String::as_str));
-        named.name = Wish::of(&dev.spec.name)?.resolve(taken)?;
-    }
-    Ok(())
-}
-
-/// The kernel's word for a kind: it calls a tap a tun too.
-fn kernel_kind(kind: &str) -> &str {
-    if kind == "tap" { "tun" } else { kind }
-}
-
-/// What marks a device as its plugin's.
-pub(super) fn alias(dev: &OwnDevice) -> String {
-    format!("pernetd: {}", dev.owner.name)
 }

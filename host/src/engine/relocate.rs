@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use pernet_plugin_api::{EventKind, RegState};
 
-use super::failure::{EBUSY, EINVAL, ENODEV, Failure, HookError};
+use super::destination::Destination;
+use super::failure::{EINVAL, ENODEV, Failure, HookError};
 use super::links::{IFF_OPERATIONAL, IFF_UP, Link, LinkChange};
 use super::mirror::{NetDevice, find, put, remove, replace};
-use super::name::{Wish, names_of, taken_already};
 use super::net::{Net, NetState};
 use super::netdev::OwnDevice;
 use super::notifier::NetdevEvent;
@@ -47,7 +47,7 @@ impl std::fmt::Debug for Departed {
 ///
 /// # Errors
 /// K2.8: `EINVAL` if it may not be moved or is not registered, `EEXIST` for a name and `EBUSY` for an index that is
-/// taken, and nothing is done; or the kernel's, and it is down, where it was.
+/// taken there, and nothing is done; or the kernel's, and it is down, where it was.
 pub fn dev_change_net_namespace(
     rtnls: (&RtnlGuard<'_>, &RtnlGuard<'_>),
     dev: &Arc<OwnDevice>,
@@ -71,42 +71,6 @@ pub fn dev_change_net_namespace(
         return Err(Failure::new(ENODEV, "the namespace is going; nothing can be moved into it"));
     }
     Walk::within(|walk| walk.relocate(&from, dev, to, pattern, ifindex))
-}
-
-/// Where it goes.
-struct Destination {
-    /// A new one, where it cannot keep its own.
-    name: Option<String>,
-    /// 0: the kernel's choice.
-    ifindex: u32,
-}
-
-impl Destination {
-    /// K2.8: everything that may be wrong, before anything is done.
-    fn of(link: &Link, to: &Net, pattern: Option<&str>, ifindex: u32) -> Result<Self, Failure> {
-        let devices = to.devices();
-        let taken = names_of(devices.iter().map(|device| &device.link));
-        let clashes = |name: &str| taken.clone().any(|taken| taken == name);
-        let name = match (clashes(&link.name), pattern) {
-            (false, _) => None,
-            (true, None) => return Err(taken_already(&link.name)),
-            (true, Some(pattern)) => Some(Wish::of(pattern)?.resolve(taken.clone())?),
-        };
-        if let Some(alt) = link.alt_names.iter().find(|alt| clashes(alt)) {
-            return Err(taken_already(alt));
-        }
-        let in_use = |index| devices.iter().any(|device| device.link.ifindex == index);
-        let ifindex = match ifindex {
-            // One that nobody has had as far as we know: what we know of lower ones may be old.
-            0 if in_use(link.ifindex) => 1 + devices.iter().map(|device| device.link.ifindex).max().unwrap_or(0),
-            0 => link.ifindex,
-            wanted if in_use(wanted) => {
-                return Err(Failure::new(EBUSY, format!("index {wanted} is in use in `{}`", to.name())));
-            }
-            wanted => wanted,
-        };
-        Ok(Destination { name, ifindex })
-    }
 }
 
 /// An index comes back: it may be another device by now.
@@ -152,19 +116,16 @@ impl Walk {
         let seen = self.section(from, || from.namespace().look(index))??.filter(|seen| is_same(seen, &known.link));
         let changed = || format!("somebody deleted or moved {dev}, or changed its address, just now");
         let seen = seen.ok_or_else(|| Failure::new(ENODEV, changed()))?;
-        let mut destination = Destination::of(&seen, to, pattern, ifindex)?;
+        let mut there = Destination::of(&seen, to, &self.links_of(to)?, pattern, ifindex)?;
         let device = self.close_to_move(from, dev)?;
-        let chosen = ifindex == 0 && destination.ifindex != index;
-        let mut moved = self.move_link(from, index, to, &destination);
-        if chosen && moved.as_ref().is_err_and(|failure| failure.errno == EBUSY) {
-            destination.ifindex = 0;
-            moved = self.move_link(from, index, to, &destination);
+        while let Err(refused) = self.move_link(from, index, to, &there) {
+            let links = self.links_of(to).map_err(|_| refused.clone())?;
+            there.instead(&seen, &links, refused)?;
         }
-        moved?;
         dev.count_change();
         self.fence(from, index);
-        let name = destination.name.unwrap_or(seen.name);
-        let there = self.moved_to(to, &device, destination.ifindex, name);
+        let name = there.name.unwrap_or(seen.name);
+        let there = self.moved_to(to, &device, there.ifindex, name);
         self.tell_moved(from, dev, &device);
         let there = there.and_then(|link| self.enlist_moved(to, dev, link));
         there.inspect_err(|_| self.end_lost(from, dev, &device))

@@ -1,8 +1,9 @@
 //! The RTNL: one lock per [`super::Net`], `rtnl_lock` and `rtnl_unlock`.
 //!
 //! Every hook in a namespace runs under its lock, which makes hooks there one at a time, deferred work and calls from
-//! other threads included. Dropping a guard unlocks, *then* runs the todo list (`todo.rs`); `&RtnlGuard` is the proof
-//! of holding it (`ASSERT_RTNL`). Two nets are locked in cookie order. What can never be had (the own lock again, a
+//! other threads included. Dropping a guard unlocks, *then* runs the todo list (`todo.rs`); there is no other way to unlock,
+//! and so no `__rtnl_unlock` that would leave what was queued (K2.6(7)). `&RtnlGuard` is the proof of holding it
+//! (`ASSERT_RTNL`). Two nets are locked in cookie order. What can never be had (the own lock again, a
 //! second net out of order) is `EDEADLK` at once; every other wait has a deadline.
 
 use std::cell::RefCell;
@@ -77,8 +78,6 @@ impl From<LockError> for Failure {
 struct State {
     owner: Option<ThreadId>,
     todo: Todo,
-    /// Held by a [`QuietGuard`], who runs no todo.
-    quiet: bool,
 }
 
 /// The lock of one net.
@@ -110,24 +109,14 @@ impl Rtnl {
         Ok(RtnlGuard { rtnl: self, here: PhantomData })
     }
 
-    /// `__rtnl_lock` with its `__rtnl_unlock`: for who only reads or writes a little. While it is held nothing can be
-    /// left for after the unlock (K2.6(7)), and nothing that takes a [`RtnlGuard`] can be called.
-    pub fn lock_quiet(&self) -> Result<QuietGuard<'_>, LockError> {
-        self.acquire(PATIENCE)?;
-        self.state().quiet = true;
-        Ok(QuietGuard { rtnl: self, here: PhantomData })
-    }
-
     /// `ASSERT_RTNL`: the proof for whoever is in a hook and so was not handed the guard.
     ///
     /// # Errors
-    /// [`LockError::NotHeld`] where this thread does not hold the lock, or holds it quietly.
+    /// [`LockError::NotHeld`] where this thread does not hold the lock.
     pub fn assert_rtnl(&self) -> Result<HeldRtnl<'_>, LockError> {
-        let state = self.state();
-        if state.owner != Some(thread::current().id()) || state.quiet {
+        if !self.held_by_me() {
             return Err(LockError::NotHeld);
         }
-        drop(state);
         Ok(HeldRtnl(ManuallyDrop::new(RtnlGuard { rtnl: self, here: PhantomData })))
     }
 
@@ -148,7 +137,7 @@ impl Rtnl {
     /// The work comes back where nobody holds the lock, or where deferred work has been deferring work for too long.
     pub fn defer(&self, work: Work) -> Result<(), NotDeferred> {
         let mut state = self.state();
-        if state.owner.is_none() || state.quiet {
+        if state.owner.is_none() {
             return Err(NotDeferred::NobodyHolds(work));
         }
         if !todo::may_defer() {
@@ -180,7 +169,7 @@ impl Rtnl {
     /// Gives up the lock and takes the todo list, in one step.
     fn release(&self) -> Todo {
         let mut state = self.state();
-        (state.owner, state.quiet) = (None, false);
+        state.owner = None;
         let todo = std::mem::take(&mut state.todo);
         drop(state);
         // All: a waiter whose deadline just passed must not swallow the only call.
@@ -227,20 +216,6 @@ impl<'a> Deref for HeldRtnl<'a> {
 
     fn deref(&self) -> &RtnlGuard<'a> {
         &self.0
-    }
-}
-
-/// The lock, held by somebody who leaves nothing behind. Dropping it only unlocks.
-#[must_use = "dropping the guard unlocks at once"]
-pub struct QuietGuard<'a> {
-    rtnl: &'a Rtnl,
-    here: PhantomData<*const ()>,
-}
-
-impl Drop for QuietGuard<'_> {
-    fn drop(&mut self) {
-        let left = self.rtnl.release();
-        debug_assert!(left.is_empty(), "nothing can be left while it is held");
     }
 }
 

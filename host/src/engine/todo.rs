@@ -54,10 +54,6 @@ pub(super) struct Todo {
 }
 
 impl Todo {
-    pub(super) fn is_empty(&self) -> bool {
-        self.work.is_empty() && self.ended.is_empty()
-    }
-
     pub(super) fn append(&mut self, mut later: Todo) {
         self.work.append(&mut later.work);
         self.ended.append(&mut later.ended);

@@ -10,6 +10,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pernet_plugin_api::NetCookie;
+
 use super::failure::{EPERM, ESTALE, Failure, HookError};
 use super::member::{At, Owner};
 use super::net::Net;
@@ -27,6 +29,8 @@ struct Frame {
     moved: bool,
     /// A hook is running: whatever begins now is inside it.
     in_hook: bool,
+    /// The net whose chain is being walked.
+    chain: Option<NetCookie>,
     errors: Vec<HookError>,
 }
 
@@ -51,7 +55,7 @@ impl Walk {
             let inside = outer.and_then(|outer| outer.inside.clone());
             let surely = outer.is_some_and(|outer| outer.in_hook && outer.surely);
             let list = list.clone();
-            frames.push(Frame { list, inside, surely, moved: false, in_hook: false, errors: Vec::new() });
+            frames.push(Frame { list, inside, surely, moved: false, in_hook: false, chain: None, errors: Vec::new() });
             frames.len() - 1
         });
         Walk { list: list.clone(), depth, here: PhantomData }
@@ -291,6 +295,20 @@ pub fn work_in(
         walk.finish_at(net);
     }
     answer
+}
+
+/// Runs what walks the chain of this net, in the innermost walk, so that whatever begins inside it can tell.
+pub(super) fn in_chain_of<R>(net: &Net, f: impl FnOnce() -> R) -> R {
+    let set = |chain| FRAMES.with_borrow_mut(|frames| frames.last_mut().map(|frame| frame.chain = chain));
+    set(Some(net.cookie));
+    let answer = f();
+    set(None);
+    answer
+}
+
+/// Whether this thread is within the chain of this net (K3.8), at any depth.
+pub(super) fn is_in_chain_of(net: &Net) -> bool {
+    FRAMES.with_borrow(|frames| frames.iter().any(|frame| frame.chain == Some(net.cookie)))
 }
 
 /// An error of the daemon's own, not of a plugin.

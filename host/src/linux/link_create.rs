@@ -52,11 +52,16 @@ pub fn create_pair(
     far: &NewLink<'_>,
     netns: Option<BorrowedFd<'_>>,
 ) -> Result<Described, NetlinkError> {
+    let doing = || format!("create the veth pair {} and {}", near.name, far.name);
+    if far.ifindex != 0 && near.ifindex == 0 {
+        // It would give the other end any, without a word.
+        let reason = "the kernel takes the other end's index only together with this end's; give both, or none".into();
+        return Err(NetlinkError { doing: doing(), errno: libc::EINVAL, reason });
+    }
     let mut other = message(far);
     other.attributes.extend(netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
     let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other)))];
-    let near = NewLink { kind: "veth", ..near.clone() };
-    request(&|| format!("create the veth pair {} and {}", near.name, far.name), &near, info)
+    request(&doing, &NewLink { kind: "veth", ..near.clone() }, info)
 }
 
 /// Looks the device up by its name, as it had to be free. Not by `NLM_F_ECHO`, which since 6.2 brings the new device's
@@ -65,13 +70,25 @@ pub fn create_pair(
 fn request(doing: &dyn Fn() -> String, new: &NewLink<'_>, info: Vec<LinkInfo>) -> Result<Described, NetlinkError> {
     let mut message = message(new);
     message.attributes.push(LinkAttribute::LinkInfo(info));
-    Requests::open()?.ask(doing, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, |_| {})?;
+    let asked = Requests::open()?.ask(doing, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, |_| {});
+    asked.or_else(|refused| Err(index_or_name(new, refused)?))?;
     let made = rtnetlink::find_described(new.name)?.filter(|made| made.link.kind == new.kind);
     made.ok_or_else(|| NetlinkError {
         doing: doing(),
         errno: libc::ENODEV,
         reason: "it was made, and deleted or renamed by somebody else at once".into(),
     })
+}
+
+/// rtnetlink finds a device by its index first and calls that EEXIST too; of an index in use the kernel's own word is EBUSY
+/// (K2.2(2)). Where both are taken, the name comes first (K2.4).
+fn index_or_name(new: &NewLink<'_>, refused: NetlinkError) -> Result<NetlinkError, NetlinkError> {
+    let maybe = refused.errno == libc::EEXIST && new.ifindex != 0;
+    if !maybe || rtnetlink::look(new.ifindex)?.is_none() || rtnetlink::find_described(new.name)?.is_some() {
+        return Ok(refused);
+    }
+    let reason = "the index is taken; ask for another, or for none".into();
+    Ok(NetlinkError { errno: libc::EBUSY, reason, ..refused })
 }
 
 /// What both ends of a pair may say of themselves.

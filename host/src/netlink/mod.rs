@@ -59,7 +59,8 @@ impl NetlinkError {
 
 impl fmt::Display for NetlinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: {}", self.doing, io::Error::from_raw_os_error(self.errno))?;
+        let refusal = pernet_plugin_api::Error::from(io::Error::from_raw_os_error(self.errno));
+        write!(f, "cannot {}: {refusal}", self.doing)?;
         if self.reason.is_empty() { Ok(()) } else { write!(f, ": {}", self.reason) }
     }
 }
@@ -281,6 +282,7 @@ mod tests {
         let payload = [&(-libc::ENODEV).to_ne_bytes()[..], &echoed, &words].concat();
         let error = judge(&message(NLMSG_ERROR, NLM_F_ACK_TLVS, &payload)).expect_err("an error");
         assert_eq!((error.errno, error.reason.as_str()), (libc::ENODEV, "no such thing"));
+        assert_eq!(Failure::from(error.clone()).to_string(), error.to_string(), "the name stands in it once");
         let plain = judge(&message(NLMSG_ERROR, 0, &payload)).expect_err("an error");
         assert_eq!(plain.reason, "", "no attributes are there without their flag");
     }

@@ -30,6 +30,7 @@ pub(super) enum Hook {
     Netdev(EventKind),
     Ndo(Ndo),
     NetdevFree,
+    EthtoolStats,
     Work,
     DropWork,
 }
@@ -52,6 +53,7 @@ impl Hook {
             Hook::Netdev(kind) => kind.hook_name(),
             Hook::Ndo(ndo) => ndo.as_str(),
             Hook::NetdevFree => "netdev.free",
+            Hook::EthtoolStats => "netdev.get_ethtool_stats",
         }
     }
 
@@ -65,10 +67,10 @@ impl Hook {
         }
     }
 
-    /// Whether its calls are told even when all went well; freeing memory is nobody's event.
+    /// Whether its calls are told even when all went well; freeing memory is nobody's event, nor is a question.
     fn is_told(self) -> bool {
         match self {
-            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree => false,
+            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree | Hook::EthtoolStats => false,
             Hook::Ndo(ndo) => ndo.is_told(),
             _ => true,
         }

@@ -117,9 +117,5 @@ pub enum PluginError {
 
 fn how(failure: &Failure) -> String {
     // A panic's message says itself that and where it panicked.
-    if failure.panicked {
-        failure.message.clone()
-    } else {
-        format!("failed: {} (errno {})", failure.message, failure.errno)
-    }
+    if failure.panicked { failure.message.clone() } else { format!("failed: {failure}") }
 }

@@ -11,9 +11,9 @@ use super::running::{Held, current_hook, held_by_this_thread};
 use super::status::status_of;
 use crate::engine::{Failure, LinkSpec, NetDeviceOps, NotifierBlock};
 use abi_stable::prefix_type::WithMetadata;
-use abi_stable::std_types::RSlice;
+use abi_stable::std_types::{RSlice, RString};
 use pernet_plugin_api::NetCookie;
-use pernet_plugin_api::abi::{HostMod, HostModRef, LogRecord, Status};
+use pernet_plugin_api::abi::{HostMod, HostModRef, LogRecord, NamesReturn, Status};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -150,6 +150,11 @@ pub trait HostServices: Send + Sync {
         let _ = (instance, cookie, number);
         Err(no_devices())
     }
+    /// All names of a namespace.
+    fn net_names(&self, instance: &InstanceRef, cookie: u64) -> Result<Vec<Arc<str>>, Failure> {
+        let _ = (instance, cookie);
+        Err(Failure::new(libc::ENOSYS, "this host has no names of namespaces"))
+    }
     /// An instance panicked, for the first time. Only its exits will be called from now on.
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure);
 }
@@ -217,6 +222,7 @@ pub(super) fn host_mod() -> HostModRef {
         netdev_put: host_devices::netdev_put,
         register_notifier: host_devices::register_notifier,
         unregister_notifier: host_devices::unregister_notifier,
+        net_names,
     });
     HostModRef(TABLE.static_as_prefix())
 }
@@ -268,6 +274,16 @@ extern "C" fn run_in(token: u64, cookie: u64, work: u64) -> Status {
         }
         instance.services.run_in(&InstanceRef::of(&instance), cookie, work)
     })
+}
+
+extern "C" fn net_names(token: u64, cookie: u64) -> NamesReturn {
+    let mut names = Vec::new();
+    let status = guarded(|| {
+        let instance = find_open(token)?;
+        names = instance.services.net_names(&InstanceRef::of(&instance), cookie)?;
+        Ok(())
+    });
+    NamesReturn { status, names: names.iter().map(|name| RString::from(&**name)).collect() }
 }
 
 /// Whether this thread may wait for a namespace's lock, as far as the hooks that it is in are concerned.

@@ -33,8 +33,15 @@ pub enum ChangeNetdev<'a> {
     AddAltName(&'a str),
     /// Delete an alternative name.
     DelAltName(&'a str),
-    /// Move it to the namespace with this cookie.
-    MoveTo(u64),
+    /// Move it to another namespace.
+    MoveTo {
+        /// Its cookie.
+        cookie: u64,
+        /// The name or pattern that it has there, if its own is taken; none: it is refused then.
+        pattern: Option<&'a str>,
+        /// The index that it shall have there; 0: its own, or any.
+        ifindex: u32,
+    },
 }
 
 /// A device of a plugin's own, as the plugin is told of it.
@@ -143,9 +150,19 @@ fn understood<'a>(change: &'a NetdevChange<'a>) -> Result<ChangeNetdev<'a>, Fail
         5 => ChangeNetdev::Master(number()?),
         6 => ChangeNetdev::AddAltName(text),
         7 => ChangeNetdev::DelAltName(text),
-        8 => ChangeNetdev::MoveTo(change.number),
+        8 => ChangeNetdev::MoveTo { cookie: change.number, pattern: None, ifindex: 0 },
+        9 => ChangeNetdev::MoveTo {
+            cookie: change.number,
+            pattern: Some(text).filter(|text| !text.is_empty()),
+            ifindex: index(change.bytes.as_slice())?,
+        },
         other => return Err(Failure::new(libc::EOPNOTSUPP, format!("change {other} of a device is unknown"))),
     })
+}
+
+fn index(bytes: &[u8]) -> Result<u32, Failure> {
+    let why = |_| Failure::new(libc::EINVAL, format!("an index has 4 bytes, not {}", bytes.len()));
+    if bytes.is_empty() { Ok(0) } else { bytes.try_into().map(u32::from_ne_bytes).map_err(why) }
 }
 
 pub(super) extern "C" fn netdev_state(token: u64, dev: NetdevHandle) -> NetdevState {
@@ -233,4 +250,30 @@ fn with(token: u64, call: impl FnOnce(&dyn HostServices, &InstanceRef) -> Result
         let instance = find_open(token)?;
         call(&*instance.services, &InstanceRef::of(&instance))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told<'a>(what: u8, number: u64, text: &'a str, bytes: &'a [u8]) -> NetdevChange<'a> {
+        NetdevChange { what, number, text: text.into(), bytes: bytes.into() }
+    }
+
+    #[test]
+    fn a_move_is_understood_with_and_without_a_choice() {
+        let plain = ChangeNetdev::MoveTo { cookie: 4, pattern: None, ifindex: 0 };
+        assert_eq!(understood(&told(8, 4, "", &[])), Ok(plain));
+        assert_eq!(understood(&told(9, 4, "", &[])), Ok(plain));
+        let choice = ChangeNetdev::MoveTo { cookie: 4, pattern: Some("m%d"), ifindex: 77 };
+        assert_eq!(understood(&told(9, 4, "m%d", &77u32.to_ne_bytes())), Ok(choice));
+    }
+
+    #[test]
+    fn what_is_no_change_is_refused() {
+        let refused = |change: NetdevChange<'_>| understood(&change).map(drop).map_err(|failure| failure.errno);
+        assert_eq!(refused(told(10, 0, "", &[])), Err(libc::EOPNOTSUPP));
+        assert_eq!(refused(told(3, 1 << 32, "", &[])), Err(libc::EINVAL), "an MTU of 33 bits");
+        assert_eq!(refused(told(9, 4, "", &[1, 2])), Err(libc::EINVAL), "an index of two bytes");
+    }
 }

@@ -5,8 +5,8 @@
 
 use super::call::{Hook, Place, with_info};
 use super::inner::Inner;
-use crate::engine::{At, Failure, NetDevice, NetDeviceOps, Queues, Stats};
-use abi_stable::std_types::RSlice;
+use crate::engine::{At, EthtoolStat, Failure, NetDevice, NetDeviceOps, Queues, Stats};
+use abi_stable::std_types::{RSlice, RVec};
 use pernet_plugin_api::abi::{NdoCall, NetInfo, NetdevStats, OpsHandle, Status};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -156,6 +156,16 @@ impl NetDeviceOps for NdoCaller {
         Ok(Stats { rx_packets, rx_bytes, rx_dropped, rx_errors, tx_packets, tx_bytes, tx_dropped, tx_errors })
     }
 
+    /// One that is older than this has none.
+    fn get_ethtool_stats(&self) -> Result<Vec<EthtoolStat>, Failure> {
+        let stats = self.instance.ask(Hook::EthtoolStats, &Place::home(), |table, instance| {
+            let Some(entry) = table.get_ethtool_stats() else { return (no_error(), RVec::new()) };
+            let answer = entry(instance, self.ops);
+            (answer.status, answer.stats)
+        })?;
+        Ok(stats.into_iter().map(|stat| EthtoolStat { name: stat.name.into_string(), value: stat.value }).collect())
+    }
+
     fn destructor(&self) -> Result<(), Failure> {
         self.anywhere(Ndo::Destructor).map(drop)
     }
@@ -181,6 +191,10 @@ fn duplicates(queues: &Queues) -> Result<Vec<OwnedFd>, Failure> {
 fn no_entry() -> Status {
     let message = "the plugin is built for an API without devices of its own; build it anew";
     Status { errno: libc::ENOSYS, panicked: 0, message: message.into() }
+}
+
+fn no_error() -> Status {
+    Status { errno: 0, panicked: 0, message: "".into() }
 }
 
 #[cfg(test)]

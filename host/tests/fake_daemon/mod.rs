@@ -17,9 +17,9 @@ use crossbeam_channel::{Receiver, unbounded};
 use pernetd::config::ControlRead;
 use pernetd::control::monitor::Monitor;
 use pernetd::control::wire::{
-    DaemonState, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, LastReload, NamespaceCounts, Netns,
-    NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult,
-    ReloadedPlugin, Status,
+    DaemonState, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats, Facility, LastReload,
+    NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState,
+    ReloadAction, ReloadResult, ReloadedPlugin, Status,
 };
 use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -286,6 +286,7 @@ pub fn details(netns: &str, name: &str) -> DeviceDetails {
         holders: if own { vec![holder] } else { Vec::new() },
         waiting: own,
         plugin_stats: own.then(|| stats(13)),
+        plugin_counters: if own { vec![DeviceCounter { name: "lost".into(), value: 3 }] } else { Vec::new() },
     }
 }
 

@@ -30,22 +30,24 @@ impl Framing {
         }
     }
 
-    /// The longest frame that a device of this MTU has, in bytes. A VLAN tag is over and above.
+    /// The longest frame that a device of this MTU has, in bytes. VLAN tags are over and above.
     pub(crate) fn longest(self, mtu: usize, bytes: &[u8]) -> usize {
         match self {
-            Framing::Ethernet if is_tagged(bytes) => mtu + ETHERNET + VLAN_TAG,
-            Framing::Ethernet => mtu + ETHERNET,
+            Framing::Ethernet => mtu + ETHERNET + vlan_tags(bytes),
             Framing::Ip => mtu,
         }
     }
 }
 
 pub(crate) const ETHERNET: usize = 14;
-pub(crate) const VLAN_TAG: usize = 4;
+const VLAN_TAG: usize = 4;
+/// Bytes of the two VLAN tags that a frame may have: of the provider and of the customer.
+pub(crate) const VLAN_TAGS: usize = 2 * VLAN_TAG;
 
-/// Whether an Ethernet frame has a VLAN tag (802.1Q or 802.1ad).
-fn is_tagged(bytes: &[u8]) -> bool {
-    matches!(bytes.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]))
+/// How many bytes of VLAN tags (802.1Q, 802.1ad) an Ethernet frame has, up to two of them.
+pub(crate) fn vlan_tags(bytes: &[u8]) -> usize {
+    let is_tag = |at: &usize| matches!(bytes.get(at - 2..*at), Some([0x81, 0x00] | [0x88, 0xa8]));
+    [ETHERNET, ETHERNET + VLAN_TAG].iter().take_while(|at| is_tag(at)).count() * VLAN_TAG
 }
 
 /// A frame in memory of the instance's pool, to which it returns when it is dropped, from any thread, whenever.

@@ -22,6 +22,7 @@ mod segment;
 mod counters;
 mod starter;
 mod port;
+mod receive;
 mod queue;
 
 pub use frame::{Batch, Frame, Framing};

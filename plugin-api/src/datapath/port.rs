@@ -1,18 +1,17 @@
 //! A tun or tap device's frames: its queues while it is open, and the way in.
 //!
-//! Mirrors `netif_rx`, and the part of `ndo_open` and `ndo_stop` that concerns queues. The threads' own work is in
-//! [`super::queue`]; registration is the host's.
+//! Mirrors the part of `ndo_open` and `ndo_stop` that concerns queues, and has `netif_rx` for authors. What that does is in
+//! [`super::receive`], the threads' own work in [`super::queue`]; registration is the host's.
 
 use std::fmt;
-use std::io::IoSlice;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::{Errno, retry_on_intr, writev};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::counters::Counters;
 use super::frame::{Batch, Frame, Framing, no_memory};
@@ -22,11 +21,12 @@ use super::segment;
 use super::starter::Starter;
 use super::vnet::VnetHeader;
 use crate::abi::Status;
-use crate::host::Shared;
+use crate::host::{self, Shared};
 use crate::log::Caller;
 use crate::netdev_ops::AnyNetdevOps;
 use crate::own::NetdevRef;
-use crate::{Error, NetdevSpec, Result, Stats};
+use crate::work::{Work, WorkTable};
+use crate::{Error, NetCookie, NetdevSpec, Result, Stats};
 
 /// How long a stop waits for calls of `start_xmit` that have begun.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,14 +43,17 @@ pub(crate) struct Port {
     /// None for the kinds whose frames never come here.
     framing: Option<Framing>,
     pub(super) mtu: AtomicU32,
+    /// The cookie of the namespace in which it was opened last.
+    net: AtomicU64,
     pub(super) counters: Box<[Counters]>,
     /// While the device is open. Read-locked over writes, which never block: a stop waits for them.
-    queues: RwLock<Option<Arc<Queues>>>,
+    pub(super) queues: RwLock<Option<Arc<Queues>>>,
     workers: Mutex<Vec<Worker>>,
     /// A panic in `start_xmit` that the host does not know of yet.
     fault: Mutex<Option<Status>>,
     pub(super) pool: Arc<Pool>,
     starter: Arc<Starter>,
+    work: Arc<WorkTable>,
 }
 
 /// The descriptors of an open device.
@@ -74,12 +77,14 @@ impl Datapath {
             name: spec.name.clone(),
             framing,
             mtu: AtomicU32::new(if spec.mtu == 0 { MTU } else { spec.mtu }),
+            net: AtomicU64::new(0),
             counters: (0..queues).map(|_| Counters::default()).collect(),
             queues: RwLock::new(None),
             workers: Mutex::new(Vec::new()),
             fault: Mutex::new(None),
             pool: Arc::clone(&shared.pool),
             starter: Arc::clone(&shared.starter),
+            work: Arc::clone(&shared.work),
         }))
     }
 
@@ -150,6 +155,7 @@ impl Datapath {
         &self,
         ops: &Arc<dyn AnyNetdevOps>,
         caller: Caller,
+        net: NetCookie,
         fds: Vec<OwnedFd>,
         vnet: bool,
         mtu: u32,
@@ -159,6 +165,7 @@ impl Datapath {
             return Ok(());
         }
         self.set_mtu(mtu);
+        port.net.store(net.0, Ordering::Relaxed);
         if fds.is_empty() || fds.len() > port.counters.len() {
             let why = format!("{}: the daemon gave {} queues of {}", port.name, fds.len(), port.counters.len());
             return Err(Error::new(libc::EINVAL, why));
@@ -218,6 +225,19 @@ impl Datapath {
         self.0.mtu.store(mtu, Ordering::Relaxed);
     }
 
+    /// Keeps a panic of `start_xmit` until the daemon is told, and has it come for that. Where it cannot come (the
+    /// namespace is just going, or the instance), the next operation of the device tells it, which an end has, too.
+    pub(super) fn fail(&self, caller: Caller, status: Status) {
+        let mut fault = self.0.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if fault.is_some() {
+            return;
+        }
+        *fault = Some(status);
+        drop(fault);
+        let net = self.0.net.load(Ordering::Relaxed);
+        let _ = host::queue(caller, &self.0.work, &[net], Work::Fault(self.clone()));
+    }
+
     /// A panic of `start_xmit` that nobody was told of yet.
     pub(crate) fn take_fault(&self) -> Option<Status> {
         self.0.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -238,10 +258,6 @@ impl Port {
         self.queues.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn fail(&self, status: Status) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
-    }
-
     pub(super) fn count(&self, queue: u16, tally: &Stats) {
         if let Some(counters) = self.counters.get(usize::from(queue) % self.counters.len().max(1)) {
             counters.add(tally);
@@ -250,60 +266,6 @@ impl Port {
 
     fn workers(&self) -> MutexGuard<'_, Vec<Worker>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many frames went in, and the first error of those that did not; fails if the device is not open.
-    fn receive_all(
-        &self,
-        queue: u16,
-        frames: impl Iterator<Item = Frame>,
-        tally: &mut Stats,
-    ) -> Result<(usize, Result<()>)> {
-        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(queues) = queues.as_deref() else {
-            tally.rx_dropped += frames.count() as u64;
-            return Err(Error::fixed(libc::ENETDOWN, "the device is not up"));
-        };
-        let (mut written, mut first) = (0, Ok(()));
-        for frame in frames {
-            let result = self.receive(queues, queue, frame, tally);
-            written += usize::from(result.is_ok());
-            if first.is_ok() {
-                first = result;
-            }
-        }
-        Ok((written, first))
-    }
-
-    fn receive(&self, queues: &Queues, queue: u16, mut frame: Frame, tally: &mut Stats) -> Result<()> {
-        let fd = &queues.fds[usize::from(queue) % queues.fds.len()];
-        frame.set_framing(self.framing_of_queue());
-        if queues.vnet {
-            return self.check(&frame, tally).and_then(|()| {
-                let header = frame.vnet().encode();
-                put(fd, &[IoSlice::new(&header), IoSlice::new(frame.bytes())], frame.len(), tally)
-            });
-        }
-        let mut result = Ok(());
-        let finished = segment::finish(frame, |part| {
-            let one = self.check(&part, tally);
-            let one = one.and_then(|()| put(fd, &[IoSlice::new(part.bytes())], part.len(), tally));
-            if result.is_ok() {
-                result = one;
-            }
-        });
-        if let Err(error) = finished {
-            // No memory is a drop; what does not fit itself is an error.
-            *if error.errno() == libc::ENOBUFS { &mut tally.rx_dropped } else { &mut tally.rx_errors } += 1;
-            return Err(error);
-        }
-        result
-    }
-
-    fn check(&self, frame: &Frame, tally: &mut Stats) -> Result<()> {
-        let result = self.fits(frame);
-        tally.rx_errors += u64::from(result.is_err());
-        result
     }
 
     /// Whether a frame is one that a device of this MTU may have.
@@ -316,25 +278,6 @@ impl Port {
             return Err(Error::fixed(libc::EMSGSIZE, "the frame is too short or too long for the device"));
         }
         Ok(())
-    }
-}
-
-/// Writes one frame, whole or not at all.
-fn put(fd: &OwnedFd, parts: &[IoSlice<'_>], len: usize, tally: &mut Stats) -> Result<()> {
-    match retry_on_intr(|| writev(fd, parts)) {
-        Ok(_) => {
-            tally.rx_packets += 1;
-            tally.rx_bytes += len as u64;
-            Ok(())
-        }
-        Err(Errno::AGAIN | Errno::NOBUFS) => {
-            tally.rx_dropped += 1;
-            Err(Error::fixed(libc::ENOBUFS, "the device's queue is full"))
-        }
-        Err(errno) => {
-            tally.rx_errors += 1;
-            Err(Error::fixed(errno.raw_os_error(), "the kernel refused the frame"))
-        }
     }
 }
 

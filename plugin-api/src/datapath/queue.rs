@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, readv, retry_on_intr};
 
-use super::frame::{Batch, ETHERNET, Frame, VLAN_TAG};
+use super::frame::{Batch, ETHERNET, Frame, VLAN_TAGS};
 use super::pool::{Buffer, SMALL};
 use super::port::{Datapath, Port, Queues};
 use super::starter::Starter;
 use super::vnet::{VNET_LEN, VnetHeader};
+use crate::abi::Status;
 use crate::log::Caller;
 use crate::netdev_ops::AnyNetdevOps;
 use crate::own::NetdevRef;
@@ -205,9 +206,10 @@ fn serve(datapath: &Datapath, index: u16, ops: &dyn AnyNetdevOps, caller: Caller
         tally.tx_packets += sent.0.saturating_sub(left.0);
         tally.tx_bytes += sent.1.saturating_sub(left.1);
         tally.tx_dropped += left.0;
-        let fell = called.map_err(|status| port.fail(status)).is_err();
         port.count(index, &tally);
-        if fell {
+        if let Err(Status { errno, panicked, message }) = called {
+            let message = format!("start_xmit of queue {index}: {message}").into();
+            datapath.fail(caller, Status { errno, panicked, message });
             break;
         }
     }
@@ -249,7 +251,7 @@ fn fill(
 ) -> Read {
     let mtu = usize::try_from(port.mtu.load(Ordering::Relaxed)).unwrap_or(SUPER);
     // One byte more than the longest that may be, so that a longer one shows.
-    let room = if queues.vnet { SUPER } else { mtu.min(SUPER) } + ETHERNET + VLAN_TAG + 1;
+    let room = if queues.vnet { SUPER } else { mtu.min(SUPER) } + ETHERNET + VLAN_TAGS + 1;
     for _ in 0..Batch::MOST {
         if spare.as_ref().is_none_or(|buffer| buffer.bytes.len() < room) {
             *spare = port.pool.get(room);

@@ -3,7 +3,7 @@
 //! Mirrors `skb_gso_segment` and `skb_checksum_help` for TCP and UDP over IPv4 and IPv6, in an Ethernet frame with up to
 //! two VLAN tags or without one. Nothing of a frame is trusted: it is what somebody in a namespace sent.
 
-use super::frame::{ETHERNET, Frame, Framing, VLAN_TAG, no_memory};
+use super::frame::{ETHERNET, Frame, Framing, no_memory, vlan_tags};
 use super::vnet::VnetHeader;
 use crate::{Error, Result};
 
@@ -11,6 +11,11 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 const IPV6_HEADER: usize = 40;
+
+/// The least payload of a TCP segment that the kernel makes super-frames of (`TCP_MIN_GSO_SIZE`).
+const TCP_LEAST: usize = 8;
+/// Most datagrams of a UDP super-frame: the kernel's own senders stop at 128 (`UDP_MAX_SEGMENTS`).
+const UDP_MOST: usize = 1024;
 
 /// TCP flags that belong to the first segment only, and to the last only.
 const CWR: u8 = 0x80;
@@ -55,7 +60,10 @@ impl Layout {
             VnetHeader::GSO_UDP_L4 => UDP,
             _ => return Err(unknown()),
         };
-        let ip = ip_start(bytes, framing).ok_or_else(wrong)?;
+        let ip = match framing {
+            Framing::Ethernet => ETHERNET + vlan_tags(bytes),
+            Framing::Ip => 0,
+        };
         let transport = usize::from(vnet.csum_start);
         let is_v6 = match bytes.get(ip).map(|byte| byte >> 4) {
             Some(4) if vnet.gso() != VnetHeader::GSO_TCPV6 => false,
@@ -74,28 +82,18 @@ impl Layout {
             TCP => usize::from(bytes.get(transport + 12).ok_or_else(wrong)? >> 4) * 4,
             _ => UDP_HEADER,
         };
-        let payload = transport + header;
+        let (payload, size) = (transport + header, usize::from(vnet.gso_size));
         let shortest = if protocol == TCP { 20 } else { UDP_HEADER };
-        if !fits || header < shortest || payload >= bytes.len() || vnet.gso_size == 0 {
+        if !fits || header < shortest || payload >= bytes.len() {
             return Err(wrong());
         }
-        Ok(Layout { ip, is_v6, transport, protocol, payload, size: usize::from(vnet.gso_size) })
-    }
-}
-
-/// Where the IP header begins.
-fn ip_start(bytes: &[u8], framing: Framing) -> Option<usize> {
-    if framing == Framing::Ip {
-        return Some(0);
-    }
-    let mut at = ETHERNET;
-    for _ in 0..2 {
-        match bytes.get(at - 2..at)? {
-            [0x81, 0x00] | [0x88, 0xa8] => at += VLAN_TAG,
-            _ => break,
+        // Else one frame of somebody's making would be worth 65,000 writes.
+        let least = if protocol == TCP { TCP_LEAST } else { (bytes.len() - payload).div_ceil(UDP_MOST) };
+        if size < least {
+            return Err(wrong());
         }
+        Ok(Layout { ip, is_v6, transport, protocol, payload, size })
     }
-    Some(at)
 }
 
 fn split(frame: &Frame, layout: &Layout, mut give: impl FnMut(Frame)) -> Result<()> {
@@ -357,6 +355,17 @@ mod tests {
             })
         };
         assert_eq!(vnet(|v| v.gso_size = 0), libc::EINVAL);
+        assert_eq!(vnet(|v| v.gso_size = 7), libc::EINVAL, "less than any sender's");
+        for (size, count) in [(1, 1024), (2, 513)] {
+            let mut into = Batch::new();
+            super_frame(0, false, UDP, 1024 + size - 1, u16::try_from(size).expect("small"))
+                .0
+                .segment(&mut into)
+                .expect("datagrams");
+            assert_eq!(into.len(), count);
+        }
+        let (small, _) = super_frame(0, true, UDP, 1025, 1);
+        assert_eq!(small.segment(&mut Batch::new()).expect_err("too many").errno(), libc::EINVAL);
         assert_eq!(vnet(|v| v.csum_start = 0), libc::EINVAL);
         assert_eq!(vnet(|v| v.csum_start = 60_000), libc::EINVAL);
         assert_eq!(vnet(|v| v.gso_type = VnetHeader::GSO_TCPV6), libc::EINVAL);
@@ -368,7 +377,8 @@ mod tests {
         assert_eq!(refused(&|frame| frame.bytes_mut()[34 + 12] = 0x10), libc::EINVAL, "a TCP header of 4 bytes");
     }
 
-    /// Whatever the bytes and the header are, the answer is segments or an error.
+    /// Whatever the bytes, the header and the framing are, the answer is segments or an error: of headers with one thing
+    /// wrong, and of such with several.
     #[test]
     fn no_frame_is_too_odd() {
         let mut state = 1u64;
@@ -377,25 +387,39 @@ mod tests {
             usize::try_from(state >> 40).expect("24 bits")
         };
         let small = |n: usize| u16::try_from(n).expect("small");
-        for _ in 0..20_000 {
-            let (mut frame, transport) =
-                super_frame(random() % 3, random() % 2 == 0, [TCP, UDP][random() % 2], 1 + random() % 300, 40);
+        let mut outcomes = [0; 2];
+        for _ in 0..40_000 {
+            let (tags, is_ip) = (random() % 3, random() % 3 == 0);
+            let protocol = [TCP, UDP][random() % 2];
+            let (mut frame, transport) = super_frame(tags, random() % 2 == 0, protocol, 1 + random() % 300, 40);
             let mut vnet = frame.vnet();
-            match random() % 4 {
-                0 => vnet.csum_start = small(random() % 400),
-                1 => vnet.csum_offset = small(random() % 400),
-                2 => vnet.gso_size = small(random() % 400),
-                _ => vnet.gso_type = [0, 1, 3, 4, 5, 0x81][random() % 6],
+            if is_ip {
+                // Without its Ethernet header, as a tun has it.
+                let ahead = ETHERNET + 4 * tags;
+                let bytes = frame.bytes().to_vec();
+                frame = Frame::copy_of(&Arc::new(Pool::new()), &bytes[ahead..], vnet, Framing::Ip).expect("memory");
+                vnet.csum_start -= small(ahead);
+            }
+            for _ in 0..random() % 4 {
+                match random() % 5 {
+                    0 => vnet.csum_start = small(random() % 400),
+                    1 => vnet.csum_offset = small(random() % 400),
+                    2 => vnet.gso_size = small(random() % 400),
+                    3 => vnet.gso_type = [0, 1, 3, 4, 5, 0x81][random() % 6],
+                    _ => {
+                        let at = random() % (transport + 20);
+                        let odd = frame.bytes().len().min(at + 1) - 1;
+                        frame.bytes_mut()[odd] = u8::try_from(random() % 256).expect("a byte");
+                    }
+                }
             }
             frame.set_vnet(vnet);
-            let at = random() % (transport + 20);
-            let odd = frame.bytes().len().min(at + 1) - 1;
-            frame.bytes_mut()[odd] = u8::try_from(random() % 256).expect("a byte");
-            if random() % 3 == 0 {
-                frame.truncate(random() % 120);
+            if random() % 4 == 0 {
+                frame.truncate(1 + random() % 120);
             }
             let _ = longest_segment(&frame, frame.framing());
-            let _ = frame.segment(&mut Batch::new());
+            outcomes[usize::from(frame.segment(&mut Batch::new()).is_ok())] += 1;
         }
+        assert!(outcomes.iter().all(|count| *count > 4_000), "{outcomes:?}");
     }
 }

@@ -3,18 +3,20 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
-use abi_stable::std_types::{RSlice, RStr, RString};
+use abi_stable::std_types::{RSlice, RStr, RString, RVec};
 use pernet_plugin_api::abi::{
-    HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NdoCall, NetInfo, NetdevChange, NetdevHandle,
-    NetdevReturn, NetdevSpec, NetdevState, NetdevStats, OpsHandle, PluginModRef, Status,
+    AreaHandle, HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NamesReturn, NdoCall, NetInfo,
+    NetdevChange, NetdevHandle, NetdevReturn, NetdevSpec, NetdevState, NetdevStats, OpsHandle, PluginModRef, Status,
 };
 use pernet_plugin_api::prelude::*;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 pub(crate) const INIT: u8 = 0;
 pub(crate) const UNINIT: u8 = 1;
@@ -45,6 +47,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static HANDLE: Mutex<Option<Host>> = Mutex::new(None);
 static TRACE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static RUNNING: Mutex<Option<(PluginModRef, InstanceHandle)>> = Mutex::new(None);
+static DEFERRED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 static DEVICES: Mutex<BTreeMap<u64, Device>> = Mutex::new(BTreeMap::new());
 
 /// A device as the host keeps it.
@@ -57,6 +60,11 @@ struct Device {
 
 /// What was traced if nothing was.
 pub(crate) const NOTHING: [&str; 0] = [];
+
+/// The work that was deferred since it was asked for last.
+pub(crate) fn deferred() -> Vec<u64> {
+    std::mem::take(&mut lock(&DEFERRED))
+}
 
 /// Leaves a trace.
 pub(crate) fn note(what: impl Into<String>) {
@@ -100,8 +108,11 @@ extern "C" fn log(token: u64, record: &LogRecord<'_>) {
     eprintln!("{token}: {} {}", record.message, record.fields);
 }
 
-extern "C" fn defer(_: u64, _: RSlice<'_, u64>, _: u64) -> Status {
-    status(libc::ENOSYS, "nothing is deferred here")
+/// What is deferred waits for the test.
+extern "C" fn defer(_: u64, cookies: RSlice<'_, u64>, work: u64) -> Status {
+    note(format!("defer {work} in {cookies:?}"));
+    lock(&DEFERRED).push(work);
+    status(0, "")
 }
 
 /// Cookie 405 goes away while the work waits.
@@ -209,6 +220,10 @@ extern "C" fn unregister_notifier(_: u64, cookie: u64, _: u32) -> Status {
     }
 }
 
+extern "C" fn net_names(_: u64, _: u64) -> NamesReturn {
+    NamesReturn { status: status(libc::ENOENT, "no namespace has further names here"), names: RVec::new() }
+}
+
 fn host() -> HostModRef {
     HostMod {
         log_level,
@@ -226,6 +241,7 @@ fn host() -> HostModRef {
         netdev_put,
         register_notifier,
         unregister_notifier,
+        net_names,
     }
     .leak_into_prefix()
 }
@@ -237,26 +253,58 @@ pub(crate) fn net(cookie: u64) -> NetInfo<'static> {
 // ---- an instance ----
 
 /// An instance as the daemon has it, alone in the process for as long as this lives.
-pub(crate) struct Loaded {
+pub(crate) struct Running {
     pub(crate) module: PluginModRef,
     pub(crate) instance: InstanceHandle,
-    pub(crate) host: Host,
     _turn: MutexGuard<'static, ()>,
 }
 
+/// An instance of the plugin that is nothing but its way to the host.
+pub(crate) struct Loaded {
+    running: Running,
+    pub(crate) host: Host,
+}
+
+impl Deref for Loaded {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
+}
+
 pub(crate) fn loaded() -> Loaded {
+    let running = running::<Bed>("");
+    let host = lock(&HANDLE).take().expect("left by init");
+    Loaded { running, host }
+}
+
+/// An instance of any plugin, with this configuration in JSON.
+pub(crate) fn running<P: Plugin>(config: &str) -> Running {
     let turn = lock(&ONE_AT_A_TIME);
     lock(&DEVICES).clear();
     taken();
-    let module = pernet_plugin_api::__private::module::<Bed>();
-    let made = module.create()(host(), 7, "".into());
+    deferred();
+    let module = pernet_plugin_api::__private::module::<P>();
+    let made = module.create()(host(), 7, config.into());
     assert_eq!(made.status.errno, 0, "{:?}", made.status);
     *lock(&RUNNING) = Some((module, made.instance));
-    let host = lock(&HANDLE).take().expect("left by init");
-    Loaded { module, instance: made.instance, host, _turn: turn }
+    Running { module, instance: made.instance, _turn: turn }
 }
 
-impl Loaded {
+impl Running {
+    /// Runs the first pernet registration's init in a namespace.
+    pub(crate) fn init(&self, cookie: u64, name: &'static str) -> AreaHandle {
+        let made = self.module.pernet_init()(self.instance, 0, &NetInfo { name: name.into(), ..net(cookie) });
+        assert_eq!(made.status.errno, 0, "{:?}", made.status);
+        made.area
+    }
+
+    /// Drops a private area.
+    pub(crate) fn free(&self, area: AreaHandle) {
+        assert_eq!(self.module.pernet_free()(self.instance, 0, area).errno, 0);
+    }
+
     /// Its end; the test keeps its turn until this is dropped.
     pub(crate) fn destroy(&self) -> Status {
         let status = self.module.destroy()(self.instance);
@@ -302,6 +350,11 @@ impl Loaded {
         (answer.status, answer.stats)
     }
 
+    /// Runs deferred work in the namespace of the devices' operations.
+    pub(crate) fn run_work(&self, work: u64) -> Status {
+        self.module.run_work()(self.instance, work, RSlice::from_slice(&[net(3)]))
+    }
+
     /// As if the host had unregistered all devices.
     pub(crate) fn unregistered_by_host(&self) {
         lock(&DEVICES).values_mut().for_each(|device| device.cookie = 0);
@@ -319,6 +372,28 @@ pub(crate) fn queue() -> (OwnedFd, UnixDatagram) {
     let (ours, kernels) = UnixDatagram::pair().expect("a pair");
     kernels.set_nonblocking(true).expect("nonblocking");
     (OwnedFd::from(ours), kernels)
+}
+
+/// The same with room for more frames than a batch has: no datagrams, whose number on the way is bounded.
+pub(crate) fn long_queue() -> (OwnedFd, UnixDatagram) {
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (ours, kernels) = pair.expect("a pair");
+    let kernels = UnixDatagram::from(kernels);
+    kernels.set_nonblocking(true).expect("nonblocking");
+    (ours, kernels)
+}
+
+/// A TCP super-frame as the kernel gives it to a device with offloads, virtio header first.
+pub(crate) fn super_frame(payload: usize) -> Vec<u8> {
+    let mut bytes = vec![1, 1, 0, 0];
+    bytes.extend([1400u16, 34, 16, 0].iter().flat_map(|n| n.to_ne_bytes()));
+    bytes.extend([2; 12]);
+    bytes.extend([0x08, 0x00, 0x45, 0]);
+    bytes.extend(u16::try_from(40 + payload).expect("short").to_be_bytes());
+    bytes.extend([0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    bytes.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
+    bytes.resize(12 + 54 + payload, 7);
+    bytes
 }
 
 /// An Ethernet frame of this many bytes, marked with a number.

@@ -4,14 +4,15 @@
 //! into the other on the sender's own thread, with no copy and no allocation. Which device is which end's is `pernet`.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use pernet_plugin_api::prelude::*;
 
 use crate::capture::Capture;
-use crate::counters::Counters;
+use crate::counters::{Counted, Counters};
 use crate::direction::{Carried, Direction, Outlet};
-use crate::plan::{CablePlan, CapturePlan};
+use crate::plan::{CablePlan, CapturePlan, EndPlan};
 
 /// The cable. It is there as long as the plugin, whichever of its ends are.
 pub(crate) struct Cable {
@@ -22,8 +23,11 @@ pub(crate) struct Cable {
 }
 
 /// A socket for one device.
-#[derive(Default)]
 struct End {
+    /// The namespace that it is for.
+    netns: String,
+    /// Whether that was ever there.
+    has_met: AtomicBool,
     plugged: RwLock<Option<Plugged>>,
 }
 
@@ -49,10 +53,10 @@ struct Line {
 impl Cable {
     /// Opens its capture files and starts its threads, in the namespace of the calling thread.
     pub(crate) fn new(plan: &CablePlan, host: &Host) -> Result<Self> {
-        let ends = [Arc::<End>::default(), Arc::default()];
+        let ends = plan.ends.each_ref().map(|end| Arc::new(End::new(end)));
         let seed = plan.seed.unwrap_or_else(|| fastrand::u64(..));
         let mut dice = fastrand::Rng::with_seed(seed);
-        if plan.directions.iter().any(|direction| direction.impairment.is_any()) {
+        if plan.directions.iter().any(|direction| direction.impairment.has_chance()) {
             tracing::info!("cable {}: seed = {seed}", plan.name);
         }
         let mut files = Vec::new();
@@ -64,6 +68,11 @@ impl Cable {
         };
         let lanes = [lane(0)?, lane(1)?];
         Ok(Cable { name: Arc::clone(&plan.name), ends, lanes })
+    }
+
+    /// That end has a device.
+    pub(crate) fn has_met(&self, side: usize) {
+        self.ends[side].has_met.store(true, Ordering::Relaxed);
     }
 
     /// A device of that end has come up.
@@ -94,20 +103,32 @@ impl Cable {
         }
     }
 
-    /// What the cable did with frames that the device of that end sent, beyond what the device counts itself.
-    pub(crate) fn stats(&self, side: usize) -> Stats {
-        Stats { tx_dropped: self.lanes[side].line.counters.dropped(), ..Stats::default() }
+    /// What became so far of all that was sent into that end.
+    pub(crate) fn counted(&self, side: usize) -> Counted {
+        let Line { counters, capture, .. } = &*self.lanes[side].line;
+        Counted { missed: capture.as_ref().map_or(0, |capture| capture.missed()), ..counters.read() }
+    }
+
+    /// How many frames that were sent into that end are on their way.
+    pub(crate) fn waiting(&self, side: usize) -> usize {
+        self.lanes[side].waiting()
     }
 
     /// Stops the threads and closes the files; then tells what it has done.
     pub(crate) fn end(&self) {
         for (lane, way) in self.lanes.iter().zip(["a to b", "b to a"]) {
-            let waited = lane.direction.as_ref().map_or(0, Direction::waiting);
+            let waited = lane.waiting();
             if let Some(direction) = &lane.direction {
                 direction.end();
             }
-            let counters = &lane.line.counters;
-            tracing::info!("cable {}, {way}: {counters}, {waited} on their way at the end", self.name);
+            let counted = lane.line.counters.read();
+            tracing::info!("cable {}, {way}: {counted}, {waited} on their way at the end", self.name);
+        }
+        for (end, side) in self.ends.iter().zip(["a", "b"]) {
+            if !end.has_met.load(Ordering::Relaxed) {
+                let (cable, netns) = (&self.name, &end.netns);
+                tracing::warn!("cable {cable}: its end `{side}` never had its device: no namespace was called {netns}");
+            }
         }
         for capture in self.lanes.iter().filter_map(|lane| lane.line.capture.as_ref()) {
             capture.end();
@@ -120,6 +141,10 @@ impl Cable {
 }
 
 impl End {
+    fn new(plan: &EndPlan) -> Self {
+        End { netns: plan.netns.clone(), has_met: AtomicBool::new(false), plugged: RwLock::new(None) }
+    }
+
     /// Where frames go in, if a device is plugged in. The lock is not held over their way: who comes or goes never waits
     /// for frames.
     fn datapath(&self) -> Option<Datapath> {
@@ -140,6 +165,10 @@ impl Lane {
             Ok(direction) => Ok(Lane { line, direction: Some(direction) }),
             Err(e) => Err(cannot_start(&plan.name, e)),
         }
+    }
+
+    fn waiting(&self) -> usize {
+        self.direction.as_ref().map_or(0, Direction::waiting)
     }
 }
 

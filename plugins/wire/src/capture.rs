@@ -4,7 +4,7 @@
 //! datapath and the thread: what finds no room in it is dropped and counted. The bytes of a record are `pcap`.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +13,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use pernet_plugin_api::{Host, tracing};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
 
 use crate::direction::lock;
 use crate::pcap;
 
 /// Most bytes that wait to be written: two buffers of it, one being filled and one being written.
 const ROOM: usize = 4 << 20;
+/// A capture that is gone on with is read this much at a time.
+const READ: usize = 64 * 1024;
 /// A reader of the file sees a frame this long after it passed, at the latest.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -187,6 +189,7 @@ fn open(path: &Path) -> io::Result<File> {
         return Err(refused("it is there and may be another's (owner, or a second hard link); write another path"));
     }
     begin(&file, meta.len())?;
+    mend(&file, path)?;
     Ok(file)
 }
 
@@ -204,6 +207,26 @@ fn begin(mut file: &File, len: u64) -> io::Result<()> {
         }
         Err(e) => Err(e),
     }
+}
+
+/// Cuts off a record that was begun and never finished, as a daemon that was killed leaves one: tools would take the next
+/// records for its rest.
+///
+/// Each capture holds the file's lock, shared. Who gets it alone knows that nobody is in the middle of a record: over a
+/// reload the former generation may be, and has looked at the file itself. Without locks there nothing is cut.
+fn mend(mut file: &File, path: &Path) -> io::Result<()> {
+    if flock(file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let len = file.metadata()?.len();
+        file.seek(SeekFrom::Start(pcap::HEADER.len() as u64))?;
+        let end = pcap::end_of_whole(&mut BufReader::with_capacity(READ, file), len)?;
+        if end < len {
+            let (path, rest) = (path.display(), len - end);
+            tracing::warn!("{path}: its last record is not whole, as after a kill: {rest} bytes of it are cut off");
+            file.set_len(end)?;
+        }
+    }
+    let _ = flock(file, FlockOperation::NonBlockingLockShared);
+    Ok(())
 }
 
 fn refused(why: &str) -> io::Error {
@@ -249,6 +272,56 @@ mod tests {
         assert_eq!(seen, [(60, 60, 1), (200, 96, 2), (60, 60, 3)]);
         let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970") - records[0].0;
         assert!(age < Duration::from_secs(60), "{age:?}");
+    }
+
+    /// A capture of two frames that lacks its last bytes, as one of a daemon that was killed.
+    fn torn(path: &Path, lacks: usize) -> Vec<u8> {
+        let _ = fs::remove_file(path);
+        let capture = start(path, 96).expect("a new file");
+        capture.record([&[1; 60][..], &[2; 60]]);
+        drop(capture);
+        let whole = fs::read(path).expect("the file");
+        fs::write(path, &whole[..whole.len() - lacks]).expect("a torn file");
+        whole
+    }
+
+    #[test]
+    fn a_record_that_was_begun_is_cut_off_before_others_follow() {
+        let (_folder, path) = folder();
+        for lacks in 0..=pcap::record_len(60, 96) {
+            torn(&path, lacks);
+            let capture = start(&path, 96).expect("a capture of ours");
+            capture.record([&[3; 20][..]]);
+            drop(capture);
+            let kept: Vec<_> = read(&fs::read(&path).expect("the file")).iter().map(|(_, _, kept)| kept[0]).collect();
+            assert_eq!(kept, if lacks == 0 { vec![1, 2, 3] } else { vec![1, 3] }, "without the last {lacks} bytes");
+        }
+    }
+
+    /// Over a reload the former generation may be in the middle of a record.
+    #[test]
+    fn a_file_that_is_being_written_is_not_cut() {
+        let (_folder, path) = folder();
+        let whole = torn(&path, 0);
+        let former = start(&path, 96).expect("a capture of ours");
+        fs::write(&path, &whole[..whole.len() - 7]).expect("its record has begun");
+        let next = start(&path, 96).expect("the same file");
+        assert_eq!(fs::read(&path).expect("the file").len(), whole.len() - 7);
+        drop(former);
+        drop(next);
+        drop(start(&path, 96).expect("nobody writes"));
+        assert!(fs::read(&path).expect("the file").len() < whole.len() - 7);
+    }
+
+    #[test]
+    fn a_file_with_something_else_among_its_records_is_left_alone() {
+        let (_folder, path) = folder();
+        let mut damaged = torn(&path, 0);
+        damaged.extend([0xff; 40]);
+        fs::write(&path, &damaged).expect("a damaged file");
+        let why = refusal(&path);
+        assert!(why.contains("at byte 176") && why.contains("move it away"), "{why}");
+        assert_eq!(fs::read(&path).expect("the file"), damaged);
     }
 
     #[test]

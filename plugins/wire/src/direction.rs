@@ -35,7 +35,7 @@ pub(crate) trait Outlet: Send + Sync + 'static {
     fn deliver(&self, queue: u16, frames: &mut Self::Batch);
 }
 
-/// The direction. Its end is [`end`](Direction::end), after which whatever comes in is dropped.
+/// The direction. Its end is [`end`](Direction::end), after which whatever comes in is dropped and counted.
 pub(crate) struct Direction<O: Outlet> {
     shared: Arc<Shared<O>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -134,7 +134,7 @@ impl<O: Outlet> Shared<O> {
         let mut ready = lock(&self.ready[usize::from(queue) % self.ready.len()]);
         let mut waiting = lock(&self.waiting);
         if waiting.has_ended {
-            return;
+            return self.drop_all(frames);
         }
         for frame in frames {
             waiting.impairer.survivors(frame, &self.counters, |_, frame| ready.extend(Some(frame)));
@@ -147,7 +147,7 @@ impl<O: Outlet> Shared<O> {
     fn put_by(&self, frames: impl Iterator<Item = O::Frame>) {
         let mut guard = lock(&self.waiting);
         if guard.has_ended {
-            return;
+            return self.drop_all(frames);
         }
         let Waiting { impairer, queue, .. } = &mut *guard;
         let (now, before) = (self.now(), queue.next_due());
@@ -166,6 +166,15 @@ impl<O: Outlet> Shared<O> {
         drop(guard);
         if first.is_some_and(|first| before.is_none_or(|before| first < before)) {
             self.wake.notify_one();
+        }
+    }
+
+    /// The cable has ended while its devices go on: what they send is as good as sent to nobody.
+    fn drop_all(&self, frames: impl Iterator<Item = O::Frame>) {
+        for frame in frames {
+            self.counters.frames.add(1);
+            self.counters.bytes.add(frame.len() as u64);
+            self.counters.unplugged.add(1);
         }
     }
 
@@ -319,7 +328,7 @@ mod tests {
             assert!(took[0] >= Duration::from_millis(20), "{:?}", took[0]);
             took[10] <= Duration::from_millis(22)
         });
-        assert_eq!((counters.frames.get(), direction.waiting()), (sent as u64, 0));
+        assert_eq!((counters.read().frames, direction.waiting()), (sent as u64, 0));
     }
 
     #[test]
@@ -339,7 +348,7 @@ mod tests {
         let plan = Impairment { delay: 50 * MS, limit: 3, ..Impairment::default() };
         let (direction, seen, counters) = start(&plan);
         direction.carry(0, frames(0..5, 60));
-        assert_eq!((direction.waiting(), counters.no_room.get()), (3, 2));
+        assert_eq!((direction.waiting(), counters.read().no_room), (3, 2));
         assert_eq!(numbers(&seen.wait(3)), [0, 1, 2]);
     }
 
@@ -349,7 +358,7 @@ mod tests {
         let (direction, seen, counters) = start(&plan);
         direction.carry(0, frames(0..6, 60));
         assert_eq!(numbers(&seen.wait(6)), [2, 5, 0, 1, 3, 4]);
-        assert_eq!(counters.reordered.get(), 2);
+        assert_eq!(counters.read().reordered, 2);
     }
 
     #[test]
@@ -358,22 +367,30 @@ mod tests {
         assert!(lock(&direction.thread).is_none());
         direction.carry(7, frames(0..2, 60));
         assert_eq!(numbers(&seen.wait(4)), [0, 0, 1, 1]);
-        assert_eq!((counters.frames.get(), counters.duplicated.get()), (2, 2));
+        assert_eq!((counters.read().frames, counters.read().duplicated), (2, 2));
         let (direction, seen, counters) = start(&Impairment { loss: 0.1, ..Impairment::default() });
         for n in 0..100 {
             direction.carry(n % 2, frames(0..100, 60));
         }
-        let lost = counters.lost.get();
+        let lost = counters.read().lost;
         assert!((900..=1100).contains(&lost), "{lost}");
         assert_eq!(seen.wait(0).len() as u64, 10_000 - lost);
     }
 
     #[test]
-    fn an_end_drops_what_waits_and_what_comes_later() {
-        let (direction, seen, _) = start(&Impairment { delay: 3_600_000 * MS, ..Impairment::default() });
-        direction.carry(0, frames(0..5, 60));
-        direction.end();
-        direction.carry(0, frames(5..6, 60));
-        assert_eq!((direction.waiting(), seen.wait(0).len()), (0, 0));
+    fn an_end_drops_what_waits_and_what_comes_later_and_counts_that() {
+        for (plan, waiting) in [
+            (Impairment { delay: 3_600_000 * MS, ..Impairment::default() }, 5),
+            (Impairment { loss: 1e-9, ..Impairment::default() }, 0),
+        ] {
+            let (direction, seen, counters) = start(&plan);
+            direction.carry(0, frames(0..5, 60));
+            assert_eq!(direction.waiting(), waiting);
+            direction.end();
+            direction.carry(0, frames(5..7, 60));
+            assert_eq!((direction.waiting(), seen.wait(0).len()), (0, 5 - waiting));
+            let counted = counters.read();
+            assert_eq!((counted.frames, counted.bytes, counted.unplugged), (7, 7 * 60, 2), "{plan:?}");
+        }
     }
 }

@@ -60,6 +60,11 @@ impl Impairment {
         self.delay > 0 || self.jitter > 0 || self.rate > 0
     }
 
+    /// Whether dice are thrown.
+    pub(crate) fn has_chance(&self) -> bool {
+        self.jitter > 0 || self.loss > 0.0 || self.duplicate > 0.0 || self.reorder > 0.0
+    }
+
     /// Whether each frame has a fate of its own.
     pub(crate) fn is_any(&self) -> bool {
         self.has_wait() || self.loss > 0.0 || self.duplicate > 0.0

@@ -32,19 +32,25 @@
 //! ```
 //!
 //! All keys but `name`, `a` and `b` may be left out; a cable without any is as good as a veth pair. Both ends may be in
-//! one namespace. One in the host's own namespace is written `@host`, and is made only if `namespaces` of the plugin has
-//! `@host` too. A device's name is taken as it is; one that is there already, and is not this plugin's, fails the
-//! namespace's init.
+//! one namespace. A namespace is written by any of its names, which count when its plugins are set up; an end whose
+//! namespace never came is told in the log when the plugin ends. One in the host's own namespace is written `@host`, and
+//! is made only if `namespaces` of the plugin has `@host` too. A device's name is taken as it is; one that is there
+//! already, and is not this plugin's, fails the namespace's init.
 //!
 //! Offloads let a frame of up to 64 KiB pass as one, which is quick, but it would be lost, delayed and counted as one:
 //! with "auto" they are on only where the cable does nothing to single frames.
 //!
-//! While the other end is not there, or down, what is sent is dropped and counted. `pernetctl dev show` has what each
-//! device dropped; when the plugin ends it logs, for each direction, what became of all frames.
+//! While the other end is not there, or down, what is sent is dropped and counted. `pernetctl dev show` has, for each
+//! device, what became of what was sent since it was made: frames that have `arrived` at the other end; were `lost`,
+//! `duplicated` or `reordered` by chance; found `no_room` in the queue, or no memory; found the other end `unplugged`; are
+//! `waiting` now; and are missing in the capture file, whichever way they went (`pcap_missed`). Those that were dropped are
+//! the device's `tx_dropped`, too. What found the kernel's queue in front of the cable full never came here: that is
+//! dropped by the kernel, and counted in its own row. When the plugin ends it logs the same of all that ever passed.
 //!
 //! A capture file is a pcap with times in nanoseconds, for tcpdump and its like. It is made with mode 0600, never
-//! through a symbolic link; one of an earlier run is continued, any other file is refused. What the disk is too slow for
-//! is missing in the file and counted; the cable never waits for it.
+//! through a symbolic link; one of an earlier run is continued, without the record that a kill may have left unfinished;
+//! any other file is refused. What the disk is too slow for is missing in the file and counted; the cable never waits for
+//! it.
 //!
 //! Frames pass through the daemon, so when it stops, the devices go whatever `on_stop` says. A start, and a reload with
 //! another configuration, makes them anew: addresses and routes on them have to be set again.

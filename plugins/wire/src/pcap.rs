@@ -2,6 +2,7 @@
 //!
 //! Bytes only. Which file, and who writes it, is `capture`.
 
+use std::io::{self, Read, Seek};
 use std::time::Duration;
 
 /// The file's first bytes are always these: what a file that we may append to begins with.
@@ -48,6 +49,30 @@ pub(crate) fn push_record(to: &mut Vec<u8>, at: Duration, frame: &[u8], snaplen:
 
 fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
+/// Where the last whole record ends of a file of this length, read from behind its header on.
+///
+/// # Errors
+/// `InvalidData` where a record should begin and none does; and what reading answers.
+pub(crate) fn end_of_whole(file: &mut (impl Read + Seek), len: u64) -> io::Result<u64> {
+    let mut end = HEADER.len() as u64;
+    while end + RECORD_HEADER as u64 <= len {
+        let mut head = [0; RECORD_HEADER];
+        file.read_exact(&mut head)?;
+        let kept = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
+        if kept > SNAPLEN_MAX {
+            let why = format!("it has no record at byte {end}; move it away or write another path");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let next = end + RECORD_HEADER as u64 + u64::from(kept);
+        if next > len {
+            break;
+        }
+        file.seek_relative(kept.into())?;
+        end = next;
+    }
+    Ok(end)
 }
 
 #[cfg(test)]

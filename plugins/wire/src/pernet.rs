@@ -1,7 +1,7 @@
 //! What happens in each namespace: the devices of the cables that end there, made at the init.
 //!
-//! Owns which namespace an end belongs to, by the name that it has at its init: one that is renamed later keeps its
-//! ends. What the exit leaves is the daemon's: it unregisters what is left of our devices, in reverse, whatever the
+//! Owns which namespace an end belongs to, by the names that it has at its init: one that is renamed later keeps its
+//! ends, and gets no others. What the exit leaves is the daemon's: it unregisters what is left of our devices, in reverse, whatever the
 //! reason is.
 
 use std::sync::Arc;
@@ -26,13 +26,16 @@ impl PernetOps for Ends {
 
     fn init(&self, net: &Net<'_>) -> Result<Vec<Netdev>> {
         let mut made = Vec::new();
-        for (at, side) in self.plan.ends_in(net.name()) {
+        // An older daemon tells the first name only.
+        let names = self.host.net_names(net.cookie()).unwrap_or_else(|_| vec![net.name().to_owned()]);
+        for (at, side) in self.plan.ends_in(&names) {
             let plan = &self.plan.cables[at];
-            let ops = Plug { cable: Arc::clone(&self.cables[at]), side };
+            let ops = Plug::new(&self.cables[at], side);
             if let Err(e) = self.make(net, plan, ops, &mut made) {
                 let field = format!("cables[{at}].{}", ["a", "b"][side]);
                 return Err(undone(net, &made, &name_end(&field, plan, side, &e)));
             }
+            self.cables[at].has_met(side);
         }
         Ok(made)
     }

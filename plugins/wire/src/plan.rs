@@ -91,10 +91,13 @@ impl Plan {
         self.cables.iter().map(waiting).fold(FRAME_MEMORY, usize::saturating_add)
     }
 
-    /// The ends that belong into a namespace: the cable's number, and 0 for its end `a` or 1 for `b`.
-    pub(crate) fn ends_in<'p>(&'p self, netns: &'p str) -> impl Iterator<Item = (usize, usize)> + 'p {
+    /// The ends that belong into a namespace with these names: the cable's number, and 0 for its end `a` or 1 for `b`.
+    /// The host's own is meant by no other name than `@host`, whichever it has.
+    pub(crate) fn ends_in<'p>(&'p self, names: &'p [String]) -> impl Iterator<Item = (usize, usize)> + 'p {
+        let is_host = names.iter().any(|name| name == HOST);
+        let is_here = move |netns: &String| names.contains(netns) && (!is_host || netns == HOST);
         let sides = self.cables.iter().enumerate().flat_map(|(at, cable)| [(at, 0, cable), (at, 1, cable)]);
-        sides.filter(move |(_, side, cable)| cable.ends[*side].netns == netns).map(|(at, side, _)| (at, side))
+        sides.filter(move |(_, side, cable)| is_here(&cable.ends[*side].netns)).map(|(at, side, _)| (at, side))
     }
 }
 
@@ -121,7 +124,7 @@ fn cable(table: &CableTable, field: &str, once: &mut Once) -> Result<CablePlan, 
     }
     once.take(format!("the cable `{}`", table.name), &at("name"))?;
     let ends = [end(&table.a, &at("a"), once)?, end(&table.b, &at("b"), once)?];
-    let (queues, snaplen) = (queues(table, &at("queues"))?, snaplen(table, &at("snaplen"))?);
+    let queues = queues(table, &at("queues"))?;
     let shared = shared_capture(table, field, once)?;
     let mut direction = |key: &str, own: &Option<DirectionTable>| -> Result<DirectionPlan, ConfigError> {
         let tables = Tables { own: own.as_ref(), both: table.both.as_ref(), cable: field, key };
@@ -129,11 +132,13 @@ fn cable(table: &CableTable, field: &str, once: &mut Once) -> Result<CablePlan, 
         Ok(DirectionPlan { impairment: impairment(&tables)?, pcap })
     };
     let directions = [direction("a_to_b", &table.a_to_b)?, direction("b_to_a", &table.b_to_a)?];
+    let snaplen = snaplen(table, &directions, at("snaplen"))?;
+    let seed = seed(table, &directions, at("seed"))?;
     let offloads = match table.offloads {
         Offloads::Auto => !directions.iter().any(|d| d.impairment.is_any()),
         chosen => chosen == Offloads::On,
     };
-    Ok(CablePlan { name: table.name.as_str().into(), ends, offloads, queues, directions, snaplen, seed: table.seed })
+    Ok(CablePlan { name: table.name.as_str().into(), ends, offloads, queues, directions, snaplen, seed })
 }
 
 fn queues(table: &CableTable, field: &str) -> Result<u16, ConfigError> {
@@ -142,12 +147,20 @@ fn queues(table: &CableTable, field: &str) -> Result<u16, ConfigError> {
     queues.ok_or_else(|| ConfigError::at(field, format!("from {} to {}", QUEUES.start(), QUEUES.end())))
 }
 
-fn snaplen(table: &CableTable, field: &str) -> Result<u32, ConfigError> {
-    let snaplen = table.snaplen.unwrap_or(SNAPLEN_MAX);
-    if !(SNAPLEN_MIN..=SNAPLEN_MAX).contains(&snaplen) {
-        return Err(ConfigError::at(field, format!("from {SNAPLEN_MIN} to {SNAPLEN_MAX} bytes of each frame")));
-    }
-    Ok(snaplen)
+fn snaplen(table: &CableTable, directions: &[DirectionPlan; 2], field: String) -> Result<u32, ConfigError> {
+    let stated = table.snaplen.map(|value| Stated { value, field });
+    let has_capture = directions.iter().any(|direction| direction.pcap.is_some());
+    needs(&stated, has_capture, "it is the capture file's, and there is none: write `pcap` too")?;
+    let why = format!("from {SNAPLEN_MIN} to {SNAPLEN_MAX} bytes of each frame");
+    Ok(bounded(stated, SNAPLEN_MIN, SNAPLEN_MAX, &why)?.unwrap_or(SNAPLEN_MAX))
+}
+
+fn seed(table: &CableTable, directions: &[DirectionPlan; 2], field: String) -> Result<Option<u64>, ConfigError> {
+    let stated = table.seed.map(|value| Stated { value, field });
+    let has_chance = directions.iter().any(|direction| direction.impairment.has_chance());
+    let why = "it is the dice's, and none are thrown: write `jitter`, `loss`, `duplicate` or `reorder` too";
+    needs(&stated, has_chance, why)?;
+    Ok(table.seed)
 }
 
 fn end(table: &EndTable, field: &str, once: &mut Once) -> Result<EndPlan, ConfigError> {
@@ -260,7 +273,7 @@ fn impairment(tables: &Tables<'_>) -> Result<Impairment, ConfigError> {
     needs(&reorder, delay > 0, "a frame jumps ahead of the delay, and there is none: write `delay` too")?;
     needs(&gap, reorder.is_some(), "it is about frames that jump ahead, and none do: write `reorder` too")?;
     let share = |stated: Option<Stated<f64>>| stated.map_or(0.0, |share| share.value);
-    Ok(Impairment {
+    let plan = Impairment {
         delay,
         jitter: time(jitter)?,
         distribution: distribution.map_or(none.distribution, |word| word.value.into()),
@@ -269,8 +282,13 @@ fn impairment(tables: &Tables<'_>) -> Result<Impairment, ConfigError> {
         reorder: share(reorder),
         gap: bounded(gap, 1, u32::MAX, "counts frames from 1")?.unwrap_or(none.gap),
         rate: rate(tables)?,
-        limit: limit(tables)?.unwrap_or(none.limit),
-    })
+        limit: none.limit,
+    };
+    let limit = tables.get("limit", |t| t.limit);
+    needs(&limit, plan.has_wait(), "it is the queue's, and nothing waits: write `delay` or `rate` too")?;
+    let why = format!("from 1 to {LIMIT_MAX} frames");
+    let limit = bounded(limit, 1, LIMIT_MAX, &why)?.map_or(plan.limit, |frames| frames as usize);
+    Ok(Impairment { limit, ..plan })
 }
 
 fn needs<T>(stated: &Option<Stated<T>>, is_met: bool, why: &str) -> Result<(), ConfigError> {
@@ -294,12 +312,6 @@ fn rate(tables: &Tables<'_>) -> Result<u64, ConfigError> {
     }
 }
 
-fn limit(tables: &Tables<'_>) -> Result<Option<usize>, ConfigError> {
-    let why = format!("from 1 to {LIMIT_MAX} frames");
-    let limit = bounded(tables.get("limit", |t| t.limit), 1, LIMIT_MAX, &why)?;
-    Ok(limit.map(|frames| frames as usize))
-}
-
 fn bounded(stated: Option<Stated<u32>>, min: u32, max: u32, why: &str) -> Result<Option<u32>, ConfigError> {
     match stated {
         Some(stated) if !(min..=max).contains(&stated.value) => Err(ConfigError::at(stated.field, why)),
@@ -314,6 +326,10 @@ mod tests {
 
     fn plan(text: &str) -> Result<Plan, ConfigError> {
         Plan::new(&toml::from_str(text).expect(text))
+    }
+
+    fn ends(plan: &Plan, names: &[&str]) -> Vec<(usize, usize)> {
+        plan.ends_in(&names.iter().map(ToString::to_string).collect::<Vec<_>>()).collect()
     }
 
     /// A cable with further keys.
@@ -335,8 +351,9 @@ mod tests {
         assert_eq!((cable.queues, cable.snaplen, cable.seed), (1, SNAPLEN_MAX, None));
         assert_eq!((cable.ends[0].mtu, cable.ends[0].up, cable.ends[0].address), (1500, true, None));
         assert!(cable.directions.iter().all(|d| d.impairment == Impairment::default() && d.pcap.is_none()));
-        assert_eq!(plan.ends_in("red").collect::<Vec<_>>(), [(0, 1)]);
-        assert_eq!(plan.ends_in("green").count() + plan.ends_in("@host").count(), 0);
+        assert_eq!(ends(&plan, &["red"]), [(0, 1)]);
+        assert_eq!(ends(&plan, &["also", "red"]), [(0, 1)]);
+        assert_eq!((ends(&plan, &["green"]).len(), ends(&plan, &["@host", "red"]).len()), (0, 0));
     }
 
     #[test]
@@ -396,8 +413,8 @@ mod tests {
         for (keys, field) in [
             ("queues=0", "queues"),
             ("queues=257", "queues"),
-            ("snaplen=13", "snaplen"),
-            ("snaplen=262145", "snaplen"),
+            ("snaplen=13\npcap='/x'", "snaplen"),
+            ("snaplen=262145\npcap='/x'", "snaplen"),
             ("pcap='x.pcap'", "pcap"),
             ("pcap='/x/'", "pcap"),
             ("both={pcap='/x'}", "both.pcap"),
@@ -410,9 +427,18 @@ mod tests {
             ("both={gap=0,delay='1ms',reorder=1}", "both.gap"),
             ("both={delay='3601s'}", "both.delay"),
             ("both={rate='0mbit'}", "both.rate"),
-            ("a_to_b={limit=0}", "a_to_b.limit"),
-            ("a_to_b={limit=100001}", "a_to_b.limit"),
-            ("both={limit=0}\na_to_b={limit=5}", "both.limit"),
+            ("a_to_b={limit=0,delay='1ms'}", "a_to_b.limit"),
+            ("a_to_b={limit=100001,delay='1ms'}", "a_to_b.limit"),
+            ("both={limit=0,delay='1ms'}\na_to_b={limit=5}", "both.limit"),
+            // What would do nothing is a mistake.
+            ("both={limit=10}", "both.limit"),
+            ("a_to_b={limit=10,loss=0.1}", "a_to_b.limit"),
+            ("both={limit=10,delay='0ms'}", "both.limit"),
+            ("a_to_b={rate='1mbit'}\nb_to_a={limit=10}", "b_to_a.limit"),
+            ("snaplen=96", "snaplen"),
+            ("snaplen=96\nboth={delay='1ms'}", "snaplen"),
+            ("seed=1", "seed"),
+            ("seed=1\nboth={delay='1ms',rate='1mbit',loss=0}", "seed"),
         ] {
             assert_eq!(refused(&with(keys)).0, format!("cables[0].{field}"), "{keys}");
         }
@@ -439,7 +465,7 @@ mod tests {
     #[test]
     fn two_cables_share_nothing() {
         let two = with("pcap='/c'") + &with("").replace("'c'", "'d'").replace("eth0", "eth1");
-        assert_eq!(plan(&two).expect("sound").ends_in("blue").collect::<Vec<_>>(), [(0, 0), (1, 0)]);
+        assert_eq!(ends(&plan(&two).expect("sound"), &["blue"]), [(0, 0), (1, 0)]);
         let (field, why) = refused(&two.replace("'d'", "'c'"));
         assert_eq!(field, "cables[1].name");
         assert!(why.ends_with("also at `cables[0].name`"), "{why}");
@@ -466,6 +492,6 @@ mod tests {
     #[test]
     fn the_host_must_be_written() {
         let text = with("").replace("'red'", "'@host'");
-        assert_eq!(plan(&text).expect("sound").ends_in("@host").collect::<Vec<_>>(), [(0, 1)]);
+        assert_eq!(ends(&plan(&text).expect("sound"), &["@host", "default"]), [(0, 1)]);
     }
 }

@@ -145,7 +145,7 @@ fn device(d: &DeviceDetails) -> String {
     t.add_row(["ifindex", &d.ifindex.to_string()]);
     t.add_row(["kind", &or_dash(d.kind.clone())]);
     t.add_row(["owner", &d.owner]);
-    let waiting = if d.waiting { "; its last reference is waited for" } else { "" };
+    let waiting = if d.waiting { format!("; waiting for {} to become free", d.name) } else { String::new() };
     t.add_row(["state", &format!("{}, {}{waiting}", d.reg_state, if d.up { "up" } else { "down" })]);
     t.add_row(["mtu", &d.mtu.to_string()]);
     t.add_row(["address", &or_dash(d.address.clone())]);
@@ -158,6 +158,9 @@ fn device(d: &DeviceDetails) -> String {
         for (direction, line) in stats.iter().flat_map(counters) {
             t.add_row([&format!("{direction} ({whose})"), &line]);
         }
+    }
+    for counter in &d.plugin_counters {
+        t.add_row([format!("{} ({})", counter.name, d.owner), counter.value.to_string()]);
     }
     text(&t)
 }

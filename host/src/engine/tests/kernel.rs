@@ -16,6 +16,7 @@ pub(super) const EEXIST: i32 = 17;
 pub(super) const ENODEV: i32 = 19;
 pub(super) const EINVAL: i32 = 22;
 pub(super) const EOPNOTSUPP: i32 = 95;
+const ELOOP: i32 = 40;
 
 /// Up, running, lower up.
 const UP: u32 = 1 | 1 << 6 | 1 << 16;
@@ -283,9 +284,20 @@ impl State {
             Some(upper) if upper.kind != "bridge" || master == ifindex => {
                 return errno(EOPNOTSUPP, "that device takes no ports");
             }
-            Some(_) => {}
+            Some(upper) => self.stands_on(cookie, upper, ifindex)?,
         }
         self.edit(cookie, ifindex, |link| link.master = master);
+        Ok(())
+    }
+
+    /// That an upper device does not stand on the one that it shall have below it.
+    fn stands_on(&mut self, cookie: u64, mut upper: Link, ifindex: u32) -> Result<(), Failure> {
+        while let Some(next) = self.space(cookie).get(upper.master) {
+            if next.ifindex == ifindex {
+                return errno(ELOOP, "that device stands upon this one");
+            }
+            upper = next;
+        }
         Ok(())
     }
 
@@ -438,6 +450,18 @@ impl Kernel {
     /// Another program moves a device.
     pub(super) fn other_moves(&self, cookie: u64, ifindex: u32, to: u64) -> u32 {
         self.state().travel(cookie, ifindex, to, 0, None).unwrap()
+    }
+
+    /// What a device is known by, whatever else it changes. 0: there is no such device.
+    pub(super) fn id(&self, cookie: u64, ifindex: u32) -> u64 {
+        self.state().space(cookie).more.get(&ifindex).map_or(0, |more| more.id)
+    }
+
+    /// Where that device is, and as what.
+    pub(super) fn at(&self, id: u64) -> Option<(u64, Link)> {
+        let mut state = self.state();
+        let (cookie, ifindex) = state.by_id(id)?;
+        state.space(cookie).get(ifindex).map(|link| (cookie, link))
     }
 
     pub(super) fn find(&self, cookie: u64, name: &str) -> Option<Link> {

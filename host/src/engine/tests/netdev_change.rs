@@ -7,6 +7,7 @@ use pernet_plugin_api::Verdict;
 use super::kernel::{EBUSY, EEXIST, EINVAL, ENODEV};
 use super::lab::*;
 use super::ndo::*;
+use super::recorder::ODD;
 use crate::engine::*;
 
 const NONE: [String; 0] = [];
@@ -74,7 +75,7 @@ fn k2_7_open_of_what_is_not_there_is_enodev() {
 
 #[test]
 fn k2_7_open_a_pre_up_veto_is_honoured_and_tells_nobody_more() {
-    for (fails, errno) in [(false, 1), (true, 5)] {
+    for (fails, errno) in [(false, 1), (true, ODD)] {
         let lab = lab(1);
         let dev = lab.registered(tap("t0"));
         if fails {
@@ -97,7 +98,7 @@ fn k2_7_open_a_failed_ndo_open_is_the_errno_and_no_event() {
     let lab = lab(1);
     let dev = lab.registered(tap("t0"));
     lab.world.fail("a.ndo_open(t0)@1");
-    assert_eq!(refused(lab.open(&dev)), 5);
+    assert_eq!(refused(lab.open(&dev)), ODD);
     let calls = lab.take();
     assert!(!calls.iter().any(|call| call.contains(".up(t0)@1") && !call.starts_with("k.")), "{calls:?}");
     assert!(!up(&dev) && !real(&lab, &dev).is_up());
@@ -110,7 +111,7 @@ fn k2_7_open_the_kernels_refusal_stops_what_was_opened() {
     let lab = lab(1);
     let dev = lab.registered(tap("t0"));
     lab.world.fail("k.up(t0)@1");
-    assert_eq!(refused(lab.open(&dev)), 5);
+    assert_eq!(refused(lab.open(&dev)), ODD);
     let calls = lab.calls("t0");
     assert_eq!(calls.open, calls.stop);
     assert!(!up(&dev));
@@ -225,7 +226,7 @@ fn k2_7_mtu_a_veto_before_changes_nothing() {
     assert_eq!(lab.take(), ["w.n0.pre_changemtu(t0)@1"]);
     lab.world.heal();
     lab.world.fail("a.ndo_change_mtu(t0=1400)@1");
-    assert_eq!(refused(lab.set_mtu(&dev, 1400)), 5);
+    assert_eq!(refused(lab.set_mtu(&dev, 1400)), ODD);
     assert_eq!(brief(&lab), ["w.n0.pre_changemtu(t0)@1", "a.ndo_change_mtu(t0=1400)@1"]);
     assert_eq!((real(&lab, &dev).mtu, dev.device().unwrap().link.mtu), (1500, 1500));
     assert_same(&lab);
@@ -253,7 +254,7 @@ fn k2_7_mtu_a_veto_after_restores_the_old_one_and_tells_everyone_again() {
     assert_same(&lab);
     lab.world.heal();
     lab.world.fail("x.n0.changemtu(t0)@1");
-    assert_eq!(refused(lab.set_mtu(&dev, 1400)), 5);
+    assert_eq!(refused(lab.set_mtu(&dev, 1400)), ODD);
     let told = lab.take().iter().filter(|call| *call == "w.n0.changemtu(t0)@1").count();
     assert_eq!((told, real(&lab, &dev).mtu), (2, 1500));
     assert_same(&lab);
@@ -264,7 +265,7 @@ fn k2_7_mtu_the_kernels_refusal_is_undone_at_the_ops() {
     let lab = lab(1);
     let dev = lab.registered(tap("t0"));
     lab.world.fail("k.mtu(t0=1400)@1");
-    assert_eq!(refused(lab.set_mtu(&dev, 1400)), 5);
+    assert_eq!(refused(lab.set_mtu(&dev, 1400)), ODD);
     assert!(lab.take().iter().all(|call| !call.contains(".changemtu(")));
     assert_eq!((real(&lab, &dev).mtu, dev.device().unwrap().link.mtu), (1500, 1500));
     assert_same(&lab);
@@ -301,7 +302,7 @@ fn k2_7_address_of_another_length_is_einval_a_veto_is_honoured_and_the_event_aft
     assert_eq!(lab.take(), ["w.n0.pre_changeaddr(t0)@1"]);
     lab.world.heal();
     lab.world.fail("a.ndo_set_mac_address(t0=9)@1");
-    assert_eq!(refused(set_address(&lab, &dev, &[2, 0, 0, 0, 9, 9])), 5);
+    assert_eq!(refused(set_address(&lab, &dev, &[2, 0, 0, 0, 9, 9])), ODD);
     assert_eq!(brief(&lab), ["w.n0.pre_changeaddr(t0)@1", "a.ndo_set_mac_address(t0=9)@1"]);
     assert_eq!(real(&lab, &dev).address, before);
     lab.world.heal();

@@ -12,10 +12,16 @@ use super::ndo::*;
 use super::recorder::*;
 use crate::engine::*;
 
-/// What stays true whatever failed, once everything was read again.
+/// What stays true whatever failed, once everything was read; and read again.
 fn assert_whole(lab: &Lab, what: &str) {
+    lab.settle();
+    assert_consistent(lab, what);
     lab.world.kernel.state().stream.lose();
     lab.settle();
+    assert_consistent(lab, &format!("{what}, listed"));
+}
+
+fn assert_consistent(lab: &Lab, what: &str) {
     lab.assert_agrees();
     for net in &lab.nets {
         for dev in net.devices() {
@@ -122,7 +128,6 @@ fn an_end_whose_nth_call_fails_is_an_end() {
             assert_eq!(dev.reg_state(), RegState::Unregistered, "after the failure of call {nth}: {calls:?}");
         }
         lab.world.ledger.assert_balanced();
-        lab.world.kernel.state().stream.lose();
         lab.settle();
         lab.assert_agrees();
         let deletes = calls.iter().filter(|call| call.starts_with("k.delete")).count();

@@ -8,6 +8,7 @@ use pernet_plugin_api::{RegState, Verdict};
 use super::kernel::{Descriptors, EBUSY, EEXIST, EINVAL, ENODEV};
 use super::lab::*;
 use super::ndo::*;
+use super::recorder::ODD;
 use crate::engine::*;
 
 const NONE: [String; 0] = [];
@@ -110,6 +111,66 @@ fn k2_8_a_name_clash_without_a_pattern_is_eexist_before_anything_is_done() {
 }
 
 #[test]
+fn k2_8_what_is_taken_there_unread_is_refused_before_anything_is_done_too() {
+    let lab = lab(2);
+    let dev = lab.opened(LinkSpec { alt_names: vec!["wan".into()], ifindex: 40, ..tap("t0") });
+    lab.settle();
+    // What somebody else made there, of which nobody has read.
+    let other = lab.world.kernel.other_adds(2, "t0", "ifb").unwrap();
+    assert_eq!(refused(lab.travel(&dev, 2, None, 0)), EEXIST);
+    assert_eq!(refused(lab.travel(&dev, 2, Some("u%d"), other)), EBUSY);
+    lab.world.kernel.other(2, other, &LinkChange::AddAltName("wan"));
+    assert_eq!(
+        refused(lab.travel(&dev, 2, Some("u%d"), 0)),
+        EEXIST,
+        "an alternative name's, for which there is no pattern"
+    );
+    assert_eq!(lab.take(), NONE);
+    assert!(dev.device().unwrap().link.is_up());
+    lab.world.kernel.other(2, other, &LinkChange::DelAltName("wan"));
+    lab.travel(&dev, 2, Some("t%d"), 0).unwrap();
+    assert_eq!(at(&dev), (2, "t1".into()));
+    lab.settle();
+    lab.assert_agrees();
+}
+
+#[test]
+fn k2_8_a_patterns_name_that_is_taken_in_the_same_moment_is_the_next_one() {
+    let lab = lab(2);
+    let dev = lab.registered(tap("t0"));
+    let world = lab.world.clone();
+    // As soon as one is found, somebody else takes it; a few times.
+    lab.world.at("k.move(t0=2)@1", move |_| {
+        let free = (0..3).find(|n| world.kernel.find(2, &format!("t{n}")).is_none());
+        free.map(|n| world.kernel.other_adds(2, &format!("t{n}"), "ifb").unwrap());
+    });
+    lab.travel(&dev, 2, Some("t%d"), 0).unwrap();
+    lab.world.heal();
+    assert_eq!(at(&dev), (2, "t3".into()));
+    lab.settle();
+    lab.assert_agrees();
+    lab.unregister_in(2, std::slice::from_ref(&dev)).unwrap();
+    lab.world.ledger.assert_balanced();
+}
+
+#[test]
+fn k2_8_a_pattern_is_for_a_clash_only_and_must_be_one_that_gives_a_name() {
+    let lab = lab(2);
+    let dev = lab.registered(tap("t0"));
+    lab.travel(&dev, 2, Some("u%d"), 0).unwrap();
+    assert_eq!(at(&dev), (2, "t0".into()), "it keeps the name that it has");
+    let next = lab.registered(tap("t0"));
+    for bad in ["", "a/b", "%s", "u%d%d"] {
+        assert_eq!(refused(lab.travel(&next, 2, Some(bad), 0)), EINVAL, "{bad:?}");
+    }
+    assert_eq!(refused(lab.travel(&next, 2, Some("lo"), 0)), EEXIST);
+    lab.travel(&next, 2, Some("literal"), 0).unwrap();
+    assert_eq!(at(&next), (2, "literal".into()));
+    lab.settle();
+    lab.assert_agrees();
+}
+
+#[test]
 fn k2_8_an_alternative_name_that_clashes_is_eexist() {
     let lab = lab(2);
     let dev = lab.opened(LinkSpec { alt_names: vec!["wan".into()], ..tap("t0") });
@@ -149,7 +210,7 @@ fn k2_8_the_kernels_refusal_leaves_it_where_it_is() {
     let lab = lab(2);
     let dev = lab.opened(tap("t0"));
     lab.world.fail("k.move(t0=2)@1");
-    assert_eq!(refused(lab.travel(&dev, 2, None, 0)), 5);
+    assert_eq!(refused(lab.travel(&dev, 2, None, 0)), ODD);
     assert_eq!((at(&dev), dev.reg_state()), ((1, "t0".into()), RegState::Registered));
     lab.settle();
     lab.assert_agrees();

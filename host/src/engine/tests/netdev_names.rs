@@ -5,6 +5,7 @@ use pernet_plugin_api::{RegState, Verdict};
 use super::kernel::{EBUSY, EEXIST, EINVAL};
 use super::lab::*;
 use super::ndo::*;
+use super::recorder::ODD;
 use crate::engine::*;
 
 const ENOENT: i32 = 2;
@@ -109,6 +110,136 @@ fn k2_1_4_no_unit_is_left() {
     assert_eq!(called(&lab, "f%d"), Ok("f777".into()));
 }
 
+/// Another program takes a name in the same moment: nobody has read of it.
+fn takes(lab: &Lab, name: &str) {
+    lab.world.kernel.other_adds(1, name, "ifb").unwrap();
+}
+
+/// How often the kernel was asked to make something.
+fn creates(lab: &Lab) -> usize {
+    lab.take().iter().filter(|call| call.starts_with("k.create")).count()
+}
+
+fn name(dev: &OwnDevice) -> String {
+    dev.device().unwrap().link.name.clone()
+}
+
+#[test]
+fn k2_1_4_a_patterns_name_that_another_program_takes_in_the_same_moment_is_the_next_one() {
+    let lab = lab(1);
+    takes(&lab, "t0");
+    takes(&lab, "t2");
+    let devs = ["t%d", "t%d"].map(|pattern| lab.own(tap(pattern)));
+    lab.register(&devs[0]).unwrap();
+    assert_eq!((name(&devs[0]), creates(&lab)), ("t1".into(), 2));
+    lab.register(&devs[1]).unwrap();
+    assert_eq!((name(&devs[1]), creates(&lab)), ("t3".into(), 2));
+    assert_eq!((lab.calls("t%d").init, lab.calls("t%d").uninit), (1, 0), "initialised once, whatever its name");
+    lab.settle();
+    lab.assert_agrees();
+}
+
+#[test]
+fn k2_1_4_the_next_one_is_neither_a_name_nor_an_alternative_name_of_the_kernels_list() {
+    let lab = lab(1);
+    let ifindex = other(&lab, "eth0");
+    for alt in ["t0", "t1", "t3"] {
+        // Which the kernel announces to nobody (K2.1(9)).
+        lab.world.kernel.other(1, ifindex, &LinkChange::AddAltName(alt));
+    }
+    takes(&lab, "t2");
+    let dev = lab.own(LinkSpec { alt_names: vec!["t4".into()], ..tap("t%d") });
+    lab.register(&dev).unwrap();
+    assert_eq!((name(&dev), creates(&lab)), ("t5".into(), 2), "the first refusal shows them all, and its own is taken");
+    lab.settle();
+    lab.assert_agrees();
+}
+
+#[test]
+fn k2_1_4_a_rename_to_a_pattern_whose_name_was_just_taken_is_the_next_one() {
+    let lab = lab(1);
+    let dev = lab.registered(tap("d0"));
+    takes(&lab, "t0");
+    lab.rename(&dev, "t%d").unwrap();
+    assert_eq!(name(&dev), "t1");
+    assert_eq!(
+        lab.take(),
+        ["k.name(d0=t0)@1", "k.name(d0=t1)@1", "w.n0.changename(d0>t1)@1", "x.n0.changename(d0>t1)@1"]
+    );
+    lab.settle();
+    lab.assert_agrees();
+}
+
+#[test]
+fn k2_1_4_either_end_of_a_pair_whose_name_was_just_taken_is_the_next_one() {
+    for (taken, named) in [("p0", ("n0", "p1")), ("n0", ("n1", "p0"))] {
+        let lab = lab(1);
+        takes(&lab, taken);
+        let (peer, near) = lab.pair("p%d", "n%d");
+        lab.register_pair(&near, &peer, 1).unwrap();
+        assert_eq!((name(&near), name(&peer)), (named.0.into(), named.1.into()));
+        assert_eq!(creates(&lab), 2);
+        lab.settle();
+        lab.assert_agrees();
+    }
+    // Of the same pattern, and in the same namespace: neither takes the other's.
+    let lab = lab(1);
+    takes(&lab, "v1");
+    let (peer, near) = lab.pair("v%d", "v%d");
+    lab.register_pair(&near, &peer, 1).unwrap();
+    assert_eq!((name(&peer), name(&near)), ("v0".into(), "v2".into()));
+}
+
+#[test]
+fn k2_1_6_eexist_of_a_pattern_that_is_not_about_its_name_is_not_tried_again() {
+    // An alternative name that only the kernel knows to be taken.
+    let lab = lab(2);
+    let ifindex = other(&lab, "eth0");
+    lab.world.kernel.other(1, ifindex, &LinkChange::AddAltName("front"));
+    let dev = lab.own(LinkSpec { alt_names: vec!["front".into()], ..tap("t%d") });
+    assert_eq!(refused(lab.register(&dev)), EEXIST);
+    assert_eq!(creates(&lab), 1);
+    // The literal name of the other end.
+    takes(&lab, "p0");
+    for (first, second) in [("p0", "n%d"), ("n%d", "p0")] {
+        let (peer, near) = lab.pair(first, second);
+        assert_eq!(refused(lab.register_pair(&near, &peer, 1)), EEXIST);
+        assert_eq!(creates(&lab), 1, "{first} {second}");
+    }
+    assert_eq!(lab.world.kernel.ours(), []);
+    lab.settle();
+    lab.assert_agrees();
+    lab.world.ledger.assert_balanced();
+}
+
+#[test]
+fn k2_1_6_the_two_ends_of_a_pair_in_one_namespace_share_no_name_of_either_sort() {
+    let with = |name: &str, alt: &str| LinkSpec { alt_names: vec![alt.into()], ..spec("veth", name) };
+    let clashes = [
+        (with("a0", "front"), with("b%d", "front")),
+        (with("a0", "b0"), spec("veth", "b0")),
+        (spec("veth", "a0"), with("b%d", "a0")),
+    ];
+    for (first, second) in clashes {
+        for there in [1, 2] {
+            let lab = lab(2);
+            let peer = lab.own(first.clone());
+            let near = lab.world.own_peered(&lab.a, "near", second.clone(), Some(peer.clone()));
+            let answer = lab.register_pair(&near, &peer, there).map_err(|failure| failure.errno);
+            assert_eq!(answer, if there == 1 { Err(EEXIST) } else { Ok(()) }, "{first:?} {second:?}");
+            assert!(there == 2 || lab.take().is_empty(), "before anything is done");
+        }
+    }
+}
+
+#[test]
+fn k2_1_6_a_device_does_not_take_its_own_name_a_second_time() {
+    let lab = lab(1);
+    let dev = lab.own(LinkSpec { alt_names: vec!["t0".into()], ..tap("t0") });
+    assert_eq!(refused(lab.register(&dev)), EEXIST);
+    assert_eq!(lab.take(), Vec::<String>::new());
+}
+
 #[test]
 fn k2_1_5_a_name_that_is_cut_at_fifteen_bytes_is_looked_for_again() {
     let lab = lab(1);
@@ -175,7 +306,7 @@ fn k2_1_8_the_kernels_refusal_of_a_rename_restores_the_old_name_without_an_event
     let lab = lab(1);
     let dev = lab.registered(tap("t0"));
     lab.world.fail("k.name(t0=t9)@1");
-    assert_eq!(refused(lab.rename(&dev, "t9")), 5);
+    assert_eq!(refused(lab.rename(&dev, "t9")), ODD);
     assert_eq!(lab.take(), ["k.name(t0=t9)@1"]);
     assert_eq!(dev.device().unwrap().link.name, "t0");
     lab.assert_agrees();
@@ -213,7 +344,7 @@ fn k2_1_8_a_rollback_that_is_vetoed_too_stays_rolled_back() {
     let dev = lab.registered(tap("t0"));
     lab.world.fail("w.n0.changename(t0>t9)@1");
     lab.world.verdict("x.n0.changename(t9>t0)@1", Verdict::Bad);
-    assert_eq!(refused(lab.rename(&dev, "t9")), 5, "the first errno");
+    assert_eq!(refused(lab.rename(&dev, "t9")), ODD, "the first errno");
     assert_eq!(dev.device().unwrap().link.name, "t0");
     lab.settle();
     lab.assert_agrees();
@@ -227,7 +358,7 @@ fn k2_1_9_alternative_names_may_be_almost_anything_in_the_same_table() {
     let add = |name: &str| lab.held(1, |held| altname_add(held, &dev, name)).map_err(|failure| failure.errno);
     let del = |name: &str| lab.held(1, |held| altname_del(held, &dev, name)).map_err(|failure| failure.errno);
     let long = "n".repeat(127);
-    for good in ["with space", "a/b", "%", long.as_str()] {
+    for good in ["with space", "a/b", "%", long.as_str(), ""] {
         assert_eq!(add(good), Ok(()), "{good:?}");
         assert_eq!(add(good), Err(EEXIST), "{good:?}");
     }
@@ -237,6 +368,8 @@ fn k2_1_9_alternative_names_may_be_almost_anything_in_the_same_table() {
     assert_eq!(del("unknown"), Err(ENOENT));
     assert_eq!(del("t0"), Err(EINVAL), "a primary name");
     assert_eq!(del("eth0"), Err(EINVAL), "another device's");
+    assert_eq!(add("a\0b"), Err(EINVAL));
+    assert_eq!(del(""), Ok(()), "even that is one");
     assert_eq!(del("a/b"), Ok(()));
     assert_eq!(dev.device().unwrap().link.alt_names, ["with space", "%", long.as_str()]);
     assert_eq!(add("a/b"), Ok(()), "free again");
@@ -285,6 +418,23 @@ fn k2_2_2_an_index_that_only_the_kernel_knows_to_be_in_use_fails_the_registratio
     lab.settle();
     lab.assert_agrees();
     assert_ne!(dev.reg_state(), RegState::Registered);
+}
+
+#[test]
+fn k2_2_3_a_registration_that_fails_once_the_kernel_has_made_it_uses_an_index_up() {
+    let lab = lab(1);
+    let index = |name: &str| {
+        let dev = lab.registered(tap(name));
+        dev.device().unwrap().link.ifindex
+    };
+    let first = index("t0");
+    lab.world.fail("x.n0.register(t1)@1");
+    lab.world.fail("x.n0.post_init(t2)@1");
+    assert_eq!(refused(lab.register(&lab.own(tap("t1")))), ODD);
+    assert_eq!(index("t3"), first + 2, "the one between was the refused one's");
+    // Unlike in the kernel one that is refused at POST_INIT has used none: it was not made yet.
+    assert_eq!(refused(lab.register(&lab.own(tap("t2")))), ODD);
+    assert_eq!(index("t4"), first + 3);
 }
 
 #[test]

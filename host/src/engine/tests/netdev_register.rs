@@ -2,7 +2,7 @@
 
 use pernet_plugin_api::{ExitReason, RegState, Verdict};
 
-use super::kernel::{EEXIST, EINVAL};
+use super::kernel::{EBUSY, EEXIST, EINVAL, ENODEV};
 use super::lab::*;
 use super::ndo::*;
 use super::recorder::*;
@@ -109,7 +109,7 @@ fn k2_4_row_4_a_failed_ndo_init_has_no_uninit_and_no_destructor() {
     let lab = lab(1);
     let dev = lab.own(tap("t0"));
     lab.world.fail("a.ndo_init(t0)@1");
-    assert_eq!(refused(lab.register(&dev)), 5);
+    assert_eq!(refused(lab.register(&dev)), ODD);
     assert_eq!(lab.take(), ["a.ndo_init(t0)@1"]);
     assert_eq!(dev.reg_state(), RegState::Uninitialized);
     assert_nothing_of(&lab, &dev);
@@ -122,7 +122,7 @@ fn k2_4_row_4_a_failed_ndo_init_has_no_uninit_and_no_destructor() {
 fn k2_4_row_6_an_index_that_cannot_be_had_undoes_the_init_and_calls_the_destructor() {
     let lab = lab(1);
     let dev = lab.own(LinkSpec { ifindex: 1, ..tap("t0") });
-    assert_eq!(refused(lab.register(&dev)), super::kernel::EBUSY);
+    assert_eq!(refused(lab.register(&dev)), EBUSY);
     assert_eq!(lab.take(), ["a.ndo_init(t0)@1", "a.ndo_uninit(t0)@1", "a.destructor(t0)"]);
     assert_nothing_of(&lab, &dev);
 }
@@ -136,7 +136,7 @@ fn k2_4_row_7_a_post_init_veto_undoes_the_init_and_pre_uninit_is_not_sent() {
             Some(verdict) => lab.world.verdict("x.n0.post_init(t0)@1", verdict),
             None => lab.world.fail("x.n0.post_init(t0)@1"),
         }
-        assert_eq!(refused(lab.register(&dev)), if veto.is_some() { 1 } else { 5 }, "the vetoer's errno");
+        assert_eq!(refused(lab.register(&dev)), if veto.is_some() { 1 } else { ODD }, "the vetoer's errno");
         assert_eq!(
             lab.take(),
             [
@@ -156,7 +156,7 @@ fn k2_4_row_8_the_kernels_refusal_is_told_by_pre_uninit_and_then_undone_as_row_7
     let lab = lab(1);
     let dev = lab.own(tap("t0"));
     lab.world.fail("k.create(t0)@1");
-    assert_eq!(refused(lab.register(&dev)), 5);
+    assert_eq!(refused(lab.register(&dev)), ODD);
     assert_eq!(
         lab.take(),
         [
@@ -262,6 +262,59 @@ fn k2_4_c_freed_before_the_unlock_it_is_freed_by_the_todo() {
 }
 
 #[test]
+fn k2_4_c_freed_while_its_destructor_runs_it_is_freed_after_it() {
+    let lab = lab(1);
+    let dev = lab.registered(tap("t0"));
+    let (again, world) = (dev.clone(), lab.world.clone());
+    lab.world.at_nowhere("a.destructor(t0)", move || {
+        // By whichever thread.
+        free_netdev(&again).unwrap();
+        assert_eq!(world.ledger.of("a.t0").free, 0, "the destructor is called in it still");
+    });
+    lab.unregister(&dev).unwrap();
+    lab.world.heal();
+    assert_eq!((lab.calls("t0").free, dev.reg_state()), (1, RegState::Released));
+}
+
+#[test]
+fn k2_4_c_freed_while_its_failed_registration_is_undone_is_ebusy() {
+    let lab = lab(1);
+    let dev = lab.own(tap("t0"));
+    lab.world.fail("k.create(t0)@1");
+    let again = dev.clone();
+    let (sender, answers) = std::sync::mpsc::channel();
+    lab.world.at("w.n0.pre_uninit(t0)@1", move |_| {
+        sender.send(free_netdev(&again).map_err(|failure| failure.errno)).unwrap();
+    });
+    assert_eq!(refused(lab.register(&dev)), ODD);
+    lab.world.heal();
+    assert_eq!(answers.iter().collect::<Vec<_>>(), [Err(EBUSY)]);
+    assert_nothing_of(&lab, &dev);
+    free_netdev(&dev).unwrap();
+}
+
+#[test]
+fn k2_4_row_10_neither_end_of_a_refused_pair_is_freed_although_it_was_to_be() {
+    for refusal in ["x.n0.register(p0)@2", "a.ndo_init(n0)@1", "x.n0.post_init(n0)@1", "x.n0.register(n0)@1"] {
+        for there in [1, 2] {
+            let lab = lab(2);
+            let wanted = |name: &str| LinkSpec { needs_free: true, ..spec("veth", name) };
+            let peer = lab.own(wanted("p0"));
+            let near = lab.world.own_peered(&lab.a, "n0", wanted("n0"), Some(peer.clone()));
+            lab.world.fail(&refusal.replace("@2", &format!("@{there}")));
+            assert_eq!(refused(lab.register_pair(&near, &peer, there)), ODD);
+            lab.world.heal();
+            lab.settle();
+            for dev in [&near, &peer] {
+                free_netdev(dev).unwrap_or_else(|failure| panic!("{refusal} {there}: {dev}: {failure}"));
+            }
+            lab.world.ledger.assert_balanced();
+            lab.world.ledger.assert_all_freed();
+        }
+    }
+}
+
+#[test]
 fn k2_3_a_life_goes_through_its_states_in_order() {
     let lab = lab(1);
     let dev = lab.own(tap("t0"));
@@ -293,17 +346,17 @@ fn k2_3_calls_in_the_wrong_state_are_refused_and_change_nothing() {
     let lab = lab(2);
     let fresh = lab.own(tap("t0"));
     assert_eq!(refused(lab.travel(&fresh, 2, None, 0)), EINVAL, "a move of what is not registered");
-    assert!(matches!(refused(lab.open(&fresh)), EINVAL | super::kernel::ENODEV));
+    assert_eq!(refused(lab.open(&fresh)), ENODEV);
     let dev = lab.registered(tap("t1"));
-    assert!(matches!(refused(lab.register(&dev)), EINVAL | super::kernel::EBUSY), "registered already");
-    assert!(matches!(refused(free_netdev(&dev)), EINVAL | super::kernel::EBUSY), "free while registered");
+    assert_eq!(refused(lab.register(&dev)), EBUSY, "registered already");
+    assert_eq!(refused(free_netdev(&dev)), EBUSY, "free while registered");
     assert_eq!(lab.take(), Vec::<String>::new());
     lab.unregister(&dev).unwrap();
     lab.take();
-    assert!(matches!(refused(lab.unregister(&dev)), EINVAL | super::kernel::EBUSY));
-    assert!(matches!(refused(lab.register(&dev)), EINVAL | super::kernel::EBUSY), "no second life");
+    assert_eq!(refused(lab.unregister(&dev)), EINVAL, "unregistered twice");
+    assert_eq!(refused(lab.register(&dev)), EBUSY, "no second life");
     free_netdev(&dev).unwrap();
-    assert!(matches!(refused(free_netdev(&dev)), EINVAL | super::kernel::EBUSY), "freed twice");
+    assert_eq!(refused(free_netdev(&dev)), EINVAL, "freed twice");
     assert_eq!(lab.take(), ["a.free(t1)"]);
 }
 
@@ -311,8 +364,14 @@ fn k2_3_calls_in_the_wrong_state_are_refused_and_change_nothing() {
 fn k2_3_one_that_was_never_registered_is_skipped_and_the_rest_are_unregistered() {
     let lab = lab(1);
     let (one, fresh, two) = (lab.registered(tap("t0")), lab.own(tap("t1")), lab.registered(tap("t2")));
-    // That it was asked is shown; it stops nothing.
-    let _ = lab.unregister_in(1, &[one.clone(), fresh.clone(), two.clone()]);
+    let (ended, late) = (lab.registered(tap("t3")), lab.registered(tap("t4")));
+    lab.unregister(&ended).unwrap();
+    // That it was asked is answered, with the first error; it stops nothing.
+    lab.world.fail("k.delete(t4)@1");
+    let devs = [&one, &fresh, &ended, &two, &late].map(Clone::clone);
+    assert_eq!(refused(lab.unregister_in(1, &devs)), EINVAL);
+    assert_eq!(late.reg_state(), RegState::Unregistered);
+    assert_eq!(refused(lab.unregister_in(1, std::slice::from_ref(&fresh))), EINVAL);
     assert_eq!((one.reg_state(), two.reg_state()), (RegState::Unregistered, RegState::Unregistered));
     assert_eq!(fresh.reg_state(), RegState::Uninitialized);
     assert_eq!(lab.calls("t1"), Calls::default());
@@ -424,7 +483,7 @@ fn k2_4_a_pair_whose_second_end_is_refused_leaves_none() {
         let lab = lab(2);
         let (one, other) = lab.pair("v0", "v1");
         lab.world.fail(refusal);
-        assert_eq!(refused(lab.register_pair(&other, &one, 2)), 5, "{refusal}");
+        assert_eq!(refused(lab.register_pair(&other, &one, 2)), ODD, "{refusal}");
         assert!(lab.take().iter().any(|call| call == refusal), "{refusal}");
         lab.world.heal();
         lab.settle();
@@ -444,13 +503,32 @@ fn k2_4_a_pair_whose_second_end_is_refused_leaves_none() {
 
 #[test]
 fn k2_4_without_the_lock_nothing_is_registered() {
-    let lab = lab(1);
-    assert_eq!(lab.net(1).rtnl().assert_rtnl().err(), Some(LockError::NotHeld));
-    assert_eq!(LockError::NotHeld.errno(), 1);
+    const EPERM: i32 = 1;
+    let lab = lab(2);
+    let dev = lab.own(tap("t0"));
+    let (peer, near) = lab.pair("p0", "n0");
+    lab.take();
+    // The lock of another namespace proves nothing.
+    assert_eq!(refused(lab.held(2, |held| register_netdevice(held, lab.net(1), &dev))), EPERM);
+    for (cookie, nets) in [(1, (1, 2)), (2, (1, 2)), (1, (2, 2))] {
+        let nets = (lab.net(nets.0), lab.net(nets.1));
+        let answer = lab.held(cookie, |held| register_pair((held, held), nets, (&near, &peer)));
+        assert_eq!(refused(answer), EPERM, "with the lock of {cookie} alone");
+    }
+    // Nor does one that was let go.
+    let stale = lab.inside(&[1], || Ok(lab.net(1).rtnl().assert_rtnl()?)).unwrap();
+    assert_eq!(refused(lab.inside(&[2], || register_netdevice(&stale, lab.net(1), &dev))), EPERM);
+    // Nor is a thread that merely holds it in a hook.
     let held = lab.net(1).rtnl().lock().unwrap();
-    assert!(lab.net(1).rtnl().assert_rtnl().is_ok());
+    assert_eq!(refused(register_netdevice(&held, lab.net(1), &dev)), EPERM);
     drop(held);
-    assert_eq!(lab.net(1).rtnl().assert_rtnl().err(), Some(LockError::NotHeld));
+    assert_eq!(lab.net(1).rtnl().assert_rtnl().err().map(LockError::errno), Some(EPERM));
+    assert_eq!(lab.take(), Vec::<String>::new(), "nobody was asked");
+    for dev in [&dev, &peer, &near] {
+        assert_eq!(dev.reg_state(), RegState::Uninitialized);
+    }
+    assert_nothing_of(&lab, &dev);
+    lab.register(&dev).unwrap();
 }
 
 #[test]

@@ -158,6 +158,19 @@ fn k2_5_a_device_that_the_kernel_has_not_any_more_is_unregistered_all_the_same()
 }
 
 #[test]
+fn k2_5_one_that_the_kernel_does_not_delete_ends_here_with_its_errno_and_is_nobodys() {
+    let lab = lab(1);
+    let dev = lab.opened(spec("ifb", "i0"));
+    lab.world.fail("k.delete(i0)@1");
+    assert_eq!(refused(lab.unregister(&dev)), ODD);
+    assert_eq!((dev.reg_state(), lab.calls("i0").destructor), (RegState::Unregistered, 1));
+    lab.world.ledger.assert_balanced();
+    lab.settle();
+    lab.assert_agrees();
+    assert!(lab.net(1).devices().iter().any(|known| known.link.name == "i0" && known.own.is_none()), "it is there");
+}
+
+#[test]
 fn k2_6_1_the_destructor_runs_after_the_unlock_before_the_call_returns_without_the_lock() {
     let lab = lab(1);
     let dev = lab.registered(tap("t0"));
@@ -215,6 +228,13 @@ fn k2_6_5_unregister_is_told_again_each_second_on_a_device_that_is_out_of_every_
         going.join().unwrap().unwrap();
     });
     assert_eq!(lab.calls("t0").destructor, 1);
+}
+
+#[test]
+fn k2_6_5_by_default_it_is_told_again_each_second_and_named_after_ten() {
+    let pace = crate::engine::todo::Patience::default().pace();
+    assert_eq!((pace.retell, pace.warn), (Duration::from_secs(1), Duration::from_secs(10)));
+    assert_eq!(pace.bound, pace.warn, "named before it is given up");
 }
 
 #[test]
@@ -286,18 +306,6 @@ fn dev_hold_names_a_device_by_index_and_serial() {
     assert_eq!(hold(1, lo.serial), Ok(()), "the kernel's devices too");
     lab.unregister(&dev).unwrap();
     assert_eq!(hold(known.link.ifindex, known.serial), Err(super::kernel::ENODEV), "no new reference on what goes");
-}
-
-#[test]
-fn k2_6_7_a_quiet_guard_leaves_nothing_behind() {
-    let lab = lab(1);
-    let rtnl = lab.net(1).rtnl();
-    let quiet = rtnl.lock_quiet().unwrap();
-    assert!(rtnl.held_by_me());
-    assert!(rtnl.defer(Box::new(|| panic!("it is refused"))).is_err(), "nobody would run it");
-    assert_eq!(rtnl.lock().err(), Some(LockError::Deadlock));
-    drop(quiet);
-    assert!(!rtnl.held_by_me() && rtnl.lock().is_ok());
 }
 
 #[test]
@@ -482,6 +490,40 @@ fn k2_9_at_a_death_what_is_left_goes_in_reverse_between_the_two_kinds_of_exit() 
     );
     assert_eq!(world.kernel.ours(), []);
     world.ledger.assert_balanced();
+}
+
+#[test]
+fn k2_9_2_and_5_the_newest_goes_first_and_lo_last_and_that_is_nobodys_to_delete() {
+    let lab = lab(1);
+    let _devs = ["i0", "i1"].map(|name| lab.registered(spec("ifb", name)));
+    assert_eq!(lab.die(1), []);
+    let calls = lab.take();
+    let ends = calls.iter().filter(|call| call.starts_with("w.n0.unregister(") || call.starts_with("k."));
+    let expected =
+        ["k.delete(i1)@1", "k.delete(i0)@1", "w.n0.unregister(i1)@1", "w.n0.unregister(i0)@1", "w.n0.unregister(lo)@1"];
+    assert_eq!(ends.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn k2_9_4_what_hangs_on_a_namespace_that_dies_goes_in_the_one_where_it_is() {
+    let lab = lab(2);
+    // One end is the plugin's and stays; the kernel made the other, and somebody moved it.
+    let dev = lab.own(LinkSpec { needs_free: true, ..spec("veth", "v0") });
+    lab.register(&dev).unwrap();
+    lab.open(&dev).unwrap();
+    let other = lab.world.kernel.find(1, "veth0").unwrap().ifindex;
+    lab.world.kernel.other_moves(1, other, 2);
+    lab.settle();
+    lab.take();
+    lab.die(2);
+    lab.settle();
+    let calls = lab.take();
+    let here: Vec<_> = calls.iter().filter(|call| call.starts_with("w.") && call.ends_with("@1")).collect();
+    let expected = ["goingdown", "down", "unregister", "pre_uninit"].map(|kind| format!("w.n0.{kind}(v0)@1"));
+    assert_eq!(here, expected.iter().collect::<Vec<_>>());
+    assert_eq!(lab.calls("v0"), Calls { init: 1, uninit: 1, open: 1, stop: 1, destructor: 1, free: 1 });
+    assert_eq!(dev.reg_state(), RegState::Released);
+    assert!(lab.world.kernel.ours().is_empty());
 }
 
 #[test]

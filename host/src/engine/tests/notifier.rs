@@ -113,6 +113,18 @@ fn k3_5_a_late_notifier_sees_each_device_once_and_its_refusal_fails_the_registra
 }
 
 #[test]
+fn k3_5_the_namespaces_that_had_agreed_are_undone_in_the_order_of_their_creation() {
+    let (world, list) = (World::new(), PernetList::new());
+    let nets: Vec<_> = [1, 2, 3].map(|c| world.net(c, &["lo"])).into();
+    nets.iter().for_each(|net| drop(set_up(&list, net)));
+    world.fail("a.n0.register~(lo)@3");
+    let errors = register(&write(&list), world.plugin("a", 0).notifier(0).build(), &nets).unwrap_err();
+    assert_eq!((errors.len(), errors[0].failure.errno), (1, ODD));
+    // The kernel's is 2, 1.
+    assert_eq!(world.take_only("unregister"), ["a.n0.unregister~(lo)@1", "a.n0.unregister~(lo)@2"]);
+}
+
+#[test]
 fn k3_5_a_veto_is_honoured_and_an_error_of_up_is_not() {
     let (world, list) = (World::new(), PernetList::new());
     let nets = [world.net(1, &["lo+"])];

@@ -126,6 +126,7 @@ fn k1_2_a_failed_registration_is_undone_everywhere_and_the_failing_net_gets_no_e
     let errors = register(&write(&list), world.plugin("a", 1).subsys().subsys().build(), &nets).unwrap_err();
     assert_eq!(errors.len(), 1);
     assert_eq!((&*errors[0].plugin, errors[0].hook, &*errors[0].netns), ("a", "pernet.init", "ns2"));
+    assert_eq!(errors[0].failure.errno, ODD, "the errno verbatim");
     assert_eq!(
         world.take(),
         [

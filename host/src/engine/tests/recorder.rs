@@ -20,6 +20,9 @@ thread_local! {
     static INSIDE: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
+/// What fails on demand fails with this errno, which the engine gives nowhere itself.
+pub(super) const ODD: i32 = 71;
+
 pub(super) type Hook = Box<dyn Fn(&Net) + Send + Sync>;
 
 /// What a listener was told, by the device's serial: names come back.
@@ -40,6 +43,8 @@ pub(super) struct World {
     failing: Mutex<HashMap<String, Failure>>,
     verdicts: Mutex<HashMap<String, Verdict>>,
     doing: Mutex<HashMap<String, Arc<Hook>>>,
+    /// The same at calls that concern no namespace.
+    doing_nowhere: Mutex<HashMap<String, Arc<dyn Fn() + Send + Sync>>>,
     /// Fails the call with this number, counting those that may fail from 1; 0 none.
     pub(super) fail_nth: AtomicUsize,
     pub(super) told: Mutex<Vec<Told>>,
@@ -95,13 +100,18 @@ impl World {
         std::mem::take(&mut *self.failed.lock().unwrap())
     }
 
+    /// The same, without forgetting it.
+    pub(super) fn failed_call(&self) -> String {
+        self.failed.lock().unwrap().clone()
+    }
+
     /// How often a call was made since the last time that they were taken.
     pub(super) fn count(&self, call: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|c| *c == call).count()
     }
 
     pub(super) fn fail(&self, call: &str) {
-        self.failing.lock().unwrap().insert(call.into(), Failure::new(5, format!("{call} was told to fail")));
+        self.failing.lock().unwrap().insert(call.into(), Failure::new(ODD, format!("{call} was told to fail")));
     }
 
     pub(super) fn panic_at(&self, call: &str) {
@@ -118,7 +128,13 @@ impl World {
         self.doing.lock().unwrap().insert(call.into(), Arc::new(Box::new(hook)));
     }
 
+    /// The same at a call that concerns no namespace.
+    pub(super) fn at_nowhere(&self, call: &str, hook: impl Fn() + Send + Sync + 'static) {
+        self.doing_nowhere.lock().unwrap().insert(call.into(), Arc::new(hook));
+    }
+
     pub(super) fn heal(&self) {
+        self.doing_nowhere.lock().unwrap().clear();
         self.failing.lock().unwrap().clear();
         self.verdicts.lock().unwrap().clear();
         self.doing.lock().unwrap().clear();
@@ -202,6 +218,10 @@ impl World {
     /// A call that concerns no namespace.
     pub(super) fn called_nowhere(&self, call: &str) -> Result<(), Failure> {
         self.note(call.to_owned());
+        let doing = self.doing_nowhere.lock().unwrap().get(call).cloned();
+        if let Some(hook) = doing {
+            hook();
+        }
         self.answer(call, call)
     }
 
@@ -227,7 +247,7 @@ impl World {
         let nth = self.fallible.fetch_add(1, Ordering::SeqCst) + 1;
         if nth == self.fail_nth.load(Ordering::SeqCst) {
             call.clone_into(&mut self.failed.lock().unwrap());
-            return Err(Failure::new(5, format!("call {nth}, {call}, was told to fail")));
+            return Err(Failure::new(ODD, format!("call {nth}, {call}, was told to fail")));
         }
         self.failing.lock().unwrap().get(short).map_or(Ok(()), |failure| Err(failure.clone()))
     }

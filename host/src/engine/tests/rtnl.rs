@@ -38,6 +38,40 @@ fn k2_6_1_work_runs_after_the_unlock_in_order_and_may_take_the_lock_again() {
 }
 
 #[test]
+fn k2_6_7_whichever_way_the_lock_is_given_up_what_was_left_runs() {
+    let (a, b) = (rtnl(1), rtnl(2));
+    let ran = Arc::new(AtomicUsize::new(0));
+    let leave = |lock: &Rtnl| {
+        let ran = ran.clone();
+        let work = move || {
+            ran.fetch_add(1, Ordering::SeqCst);
+        };
+        lock.defer(Box::new(work)).unwrap();
+    };
+    let held = a.lock().unwrap();
+    leave(&a);
+    drop(held);
+    assert_eq!(ran.load(Ordering::SeqCst), 1);
+    let held = a.lock_within(LONG).unwrap();
+    leave(&a);
+    assert_eq!((held.unlock(), ran.load(Ordering::SeqCst)), (1, 2));
+    let pair = lock_two(&a, &b).unwrap();
+    leave(&a);
+    leave(&b);
+    drop(pair);
+    assert_eq!(ran.load(Ordering::SeqCst), 4);
+    // The proof of holding it gives nothing up.
+    let held = a.lock().unwrap();
+    leave(&a);
+    {
+        let _proof = a.assert_rtnl().unwrap();
+    }
+    assert_eq!((a.held_by_me(), ran.load(Ordering::SeqCst)), (true, 4));
+    drop(held);
+    assert_eq!((a.held_by_me(), ran.load(Ordering::SeqCst)), (false, 5));
+}
+
+#[test]
 fn work_for_a_lock_that_nobody_holds_comes_back() {
     let lock = rtnl(1);
     let Err(NotDeferred::NobodyHolds(work)) = lock.defer(Box::new(|| {})) else { panic!("nobody would run it") };

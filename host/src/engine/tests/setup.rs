@@ -73,7 +73,7 @@ fn k1_2_a_failed_setup_is_undone_in_reverse_and_the_failing_op_gets_no_exit() {
         ]
     );
     let error = net.error().unwrap();
-    assert_eq!((&*error.plugin, error.hook), ("b", "pernet.init"));
+    assert_eq!((&*error.plugin, error.hook, error.failure.errno), ("b", "pernet.init", ODD), "the errno verbatim");
     assert!(!net.watched() && net.subsystems().is_empty());
     world.heal();
     assert_eq!(set_up(&list, &net).state, NetState::Live);
