@@ -42,7 +42,8 @@ fn main() -> ExitCode {
     // Without the device file the rest is tested, and what is not is counted.
     let ignored = if has_tun() { Vec::new() } else { trials(false) };
     let all = trials(true).into_iter().map(|trial| trial.ignored_if(!has_tun())).chain(ignored);
-    sandbox::main(all.map(|trial| trial.deadline(Duration::from_secs(240))).collect())
+    let deadline = Duration::from_secs(200 + turns());
+    sandbox::main(all.map(|trial| trial.deadline(deadline)).collect())
 }
 
 /// A seeded sequence (xorshift).
@@ -65,6 +66,10 @@ fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok()?.parse().ok()
 }
 
+fn turns() -> u64 {
+    number("PERNET_TURNS").unwrap_or(100)
+}
+
 fn random(mut m: Machine, main: &str, salt: u64, taps: bool) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let seed = number("PERNET_SEED").unwrap_or_else(|| u64::try_from(now & 0xffff_ffff).unwrap() + salt);
@@ -74,8 +79,7 @@ fn random(mut m: Machine, main: &str, salt: u64, taps: bool) {
     m.main(main);
     plugin(&m, taps);
     m.start();
-    let turns = number("PERNET_TURNS").unwrap_or(100);
-    for turn in 0..turns {
+    for turn in 0..turns() {
         let mut done = Vec::new();
         for _ in 0..=dice.below(BURST) {
             done.push(act(&m, &mut dice, taps));
@@ -91,7 +95,7 @@ fn random(mut m: Machine, main: &str, salt: u64, taps: bool) {
     balanced(&calls, seed);
     let (refused, done) = (calls.iter().any(|call| call.fault.is_some()), |call: &Call| call.errno == Some(0));
     let own = calls.iter().any(|call| call.hook == "act" && done(call));
-    assert!(turns < 50 || refused && own, "seed {seed}: no hook refused, or the plugin did nothing itself");
+    assert!(turns() < 50 || refused && own, "seed {seed}: no hook refused, or the plugin did nothing itself");
 }
 
 /// Every operation and event that began has its end.

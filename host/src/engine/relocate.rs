@@ -73,6 +73,11 @@ pub fn dev_change_net_namespace(
     Walk::within(|walk| walk.relocate(&from, dev, to, pattern, ifindex))
 }
 
+/// An index comes back: it may be another device by now.
+fn is_same(seen: &Link, known: &Link) -> bool {
+    seen.kind == known.kind && seen.address == known.address
+}
+
 impl Walk {
     fn relocate(
         &mut self,
@@ -105,10 +110,12 @@ impl Walk {
     ) -> Result<(), Failure> {
         self.watch(to)?;
         let gone = || Failure::new(EINVAL, format!("{dev} is not registered"));
-        let index = dev.listed(from).ok_or_else(gone)?.link.ifindex;
+        let known = dev.listed(from).ok_or_else(gone)?;
+        let index = known.link.ifindex;
         // It is found there by its name, and somebody may have changed that.
-        let seen = self.section(from, || from.namespace().look(index))??;
-        let seen = seen.ok_or_else(|| Failure::new(ENODEV, format!("somebody deleted or moved {dev}")))?;
+        let seen = self.section(from, || from.namespace().look(index))??.filter(|seen| is_same(seen, &known.link));
+        let changed = || format!("somebody deleted or moved {dev}, or changed its address, just now");
+        let seen = seen.ok_or_else(|| Failure::new(ENODEV, changed()))?;
         let mut there = Destination::of(&seen, to, &self.links_of(to)?, pattern, ifindex)?;
         let device = self.close_to_move(from, dev)?;
         while let Err(refused) = self.move_link(from, index, to, &there) {
@@ -210,10 +217,8 @@ impl Walk {
     /// One that departed, if this is where it is.
     fn take_in(&mut self, net: &Arc<Net>, departed: &Departed) -> Result<(), Failure> {
         self.watch(net)?;
-        // An index comes back: it may be another device by now.
-        let left = &departed.device.link;
         let seen = self.find_there(net, departed.ifindex, "")?;
-        match seen.filter(|link| link.kind == left.kind && link.address == left.address) {
+        match seen.filter(|link| is_same(link, &departed.device.link)) {
             Some(link) => self.enlist_moved(net, &departed.dev, link),
             None => Ok(()),
         }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use pernet_plugin_api::{Host, tracing};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::direction::lock;
 use crate::pcap;
@@ -49,7 +50,7 @@ struct Filling {
     /// Frames in `records`.
     frames: u64,
     has_ended: bool,
-    /// The disk refused: nothing more is recorded.
+    /// The disk refused, or the file is damaged: nothing more is recorded.
     has_failed: bool,
 }
 
@@ -128,13 +129,21 @@ impl Shared {
         lock(&self.filling)
     }
 
-    /// The writer's life: whole records, at the file's end, until our own end or the disk's refusal.
+    /// The writer's life: whole records, at the file's end, until our own end or the disk's refusal. It looks at an old
+    /// file first, here, since that takes as long as the file is, for which no init should wait.
     fn write(&self, mut file: &File) {
+        if let Err(e) = mend(file, &self.path) {
+            return self.give_up(0, &e);
+        }
         let mut records = Vec::with_capacity(ROOM);
         while let Some(frames) = self.next(&mut records) {
             let whole = file.metadata().map(|meta| meta.len());
             if let Err(e) = file.write_all(&records) {
-                self.fail(file, whole, frames, &e);
+                self.give_up(frames, &e);
+                // The file ends with a whole record, so that tools read what is there.
+                if let Err(e) = whole.and_then(|len| file.set_len(len)) {
+                    tracing::error!("{}: the record that was begun cannot be cut off: {e}", self.path.display());
+                }
                 return;
             }
             records.clear();
@@ -157,17 +166,18 @@ impl Shared {
         (!records.is_empty()).then_some(frames)
     }
 
-    /// The file ends with a whole record, so that tools read what is there.
-    fn fail(&self, file: &File, whole: io::Result<u64>, frames: u64, e: &io::Error) {
+    /// Nothing more is written: these frames are missed, those that wait, and all that come.
+    fn give_up(&self, frames: u64, e: &io::Error) {
         let mut filling = self.lock();
         filling.has_failed = true;
         self.missed.fetch_add(frames + std::mem::take(&mut filling.frames), Ordering::Relaxed);
         drop(filling);
         let path = self.path.display();
-        tracing::error!("{path}: {e}: nothing more is recorded there until the plugin is loaded anew; make room first");
-        if let Err(e) = whole.and_then(|len| file.set_len(len)) {
-            tracing::error!("{path}: the record that was begun cannot be cut off: {e}");
-        }
+        let then = match e.kind() {
+            io::ErrorKind::InvalidData => "move it away, or write another path",
+            _ => "make room first",
+        };
+        tracing::error!("{path}: {e}: nothing more is recorded there until the plugin is loaded anew; {then}");
     }
 }
 
@@ -178,7 +188,7 @@ fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let owner = Mode::RUSR | Mode::WUSR;
     let file = File::from(openat2(CWD, path, flags, owner, ResolveFlags::NO_SYMLINKS).map_err(|e| match e {
-        rustix::io::Errno::LOOP => io::Error::new(e.kind(), "a symbolic link is on its way; write the real path"),
+        Errno::LOOP => io::Error::new(e.kind(), "a symbolic link is on its way; write the real path"),
         e => e.into(),
     })?);
     let meta = file.metadata()?;
@@ -189,7 +199,6 @@ fn open(path: &Path) -> io::Result<File> {
         return Err(refused("it is there and may be another's (owner, or a second hard link); write another path"));
     }
     begin(&file, meta.len())?;
-    mend(&file, path)?;
     Ok(file)
 }
 
@@ -213,19 +222,24 @@ fn begin(mut file: &File, len: u64) -> io::Result<()> {
 /// records for its rest.
 ///
 /// Each capture holds the file's lock, shared. Who gets it alone knows that nobody is in the middle of a record: over a
-/// reload the former generation may be, and has looked at the file itself. Without locks there nothing is cut.
+/// reload the former generation may be. It has looked at the file itself, or is just doing so, and is waited for. Where
+/// there are no locks nothing is cut.
 fn mend(mut file: &File, path: &Path) -> io::Result<()> {
-    if flock(file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-        let len = file.metadata()?.len();
-        file.seek(SeekFrom::Start(pcap::HEADER.len() as u64))?;
-        let end = pcap::end_of_whole(&mut BufReader::with_capacity(READ, file), len)?;
-        if end < len {
-            let (path, rest) = (path.display(), len - end);
-            tracing::warn!("{path}: its last record is not whole, as after a kill: {rest} bytes of it are cut off");
-            file.set_len(end)?;
+    if let Err(e) = flock(file, FlockOperation::NonBlockingLockExclusive) {
+        if e == Errno::WOULDBLOCK {
+            let _ = retry_on_intr(|| flock(file, FlockOperation::LockShared));
         }
+        return Ok(());
     }
-    let _ = flock(file, FlockOperation::NonBlockingLockShared);
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(pcap::HEADER.len() as u64))?;
+    let end = pcap::end_of_whole(&mut BufReader::with_capacity(READ, file), len)?;
+    if end < len {
+        let (path, rest) = (path.display(), len - end);
+        tracing::warn!("{path}: its last record is not whole, as after a kill: {rest} bytes of it are cut off");
+        file.set_len(end)?;
+    }
+    let _ = retry_on_intr(|| flock(file, FlockOperation::LockShared));
     Ok(())
 }
 
@@ -302,15 +316,25 @@ mod tests {
     #[test]
     fn a_file_that_is_being_written_is_not_cut() {
         let (_folder, path) = folder();
-        let whole = torn(&path, 0);
         let former = start(&path, 96).expect("a capture of ours");
-        fs::write(&path, &whole[..whole.len() - 7]).expect("its record has begun");
-        let next = start(&path, 96).expect("the same file");
-        assert_eq!(fs::read(&path).expect("the file").len(), whole.len() - 7);
+        former.record([&[1; 60][..]]);
+        wait_for_records(&path);
+        let begun = fs::metadata(&path).expect("the file").len() + 7;
+        fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(&[0; 7])).expect("begun");
+        let len = || fs::metadata(&path).expect("the file").len();
+        drop(start(&path, 96).expect("the next generation"));
+        assert_eq!(len(), begun);
         drop(former);
-        drop(next);
-        drop(start(&path, 96).expect("nobody writes"));
-        assert!(fs::read(&path).expect("the file").len() < whole.len() - 7);
+        drop(start(&path, 96).expect("nobody else writes"));
+        assert_eq!(len(), begun - 7);
+    }
+
+    fn wait_for_records(path: &Path) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while read(&fs::read(path).expect("the file")).is_empty() {
+            assert!(Instant::now() < until, "nothing was written");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
     }
 
     #[test]
@@ -319,8 +343,16 @@ mod tests {
         let mut damaged = torn(&path, 0);
         damaged.extend([0xff; 40]);
         fs::write(&path, &damaged).expect("a damaged file");
-        let why = refusal(&path);
-        assert!(why.contains("at byte 176") && why.contains("move it away"), "{why}");
+        let capture = start(&path, 96).expect("it begins as a capture");
+        capture.record([&[3; 60][..]]);
+        capture.end();
+        capture.record([&[4; 60][..]]);
+        assert_eq!(capture.missed(), 2);
+        let why = pcap::end_of_whole(&mut io::Cursor::new(&damaged[24..]), damaged.len() as u64).expect_err("damaged");
+        assert_eq!(
+            (why.kind(), why.to_string()),
+            (io::ErrorKind::InvalidData, "there is no record at byte 176".into())
+        );
         assert_eq!(fs::read(&path).expect("the file"), damaged);
     }
 
@@ -329,11 +361,7 @@ mod tests {
         let (_folder, path) = folder();
         let capture = start(&path, 96).expect("a new file");
         capture.record([&[1; 60][..]]);
-        let until = Instant::now() + Duration::from_secs(20);
-        while read(&fs::read(&path).expect("the file")).is_empty() {
-            assert!(Instant::now() < until, "nothing was written");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
+        wait_for_records(&path);
         drop(capture);
     }
 

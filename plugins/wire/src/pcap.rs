@@ -62,7 +62,7 @@ pub(crate) fn end_of_whole(file: &mut (impl Read + Seek), len: u64) -> io::Resul
         file.read_exact(&mut head)?;
         let kept = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
         if kept > SNAPLEN_MAX {
-            let why = format!("it has no record at byte {end}; move it away or write another path");
+            let why = format!("there is no record at byte {end}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         let next = end + RECORD_HEADER as u64 + u64::from(kept);

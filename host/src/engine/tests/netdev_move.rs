@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use pernet_plugin_api::{RegState, Verdict};
 
-use super::kernel::{Descriptors, EBUSY, EEXIST, EINVAL};
+use super::kernel::{Descriptors, EBUSY, EEXIST, EINVAL, ENODEV};
 use super::lab::*;
 use super::ndo::*;
 use super::recorder::ODD;
@@ -324,6 +324,23 @@ fn k2_8_renamed_by_another_program_just_before_it_moves_it_is_found_there() {
     lab.assert_agrees();
     lab.unregister_in(2, std::slice::from_ref(&dev)).unwrap();
     assert_eq!(lab.world.kernel.ours(), []);
+}
+
+#[test]
+fn k2_8_another_device_that_has_its_index_by_now_is_not_moved() {
+    let lab = lab(2);
+    let dev = lab.registered(spec("ifb", "i0"));
+    lab.settle();
+    let index = dev.device().unwrap().link.ifindex;
+    lab.world.kernel.other_deletes(1, index);
+    lab.world.kernel.state().space(1).set_last(index - 1);
+    assert_eq!(lab.world.kernel.other_adds(1, "i0", "ifb").unwrap(), index);
+    assert_eq!(refused(lab.travel(&dev, 2, None, 0)), ENODEV);
+    assert!(lab.world.kernel.find(1, "i0").is_some() && lab.world.kernel.find(2, "i0").is_none());
+    lab.settle();
+    assert_eq!(dev.reg_state(), RegState::Unregistered);
+    assert!(lab.world.kernel.find(1, "i0").is_some());
+    lab.assert_agrees();
 }
 
 #[test]
