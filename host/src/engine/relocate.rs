@@ -2,7 +2,8 @@
 //!
 //! The device keeps its state and its operations' state: `ndo_uninit` and `ndo_init` are not called. In the old namespace it
 //! is told gone, with `reg_state` still registered; in the new one it is told as new, down, with a new serial. One that
-//! somebody else moved is *departed* until it is seen where it went; if nobody keeps that namespace, it is lost.
+//! somebody else moved is *departed* until it is seen where it went; if nobody keeps that namespace, it is lost. What it is
+//! called there, and what may be in the way, is `destination.rs`'s.
 
 use std::sync::Arc;
 
