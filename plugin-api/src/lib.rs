@@ -1,7 +1,7 @@
 //! The interface between pernetd and its plugins.
 //!
 //! Two halves. The safe layer is what an author writes against: [`Plugin`], [`PernetOps`], [`Notifier`], [`Host`],
-//! [`NetDeviceOps`] with the [`datapath`], and the [`export_plugin!`] macro; it shows neither `unsafe` nor the ABI. The ABI half ([`abi`], [`note`]) is what
+//! [`NetDeviceOps`] with the [`datapath`], [`FileSystem`], and the [`export_plugin!`] macro; it shows neither `unsafe` nor the ABI. The ABI half ([`abi`], [`note`]) is what
 //! the daemon's loader speaks: plain data, opaque handles and descriptors, in both directions, under frozen rules.
 //!
 //! Not here: how the daemon loads, orders or calls plugins.
@@ -37,6 +37,7 @@ mod dev;
 pub mod datapath;
 mod sysctl;
 mod filesystem;
+mod super_block;
 mod socket;
 mod area;
 mod export;
@@ -45,6 +46,7 @@ pub use chain::NotifierId;
 pub use datapath::{Batch, Datapath, Frame, Framing, Queue, VnetHeader};
 pub use error::{Error, Result};
 pub use field::{FieldStep, field_key, field_steps};
+pub use filesystem::{DirEntry, FileAttr, FileCaller, FileSystem, KernMount, MountRequest, OpenFile};
 pub use host::{Host, Registrar};
 pub use net::{ExitReason, NetCookie};
 pub use netdev::{DeviceInfo, EventKind, RegState, Verdict};
@@ -59,9 +61,10 @@ pub use tracing;
 /// What a plugin's file usually needs: `use pernet_plugin_api::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Batch, ConfigError, Datapath, Device, Error, Event, EventKind, ExitReason, Frame, Host, NdoDevice, Net,
-        NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier, NotifierId, PernetId,
-        PernetOps, Plugin, Queue, RegState, Registrar, Result, Stats, Verdict, export_plugin, tracing,
+        Batch, ConfigError, Datapath, Device, DirEntry, Error, Event, EventKind, ExitReason, FileAttr, FileCaller,
+        FileSystem, Frame, Host, KernMount, MountRequest, NdoDevice, Net, NetCookie, NetDeviceOps, Netdev, NetdevInfo,
+        NetdevRef, NetdevSpec, NoConfig, Notifier, NotifierId, OpenFile, PernetId, PernetOps, Plugin, Queue, RegState,
+        Registrar, Result, Stats, Verdict, export_plugin, tracing,
     };
 }
 

@@ -12,6 +12,7 @@ mod recorder;
 mod stream;
 
 mod exhaustion;
+mod filesystem;
 mod gate;
 mod initcall;
 mod model;
