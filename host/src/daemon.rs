@@ -7,12 +7,17 @@
 pub(crate) mod start;
 mod devices;
 mod enlist;
+mod errno;
+mod filesystems;
 mod identify;
+mod inodes;
 mod leases;
 mod links;
+mod mounts;
 mod namespaces;
 mod netdevs;
 mod operations;
+mod pernetfs;
 mod place;
 mod plugins;
 mod reload;

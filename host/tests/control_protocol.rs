@@ -257,7 +257,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let mut command = daemon.command(&["netns", "list"]);
     let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
     drop((command, reader));
-    let Request::NetnsList { reply } = daemon.next() else { panic!("another request") };
+    let Request::NetnsList { reply, .. } = daemon.next() else { panic!("another request") };
     reply.send(Ok(vec![netns("blue", NetnsState::live); 5000]));
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));

@@ -164,10 +164,10 @@ impl FileAttr {
         Self::of(ino, libc::S_IFREG | (permissions & 0o7777))
     }
 
-    /// A directory of root's, with these permission bits.
+    /// A directory of root's, with these permission bits. One link says that its subdirectories are not counted.
     #[must_use]
     pub fn directory(ino: u64, permissions: u32) -> Self {
-        FileAttr { nlink: 2, ..Self::of(ino, libc::S_IFDIR | (permissions & 0o7777)) }
+        Self::of(ino, libc::S_IFDIR | (permissions & 0o7777))
     }
 
     /// A symbolic link of root's.

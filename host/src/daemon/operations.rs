@@ -181,7 +181,9 @@ impl Daemon {
             self.config = Arc::new(self.in_force(config));
             let patience = self.config.main.unregister_timeout;
             self.shared.patience.store(patience, Ordering::Relaxed);
+            self.shared.filesystems.fuse.set_deadline(Duration::from_secs(self.config.main.filesystem.timeout));
             self.shared.list.set_unregister_timeout(Duration::from_secs(patience));
+            self.shared.readers.set(&config.main.control.read);
             if let Err(e) = self.server.set_read(&config.main.control.read) {
                 tracing::warn!("control.read stays as it was: {e}");
             }

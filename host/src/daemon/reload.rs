@@ -17,7 +17,9 @@ use crate::plugin::{self, Judge};
 use pernet_plugin_api::ExitReason;
 
 use super::enlist::{delist, enlist};
+use super::filesystems::{self, Filesystems};
 use super::namespaces::complain;
+use super::pernetfs::Readers;
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
 use super::running_set::{Failed, Running, RunningSet};
 use super::services::Places;
@@ -35,6 +37,10 @@ pub(super) struct Shared {
     pub(super) places: Arc<Places>,
     /// The plugins. Held for moments by the loop, and by these works only to read and to publish, not across a hook.
     pub(super) plugins: Mutex<Plugins>,
+    /// File system types and mounts.
+    pub(super) filesystems: Arc<Filesystems>,
+    /// Who may read `pernetfs`.
+    pub(super) readers: Arc<Readers>,
     /// Makes instances.
     pub(super) maker: Maker,
     /// How long a plugin that goes is waited for, in seconds (`unregister_timeout`); a reload may change it.
@@ -95,6 +101,11 @@ impl Shared {
 
     pub(super) fn remove_net(&self, birth: u64) {
         self.nets.write().unwrap_or_else(PoisonError::into_inner).remove(&birth);
+    }
+
+    /// How long a plugin that goes is waited for.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience.load(Ordering::Relaxed))
     }
 
     fn write(&self) -> Result<WriteToken, Trouble> {
@@ -187,8 +198,7 @@ pub(super) fn register_new(
 
 pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
-    let patience = Duration::from_secs(shared.patience.load(Ordering::Relaxed));
-    if let Err(e) = shared.maker.end(&live, patience) {
+    if let Err(e) = shared.maker.end(&live, shared.patience()) {
         tracing::error!(plugin = live.prepared.config.name, "{e}");
         // A call that did not come out is still in there: what it may use is leaked, and dropping it would only wait
         // once more.
@@ -359,6 +369,7 @@ pub(super) fn stop(shared: &Shared) -> Result<(), Trouble> {
     let entries = shared.plugins().take();
     for entry in entries.into_iter().rev() {
         if let Entry::Live(live) = entry {
+            filesystems::withdraw(shared, &live);
             destroy(shared, live);
         }
     }

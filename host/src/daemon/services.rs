@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pernet_plugin_api::NetCookie;
 
+use super::filesystems::Filesystems;
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
 use super::{Daemon, Event};
@@ -120,6 +121,8 @@ pub(super) struct Services {
     pub(super) places: Arc<Places>,
     /// Plugins' own devices.
     pub(super) netdevs: Netdevs,
+    /// File system types and mounts.
+    pub(super) filesystems: Arc<Filesystems>,
     /// The instances that may ask.
     pub(super) owners: Owners,
     /// What they are registered in.
@@ -165,23 +168,27 @@ impl Services {
         let mut work = self.work(instance, cookies, task)?;
         let (reply, answer) = bounded(1);
         work.reply = Some(reply);
-        if crate::plugin::running::current_hook().is_some() {
+        let running = crate::plugin::running::current_hook();
+        if running.is_some() && crate::plugin::running::acts_in_namespaces() {
             work.run(None);
-        } else {
-            self.events.send(Event::Work(work)).map_err(|_| gone())?;
+            return wait_for(&answer, instance, &[]);
         }
-        wait_for(&answer, instance)
+        // What is called from outside may be what the end of a namespace waits for.
+        let nets = if running.is_some() { work.nets.clone() } else { Vec::new() };
+        self.events.send(Event::Work(work)).map_err(|_| gone())?;
+        wait_for(&answer, instance, &nets)
     }
 }
 
 /// Waits for work in another namespace, but not beyond the instance's end: that end may be waiting for this very thread,
-/// in a reload that holds the work back.
-fn wait_for(answer: &Receiver<Result<(), Failure>>, instance: &InstanceRef) -> Result<(), Failure> {
+/// in a reload that holds the work back. Nor beyond that of one of the namespaces that are given.
+fn wait_for(answer: &Receiver<Result<(), Failure>>, instance: &InstanceRef, nets: &[Arc<Net>]) -> Result<(), Failure> {
     let until = Instant::now() + RUN_IN;
     loop {
         match answer.recv_timeout(LOOK) {
             Ok(result) => return result,
             Err(e) if e.is_disconnected() || instance.is_gone() => return Err(gone()),
+            Err(_) if nets.iter().any(|net| net.dying()) => return Err(gone()),
             Err(_) if Instant::now() >= until => {
                 let what = format!("the namespace was busy for {} s", RUN_IN.as_secs());
                 return Err(Failure::new(libc::ETIMEDOUT, what));
@@ -305,6 +312,14 @@ impl HostServices for Services {
 
     fn unregister_notifier(&self, instance: &InstanceRef, cookie: u64, number: u32) -> Result<(), Failure> {
         self.remove_notifier(instance, cookie, number)
+    }
+
+    fn kern_mount(&self, instance: &InstanceRef, fs: &str, cookie: u64, options: &str) -> Result<u64, Failure> {
+        self.mount_internally(instance, fs, cookie, options)
+    }
+
+    fn kern_unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
+        self.filesystems.unmount(instance, mount)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

@@ -15,8 +15,10 @@ use crate::linux::worker::Workers;
 use crate::plugin::{self, Judge};
 use crate::{control, discovery, logging, systemd};
 
+use super::filesystems::Filesystems;
 use super::identify;
 use super::netdevs::Netdevs;
+use super::pernetfs::{self, Readers};
 use super::plugins::{self, Maker, Plugins};
 use super::reload::{self, Shared};
 use super::services::{Owners, Places, Services};
@@ -63,11 +65,17 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let patience = config.main.unregister_timeout;
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
+    let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout))
+        .map_err(|e| format!("cannot serve mounts: {e}"))?;
+    let filesystems = Arc::new(filesystems);
+    let readers = Arc::new(Readers::new(&config.main.control.read));
+    filesystems.register_own(&pernetfs::new(events.clone(), &readers)).map_err(|e| e.to_string())?;
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
         places: Arc::clone(&places),
         netdevs: Netdevs::default(),
+        filesystems: Arc::clone(&filesystems),
         owners: Owners::default(),
         list: Arc::downgrade(&list),
     });
@@ -76,6 +84,8 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         places,
         nets: RwLock::default(),
         plugins: Mutex::new(Plugins::default()),
+        filesystems,
+        readers,
         maker: Maker::new(services),
         patience: patience.into(),
         judge,

@@ -56,9 +56,9 @@ impl FileSystemType {
         FileSystemType { judges_access: true, ..self }
     }
 
-    /// Its owner is about to go: from now on nobody finds it (K6.3), though it is still registered.
-    pub fn set_going(&self) {
-        self.going.store(true, Ordering::Relaxed);
+    /// Whether its owner is about to go: then nobody finds it (K6.3), though it is still registered.
+    pub fn set_going(&self, going: bool) {
+        self.going.store(going, Ordering::Relaxed);
     }
 }
 

@@ -44,6 +44,8 @@ pub struct MountRequest {
     pub netns: Option<Arc<str>>,
     /// As given to mount(8).
     pub source: String,
+    /// Where it is to be, as whoever mounts it says: for the operator. Empty for an internal mount.
+    pub target: String,
     /// Separated by commas.
     pub options: String,
 }

@@ -11,3 +11,8 @@ pub mod link_stats;
 pub mod tun;
 pub mod device;
 pub mod peer;
+pub mod mount_table;
+pub mod fuse;
+mod fuse_wire;
+pub mod fuse_session;
+pub mod fuse_server;

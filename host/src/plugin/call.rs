@@ -5,6 +5,7 @@
 //!
 //! Not here: entering the namespace and holding its lock, which the caller has done.
 
+use super::fs::FileOp;
 use super::inner::Inner;
 use super::ndo::Ndo;
 use super::running::Guard;
@@ -32,6 +33,9 @@ pub(super) enum Hook {
     NetdevFree,
     Work,
     DropWork,
+    FsMount,
+    FsKillSb,
+    File(FileOp),
 }
 
 impl Hook {
@@ -52,14 +56,17 @@ impl Hook {
             Hook::Netdev(kind) => kind.hook_name(),
             Hook::Ndo(ndo) => ndo.as_str(),
             Hook::NetdevFree => "netdev.free",
+            Hook::FsMount => "fs.mount",
+            Hook::FsKillSb => "fs.kill_sb",
+            Hook::File(op) => op.as_str(),
         }
     }
 
     /// Whether a panicked instance is still asked for it.
     fn is_exit(self) -> bool {
-        use Hook::{DropWork, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
+        use Hook::{DropWork, FsKillSb, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
         match self {
-            PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree => true,
+            PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree | FsKillSb => true,
             Hook::Ndo(ndo) => ndo.is_exit(),
             _ => false,
         }
@@ -68,10 +75,15 @@ impl Hook {
     /// Whether its calls are told even when all went well; freeing memory is nobody's event.
     fn is_told(self) -> bool {
         match self {
-            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree => false,
+            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree | Hook::File(_) => false,
             Hook::Ndo(ndo) => ndo.is_told(),
             _ => true,
         }
+    }
+
+    /// Whether an error of it is an answer to somebody outside, rather than something that went wrong.
+    fn errors_are_answers(self) -> bool {
+        matches!(self, Hook::File(_))
     }
 }
 
@@ -84,11 +96,18 @@ pub(super) struct Place<'a> {
     /// The other one, where it is in two.
     pub(super) other: Option<NetCookie>,
     pub(super) device: Option<&'a str>,
+    /// It is called from outside, with nothing held.
+    pub(super) alone: bool,
 }
 
 impl Place<'static> {
     pub(super) fn home() -> Self {
-        Place { netns: Arc::from(""), last: None, other: None, device: None }
+        Place { netns: Arc::from(""), last: None, other: None, device: None, alone: false }
+    }
+
+    /// What is called from outside every namespace, with nothing held, though it may be about one.
+    pub(super) fn alone(netns: &Arc<str>) -> Self {
+        Place { netns: Arc::clone(netns), alone: true, ..Place::home() }
     }
 }
 
@@ -126,7 +145,8 @@ impl Inner {
         let duration = guard.since.elapsed();
         drop(guard);
         let failure = failure_of(&status);
-        if hook.is_told() || failure.is_some() {
+        let is_wrong = |failure: &Failure| failure.panicked || !hook.errors_are_answers();
+        if hook.is_told() || failure.as_ref().is_some_and(is_wrong) {
             self.report(hook, place, failure.as_ref(), duration);
         }
         match failure {
@@ -144,7 +164,7 @@ impl Inner {
         let netns = nets.first().map_or_else(|| Arc::from(""), |at| at.net.name());
         let last = nets.iter().map(|at| at.net.cookie).max();
         let other = nets.iter().map(|at| at.net.cookie).find(|cookie| Some(*cookie) != last);
-        let place = Place { netns, last, other, device: None };
+        let place = Place { netns, last, other, device: None, alone: false };
         with_infos(nets, |infos| {
             self.ask(Hook::Work, &place, |table, instance| (table.run_work()(instance, work, infos), ()))
         })
@@ -241,7 +261,7 @@ const FEW: usize = 8;
 
 /// One namespace, for attribution and for the plugin; its name is asked for once.
 pub(super) fn with_info<R>(at: &At<'_>, device: Option<&str>, f: impl FnOnce(&Place<'_>, &NetInfo<'_>) -> R) -> R {
-    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device };
+    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device, alone: false };
     let info = |areas: &[AreaHandle]| {
         let (name, areas) = ((&*place.netns).into(), RSlice::from_slice(areas));
         f(&place, &NetInfo { cookie: at.net.cookie.0, generation: at.net.generation, name, areas })

@@ -23,6 +23,8 @@ pub struct Running {
     pub cookie: Option<NetCookie>,
     /// The earlier one of two.
     pub(super) other: Option<NetCookie>,
+    /// It is called from outside, with nothing held.
+    pub(super) alone: bool,
     /// That namespace's name; empty for what runs at home.
     pub netns: Arc<str>,
     /// Since when.
@@ -87,13 +89,21 @@ pub(super) enum Held {
 
 pub(super) fn held_by_this_thread() -> Held {
     let held = with_slot(|slot| {
-        lock(slot).iter().fold(Held::Nothing, |held, hook| match (held, hook.cookie) {
+        let holding = |hook: &&Running| !hook.alone;
+        lock(slot).iter().filter(holding).fold(Held::Nothing, |held, hook| match (held, hook.cookie) {
             (Held::Everything, _) | (_, None) => Held::Everything,
             (Held::Nothing, Some(cookie)) => Held::UpTo(cookie),
             (Held::UpTo(most), Some(cookie)) => Held::UpTo(most.max(cookie)),
         })
     });
     held.unwrap_or(Held::Nothing)
+}
+
+/// Whether the calling thread is in a hook that holds something: it acts in namespaces itself, where it may. One in no
+/// hook, or only in one that is called from outside, has no business in any.
+#[must_use]
+pub fn acts_in_namespaces() -> bool {
+    with_slot(|slot| lock(slot).iter().any(|hook| !hook.alone)).unwrap_or(false)
 }
 
 /// Whether the calling thread is in a hook of this namespace, and so has its lock.
@@ -125,6 +135,7 @@ impl Guard {
             hook: hook.as_str(),
             cookie: None,
             other: None,
+            alone: false,
             netns,
             since,
             token: 0,
@@ -151,6 +162,7 @@ mod tests {
             hook: "pernet.init",
             cookie,
             other: None,
+            alone: false,
             netns,
             since: Instant::now(),
             token: 77,
@@ -166,6 +178,9 @@ mod tests {
         let seen = std::thread::spawn(|| running().iter().filter(|r| r.token == 77).count()).join().expect("no panic");
         assert_eq!(seen, 2, "another thread sees both");
         drop(inner);
+        let from_outside = Guard::enter(Running { alone: true, ..hook(None) });
+        assert!(matches!(held_by_this_thread(), Held::UpTo(NetCookie(5))), "that holds nothing");
+        drop(from_outside);
         let home = Guard::enter(hook(None));
         assert!(matches!(held_by_this_thread(), Held::Everything));
         drop((home, outer));

@@ -148,8 +148,8 @@ pub fn answer(request: Request) {
     let found = |name: &str| known(name).ok_or_else(|| ControlError::no_such_netns(name));
     match request {
         Request::Status { reply } => reply.send(Ok(status())),
-        Request::NetnsList { reply } => reply.send(Ok(namespaces())),
-        Request::NetnsGet { name, reply } | Request::NetnsRetry { name, reply } => reply.send(found(&name)),
+        Request::NetnsList { reply, .. } => reply.send(Ok(namespaces())),
+        Request::NetnsGet { name, reply, .. } | Request::NetnsRetry { name, reply } => reply.send(found(&name)),
         Request::NetnsWait { name, reply } => match known(&name) {
             Some(netns) => reply.send(Ok(netns)),
             // Waits for ever; forgotten when the test ends.
@@ -167,6 +167,12 @@ pub fn answer(request: Request) {
             reply.send(found(&name).map(|n| vec![device(&n.name)]));
         }
         Request::DevShow { name, netns, reply } => reply.send(devices(&name, netns.as_deref())),
+        Request::FilesystemList { reply } => reply.send(Ok(Vec::new())),
+        Request::MountList { reply } => reply.send(Ok(Vec::new())),
+        Request::Mount(ask) => {
+            let remedy = "there is none";
+            ask.reply.send(Err(ControlError::new(ErrorKind::NotFound, ask.fs, "no such type", remedy)));
+        }
         Request::Reload { reply } => {
             let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
             reply.send(Ok(ReloadResult { ok: true, generation: 8, plugins: vec![kept] }));
@@ -181,6 +187,7 @@ pub fn netns(name: &str, state: NetnsState) -> Netns {
         name: name.into(),
         names: vec![name.into()],
         cookie: 4711,
+        generation: 1,
         nsid: None,
         state,
         subsystems: vec!["loopback".into()],

@@ -6,6 +6,8 @@ use serde_json::Value;
 
 /// Failed, for whatever reason.
 const FAILED: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
 /// The daemon cannot be reached.
 const UNREACHABLE: u8 = 3;
 
@@ -24,6 +26,12 @@ impl Failure {
         // What comes from elsewhere may have several lines; this is one.
         let line = format!("{place}: {what}; {remedy}").replace('\n', " | ");
         Failure { status: FAILED, line }
+    }
+
+    /// The command line asks for what cannot be.
+    pub(super) fn usage(command: &str, what: &str) -> Failure {
+        let remedy = format!("see `pernetctl {command} --help`");
+        Failure { status: USAGE, ..Failure::new(command, what, remedy) }
     }
 
     /// The daemon is not there, or went away.

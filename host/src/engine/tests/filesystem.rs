@@ -239,7 +239,7 @@ fn k6_3_a_type_whose_owner_goes_counts_as_absent() {
     let (world, all, _) = lab();
     let fs = world.fs("a");
     all.register_filesystem(&fs).unwrap();
-    fs.set_going();
+    fs.set_going(true);
     assert_eq!(errno(all.mount("a", request("x"))), ENODEV);
     assert_eq!(errno(all.register_filesystem(&world.fs("a"))), EBUSY, "its name is not free yet");
     assert_eq!(errno(all.kern_mount(&fs, request("late"))), ENODEV);
