@@ -112,7 +112,7 @@ impl<'a> MountRequest<'a> {
     #[must_use]
     pub fn option(&self, key: &str) -> Option<&'a str> {
         let each = self.options.split(',').map(|option| option.split_once('=').unwrap_or((option, "")));
-        each.filter(|(name, _)| *name == key).map(|(_, value)| value).last()
+        each.rev().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 }
 

@@ -185,7 +185,7 @@ impl FileSystems {
     fn vfs_mount(&self, fs: &Arc<FileSystemType>, request: MountRequest, internal: bool) -> Result<MountRef, Failure> {
         let sb = fs.ops.mount(&request, internal)?;
         let id = self.0.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let mount = Mount::new(id, fs, request, internal, sb, &self.0);
+        let mount = MountRef::new(id, fs, request, internal, sb, &self.0);
         lock(&self.0.mounts).push(Arc::clone(&mount));
         // Asked after it can be found: whoever ends the type's mounts has set this before.
         if fs.going.load(Ordering::Relaxed) {

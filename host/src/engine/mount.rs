@@ -2,11 +2,13 @@
 //!
 //! Mirrors `struct mount` and `struct super_block` in one, since each mount has a superblock of its own (`mount_nodev`).
 //! A use ([`MountRef`]) keeps it, as does a call that is inside; when the last of them has gone, `kill_sb` is called,
-//! once. A mount can also be ended from inside, when its type or its namespace goes: then calls are refused from that
+//! once, after a `release` of every file that is still open. A mount can also be ended from inside, when its type or its namespace goes: then calls are refused from that
 //! moment on, whoever carries it is told, and `kill_sb` follows the last call that is still inside.
 //!
 //! No lock is held while the file system is called. Which mounts there are is `filesystem.rs`'s.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -32,6 +34,9 @@ pub struct Mount {
     sb: Box<dyn SuperBlock>,
     table: Weak<Table>,
     life: Mutex<Life>,
+    /// Open files, each as often as it was opened so. What ends with open files releases them itself: whoever carries a
+    /// mount does not come to tell of each.
+    open: Mutex<HashMap<(u64, u64), usize>>,
     /// A call has come out of a mount that has ended.
     left: Condvar,
     carrier: OnceLock<Carrier>,
@@ -71,6 +76,31 @@ impl Life {
 /// A use of a mount (`mntget`); dropping it is `mntput`.
 pub struct MountRef(Arc<Mount>);
 
+impl MountRef {
+    /// The first use of a new mount.
+    pub(super) fn new(
+        id: u64,
+        fs: &Arc<FileSystemType>,
+        request: MountRequest,
+        internal: bool,
+        sb: Box<dyn SuperBlock>,
+        table: &Arc<Table>,
+    ) -> Self {
+        MountRef(Arc::new(Mount {
+            id,
+            fs: Arc::clone(fs),
+            request,
+            internal,
+            sb,
+            table: Arc::downgrade(table),
+            life: Mutex::new(Life { uses: 1, ..Life::default() }),
+            open: Mutex::default(),
+            left: Condvar::new(),
+            carrier: OnceLock::new(),
+        }))
+    }
+}
+
 impl std::ops::Deref for MountRef {
     type Target = Arc<Mount>;
 
@@ -93,30 +123,13 @@ impl Drop for MountRef {
 }
 
 impl Mount {
-    pub(super) fn new(
-        id: u64,
-        fs: &Arc<FileSystemType>,
-        request: MountRequest,
-        internal: bool,
-        sb: Box<dyn SuperBlock>,
-        table: &Arc<Table>,
-    ) -> MountRef {
-        MountRef(Arc::new(Mount {
-            id,
-            fs: Arc::clone(fs),
-            request,
-            internal,
-            sb,
-            table: Arc::downgrade(table),
-            life: Mutex::new(Life { uses: 1, ..Life::default() }),
-            left: Condvar::new(),
-            carrier: OnceLock::new(),
-        }))
-    }
-
     /// No code of others runs under this lock, so a poisoned one is sound.
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_files(&self) -> MutexGuard<'_, HashMap<(u64, u64), usize>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it has ended: every call is refused.
@@ -175,6 +188,13 @@ impl Mount {
     }
 
     fn kill(&self) {
+        let open = std::mem::take(&mut *self.open_files());
+        for ((ino, handle), times) in open {
+            for _ in 0..times {
+                // There is nobody to tell of an error.
+                let _ = self.sb.release(OpenFile { ino, handle, caller: FileCaller::default() });
+            }
+        }
         let result = self.sb.kill_sb();
         if let Some(table) = self.table.upgrade() {
             table.unmounted(self, result.err());
@@ -231,7 +251,11 @@ impl Mount {
 
     /// See [`SuperBlock::open`].
     pub fn open(&self, caller: FileCaller, ino: u64, flags: i32) -> Result<u64, Failure> {
-        self.call(|sb| sb.open(caller, ino, flags))
+        self.call(|sb| {
+            let handle = sb.open(caller, ino, flags)?;
+            *self.open_files().entry((ino, handle)).or_default() += 1;
+            Ok(handle)
+        })
     }
 
     /// See [`SuperBlock::read`].
@@ -256,7 +280,15 @@ impl Mount {
 
     /// See [`SuperBlock::release`].
     pub fn release(&self, file: OpenFile) -> Result<(), Failure> {
-        self.call(|sb| sb.release(file))
+        self.call(|sb| {
+            if let Entry::Occupied(mut open) = self.open_files().entry((file.ino, file.handle)) {
+                *open.get_mut() -= 1;
+                if *open.get() == 0 {
+                    open.remove();
+                }
+            }
+            sb.release(file)
+        })
     }
 
     /// See [`SuperBlock::no_create`].

@@ -68,6 +68,7 @@ impl Hook {
         match self {
             PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree | FsKillSb => true,
             Hook::Ndo(ndo) => ndo.is_exit(),
+            Hook::File(op) => op == FileOp::Release,
             _ => false,
         }
     }

@@ -17,9 +17,9 @@ use crossbeam_channel::{Receiver, unbounded};
 use pernetd::config::ControlRead;
 use pernetd::control::monitor::Monitor;
 use pernetd::control::wire::{
-    DaemonState, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, LastReload, NamespaceCounts, Netns,
-    NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult,
-    ReloadedPlugin, Status,
+    DaemonState, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, Filesystem, LastReload, MountEntry,
+    NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState,
+    ReloadAction, ReloadResult, ReloadedPlugin, Status,
 };
 use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -167,8 +167,8 @@ pub fn answer(request: Request) {
             reply.send(found(&name).map(|n| vec![device(&n.name)]));
         }
         Request::DevShow { name, netns, reply } => reply.send(devices(&name, netns.as_deref())),
-        Request::FilesystemList { reply } => reply.send(Ok(Vec::new())),
-        Request::MountList { reply } => reply.send(Ok(Vec::new())),
+        Request::FilesystemList { reply } => reply.send(Ok(vec![filesystem()])),
+        Request::MountList { reply } => reply.send(Ok(vec![mount()])),
         Request::Mount(ask) => {
             let remedy = "there is none";
             ask.reply.send(Err(ControlError::new(ErrorKind::NotFound, ask.fs, "no such type", remedy)));
@@ -235,6 +235,23 @@ pub fn plugin() -> Plugin {
         generation: 1,
         namespaces: 2,
         error: Some(why),
+    }
+}
+
+pub fn filesystem() -> Filesystem {
+    Filesystem { name: "pernetfs".into(), owner: "pernetd".into(), user: true, judges_access: false, mounts: 1 }
+}
+
+pub fn mount() -> MountEntry {
+    MountEntry {
+        id: 3,
+        fs: "pernetfs".into(),
+        owner: "pernetd".into(),
+        netns: None,
+        source: "none".into(),
+        target: "/mnt".into(),
+        options: String::new(),
+        calls: 0,
     }
 }
 

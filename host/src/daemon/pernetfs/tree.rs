@@ -3,6 +3,7 @@
 //! A file is named by what it is about (a namespace by its cookie and life, so that one of the same name that comes later
 //! is another), never by its path. Nothing is kept: each answer is made anew.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::control::wire::{Device, Filesystem, MountEntry, Netns, Plugin, PluginState, Status};
@@ -151,8 +152,8 @@ impl Tree {
             }
             Node::Devices(key) => {
                 self.netns(key)?;
-                let devices = self.ask.devices(&key.name)?.into_iter();
-                devices.map(|d| (file_name(&d.name, d.ifindex), Node::Device(device_key(key, &d)))).collect()
+                let devices = self.devices(key)?.into_iter();
+                devices.map(|(name, device)| (name, Node::Device(device_key(key, &device)))).collect()
             }
             Node::Device(key) => {
                 self.device(key)?;
@@ -177,9 +178,8 @@ impl Tree {
         match folder {
             Node::Namespaces if !name.starts_with('#') => self.namespace(&real_name(name)),
             Node::Devices(key) => {
-                let devices = self.ask.devices(&key.name)?.into_iter();
-                let found = devices.filter(|device| file_name(&device.name, device.ifindex) == name).last();
-                found.map(|device| Node::Device(device_key(key, &device))).ok_or_else(none)
+                let device = self.devices(key)?.remove(name).ok_or_else(none)?;
+                Ok(Node::Device(device_key(key, &device)))
             }
             _ => {
                 let found = self.children(folder)?.into_iter().find(|(known, _)| known == name);
@@ -209,6 +209,14 @@ impl Tree {
     fn netns(&self, key: &Arc<Key>) -> Result<Netns, Failure> {
         let netns = self.ask.namespace(&key.name)?;
         if (netns.cookie, netns.generation) == (key.cookie, key.generation) { Ok(netns) } else { Err(gone()) }
+    }
+
+    /// By file name. One that is only held any more gives way to one that has its name now.
+    fn devices(&self, key: &Key) -> Result<BTreeMap<String, Device>, Failure> {
+        let (registered, held): (Vec<_>, Vec<_>) =
+            self.ask.devices(&key.name)?.into_iter().partition(|device| device.reg_state == "registered");
+        let all = held.into_iter().chain(registered);
+        Ok(all.map(|device| (file_name(&device.name, device.ifindex), device)).collect())
     }
 
     fn device(&self, key: &DeviceKey) -> Result<Device, Failure> {

@@ -97,6 +97,15 @@ impl SuperBlock for Sb {
         Ok(self.world.answer.lock().unwrap().entries.clone())
     }
 
+    fn open(&self, _: FileCaller, ino: u64, _: i32) -> Result<u64, Failure> {
+        Ok(ino * 10)
+    }
+
+    fn release(&self, file: OpenFile) -> Result<(), Failure> {
+        self.world.note(format!("release {} {}", file.ino, file.handle));
+        Ok(())
+    }
+
     fn read(&self, _: OpenFile, _: u64, _: usize) -> Result<Vec<u8>, Failure> {
         Ok(self.world.answer.lock().unwrap().bytes.clone())
     }
@@ -555,5 +564,29 @@ fn nonsense_in_lists_and_bytes(world: &World, mount: &Mount) {
     for (target, expected) in [(&b"x"[..], 0), (b"", EIO), (b"a\0b", EIO), (&[b'a'; 4096], EIO), (&[b'a'; 4095], 0)] {
         world.answer.lock().unwrap().bytes = target.to_vec();
         assert_eq!(errno(mount.readlink(2)), expected, "{} bytes", target.len());
+    }
+}
+
+#[test]
+fn whatever_is_open_at_the_end_is_released_before_kill_sb() {
+    let (world, all, _) = lab();
+    let fs = world.fs("a");
+    all.register_filesystem(&fs).unwrap();
+    let me = FileCaller::default();
+    for from_inside in [false, true] {
+        let mount = all.mount("a", request("x")).unwrap();
+        let opened: Vec<u64> = [2, 2, 3].map(|ino| mount.open(me, ino, 0).unwrap()).into();
+        assert_eq!(opened, [20, 20, 30]);
+        mount.release(OpenFile { ino: 2, handle: 20, caller: me }).unwrap();
+        world.take();
+        if from_inside {
+            all.end_mounts(&fs, LONG);
+        } else {
+            drop(mount);
+        }
+        let mut trace = world.take();
+        assert_eq!(trace.pop().as_deref(), Some("kill_sb x"));
+        trace.sort();
+        assert_eq!(trace, ["release 2 20", "release 3 30"]);
     }
 }
