@@ -292,7 +292,7 @@ impl Services {
         answered.try_recv().unwrap_or_else(|_| Err(gone()))
     }
 
-    fn net(&self, cookie: u64) -> Result<Arc<Net>, Failure> {
+    pub(super) fn net(&self, cookie: u64) -> Result<Arc<Net>, Failure> {
         let unknown = || Failure::new(libc::ENOENT, "no such namespace is managed");
         self.places.get(NetCookie(cookie)).ok_or_else(unknown)
     }

@@ -21,6 +21,7 @@ pub mod load;
 pub mod running;
 mod call;
 mod ndo;
+mod ctl;
 pub mod instance;
 pub mod host_api;
 mod host_devices;
