@@ -6,11 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod kernel;
+mod knobs;
 mod lab;
 mod ndo;
 mod recorder;
 mod stream;
 
+mod ctl_handler;
 mod exhaustion;
 mod gate;
 mod initcall;
@@ -29,3 +31,4 @@ mod notifier;
 mod pernet;
 mod rtnl;
 mod setup;
+mod sysctl;
