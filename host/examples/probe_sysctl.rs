@@ -81,6 +81,7 @@ impl PernetOps for Ops {
         });
         let header = self.host.register_net_sysctl(net.cookie(), &self.config.path, knobs.table(&own))?;
         own.record(&format!("registered {} {}", net.name(), knobs.spelled()));
+        tracing::debug!("the probe has its sysctls");
         *lock(&own.header) = Some(header);
         let mut headers = Vec::new();
         for more in &self.config.more {
