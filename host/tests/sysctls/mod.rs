@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::machine::{Machine, SOON, name_path};
 use crate::sandbox::{netns_add, wait_until};
@@ -53,7 +53,13 @@ pub struct Done {
 /// `pernetctl sysctl`.
 #[track_caller]
 pub fn sysctl(m: &Machine, arguments: &[&str]) -> Done {
-    let output = m.pernetctl_for_people(["sysctl"].into_iter().chain(arguments.iter().copied())).output().unwrap();
+    done(&mut m.pernetctl_for_people(["sysctl"].into_iter().chain(arguments.iter().copied())))
+}
+
+/// Any command.
+#[track_caller]
+pub fn done(command: &mut Command) -> Done {
+    let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Done { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
 }
