@@ -82,17 +82,17 @@ fn k7_7_a_refusal_says_what_was_wrong_and_what_to_write() {
 
 #[test]
 fn k7_8_minmax_never_clamps() {
-    let cases: [(CtlKind, Number, Number, &[Number], &[Number]); 4] = [
-        (CtlKind::Int, -5, 5, &[-5, 0, 5], &[-6, 6, 2_147_483_648]),
-        (CtlKind::Uint, 10, 60_000, &[10, 60_000], &[0, 9, 60_001, 4_294_967_296]),
-        (CtlKind::Ulong, 1, u64::MAX as Number, &[1, u64::MAX as Number], &[0]),
-        (CtlKind::Ulong, 0, 3, &[0, 3], &[4, u64::MAX as Number]),
-    ];
-    for (kind, min, max, good, bad) in cases {
+    let all = Number::from(u64::MAX);
+    for (kind, min, max, good, bad) in [
+        (CtlKind::Int, -5, 5, vec![-5, 0, 5], vec![-6, 6, 2_147_483_648]),
+        (CtlKind::Uint, 10, 60_000, vec![10, 60_000], vec![0, 9, 60_001, 4_294_967_296]),
+        (CtlKind::Ulong, 1, all, vec![1, all], vec![0]),
+        (CtlKind::Ulong, 0, 3, vec![0, 3], vec![4, all]),
+    ] {
         let knob = Knob::new(bounded(kind, 1, min, max));
         for value in good {
             assert!(knob.write(value.to_string()).is_ok(), "{kind:?} {value}");
-            assert_eq!(knob.data.number(0, 0), *value);
+            assert_eq!(knob.data.number(0, 0), value);
         }
         knob.data.set(0, &[max]);
         for value in bad {

@@ -487,7 +487,7 @@ fn k7_12_two_writers_race_by_element() {
         for value in ["1", "2"] {
             let (knob, start) = (&knob, &start);
             scope.spawn(move || {
-                let line = vec![value; 8].join(" ");
+                let line = [value; 8].join(" ");
                 start.wait();
                 for _ in 0..500 {
                     assert_eq!(knob.write(&line), Ok(line.len()));
