@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         one("a handler cannot unregister its own table", from_inside),
         one("a handler that panics is its caller's EIO and its plugin's end", panicking),
         one("a handler that hangs holds up nobody else", others_go_on),
+        one("a handler that hangs holds up neither a reload nor the end", reload_and_end),
         one("a plugin that fails in its registrations leaves nothing", failing),
         one("readers and writers while namespaces come and go", hammered),
     ];
@@ -319,6 +320,31 @@ fn others_go_on(mut m: Machine) {
     fs::write("/pernet/go", "").unwrap();
     writes.into_iter().for_each(|write| assert_eq!(ended(write).0, 0));
     m.stop();
+}
+
+fn reload_and_end(mut m: Machine) {
+    m.main("unregister_timeout = 1");
+    started(&mut m, "");
+    add(&m, "red");
+    lines(&m, "probe.own = until /pernet/go\nprobe.int = 5\n");
+    assert_eq!(m.ctl(["reload"])["ok"], true);
+    wait_log(&m, "a handler does not return (1s): not all of sysctl.d's changes are carried out yet");
+    assert_eq!(
+        value(&m, "blue", "probe.int"),
+        "5",
+        "the lines of a namespace are carried out in the order of the keys"
+    );
+    // It goes on where it was, as soon as it can.
+    assert_eq!(value(&m, "red", "probe.int"), "3");
+    fs::write("/pernet/go", "").unwrap();
+    wait_until("red has its turn", SOON, || value(&m, "red", "probe.int") == "5");
+    fs::remove_file("/pernet/go").unwrap();
+    let hung = record().len();
+    let write = begin(&m, "blue", "probe.own=until /pernet/go");
+    wait_until("it hangs", SOON, || record().len() > hung);
+    m.stop();
+    assert!(m.log().contains("sysctl.write") && m.log().contains("does not return"), "{}", m.log());
+    assert_eq!(ended(write).0, 3, "nobody is left to answer");
 }
 
 fn failing(mut m: Machine) {
