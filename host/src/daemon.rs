@@ -7,10 +7,10 @@
 pub(crate) mod start;
 mod devices;
 mod enlist;
-mod errno;
 mod filesystems;
 mod identify;
 mod inodes;
+mod knobs;
 mod leases;
 mod links;
 mod mounts;
@@ -24,6 +24,8 @@ mod reload;
 mod requests;
 mod running_set;
 mod services;
+mod sysctl_requests;
+mod sysctls;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -96,6 +98,8 @@ struct Daemon {
     config: Arc<Config>,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
+    /// Registered as long as the daemon runs.
+    _knobs: knobs::Registered,
     /// One thread more for looks into the kernel, where no hook runs: hooks that hang must not keep an operator from
     /// asking what hangs.
     looks: Workers,

@@ -15,6 +15,7 @@ use crate::log::{self, Caller};
 use crate::netdev_ops::OpsTable;
 use crate::pernet::{AnyOps, Registered};
 use crate::super_block::{AnyFileSystem, SuperTable};
+use crate::sysctl::SysctlTables;
 use crate::work::{Work, WorkTable};
 use crate::{Error, Net, NetCookie, Notifier, PernetId, PernetOps, Result};
 
@@ -136,6 +137,7 @@ pub(crate) struct Shared {
     pub(crate) devices: OpsTable,
     pub(crate) notifiers: NotifierTable,
     pub(crate) supers: SuperTable,
+    pub(crate) sysctls: SysctlTables,
     pub(crate) pool: Arc<Pool>,
     pub(crate) starter: Arc<Starter>,
 }
@@ -148,6 +150,7 @@ impl Shared {
             devices: OpsTable::new(),
             notifiers: NotifierTable::new(),
             supers: SuperTable::new(),
+            sysctls: SysctlTables::new(),
             pool: Arc::new(Pool::new()),
             starter: Arc::new(Starter::new()),
         }

@@ -21,7 +21,7 @@ pub(super) mod generated {
 pub use generated::{
     DaemonState, DaemonStatus as Status, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, Filesystem, Hook,
     HookResult, LastReload, MountEntry, NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin, PluginCounts,
-    PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin,
+    PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin, Sysctl,
 };
 
 /// The interface's text, as it is also given to clients that ask for it.

@@ -65,6 +65,7 @@ impl Daemon {
             Request::FilesystemList { reply } => self.filesystem_list(reply),
             Request::MountList { reply } => self.mount_list(reply),
             Request::Mount(ask) => self.mount(ask),
+            Request::Sysctls { netns, reply } => self.sysctl_sets(netns.as_deref(), reply),
             Request::Reload { reply } => self.reload(Some(reply)),
         }
     }

@@ -13,10 +13,11 @@ use pernet_plugin_api::NetCookie;
 use super::filesystems::Filesystems;
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
+use super::sysctls::NetSysctl;
 use super::{Daemon, Event};
 use crate::control::monitor::{HookLine, Monitor};
 use crate::engine::{
-    self, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
+    self, CtlTable, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
 };
 use crate::logging;
 use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
@@ -127,6 +128,8 @@ pub(super) struct Services {
     pub(super) owners: Owners,
     /// What they are registered in.
     pub(super) list: Weak<PernetList>,
+    /// Where their sysctls get their first values from.
+    pub(super) sysctls: Arc<NetSysctl>,
 }
 
 /// The engine's view of each instance, from before its init until its end.
@@ -168,27 +171,33 @@ impl Services {
         let mut work = self.work(instance, cookies, task)?;
         let (reply, answer) = bounded(1);
         work.reply = Some(reply);
-        let running = crate::plugin::running::current_hook();
-        if running.is_some() && crate::plugin::running::acts_in_namespaces() {
+        if crate::plugin::running::in_engine() {
             work.run(None);
-            return wait_for(&answer, instance, &[]);
+        } else {
+            self.events.send(Event::Work(work)).map_err(|_| gone())?;
         }
-        // What is called from outside may be what the end of a namespace waits for.
-        let nets = if running.is_some() { work.nets.clone() } else { Vec::new() };
-        self.events.send(Event::Work(work)).map_err(|_| gone())?;
-        wait_for(&answer, instance, &nets)
+        wait_for(&answer, instance)
     }
 }
 
-/// Waits for work in another namespace, but not beyond the instance's end: that end may be waiting for this very thread,
-/// in a reload that holds the work back. Nor beyond that of one of the namespaces that are given.
-fn wait_for(answer: &Receiver<Result<(), Failure>>, instance: &InstanceRef, nets: &[Arc<Net>]) -> Result<(), Failure> {
+/// Waits for work in another namespace, but not beyond the instance's end, or its table's, or its mount's: that end may
+/// be waiting for this very thread, in a reload that holds the work back.
+fn wait_for(answer: &Receiver<Result<(), Failure>>, instance: &InstanceRef) -> Result<(), Failure> {
     let until = Instant::now() + RUN_IN;
     loop {
         match answer.recv_timeout(LOOK) {
             Ok(result) => return result,
             Err(e) if e.is_disconnected() || instance.is_gone() => return Err(gone()),
-            Err(_) if nets.iter().any(|net| net.dying()) => return Err(gone()),
+            // Whoever unregisters the table may hold what this waits for, and waits for this call.
+            Err(_) if engine::in_unregistered_table() => {
+                return Err(Failure::new(
+                    libc::ECANCELED,
+                    "the sysctl table that this is a handler of is unregistered",
+                ));
+            }
+            Err(_) if engine::in_ended_mount() => {
+                return Err(Failure::new(libc::ECANCELED, "the mount that this is a file operation of has ended"));
+            }
             Err(_) if Instant::now() >= until => {
                 let what = format!("the namespace was busy for {} s", RUN_IN.as_secs());
                 return Err(Failure::new(libc::ETIMEDOUT, what));
@@ -320,6 +329,20 @@ impl HostServices for Services {
 
     fn kern_unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
         self.filesystems.unmount(instance, mount)
+    }
+
+    fn register_net_sysctl(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        path: &str,
+        table: CtlTable,
+    ) -> Result<u64, Failure> {
+        self.register_table(instance, cookie, path, table)
+    }
+
+    fn unregister_net_sysctl(&self, instance: &InstanceRef, cookie: u64, number: u64) -> Result<(), Failure> {
+        self.unregister_table(instance, cookie, number)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

@@ -17,11 +17,13 @@ use crate::{control, discovery, logging, systemd};
 
 use super::filesystems::Filesystems;
 use super::identify;
+use super::knobs::{self, Knobs};
 use super::netdevs::Netdevs;
 use super::pernetfs::{self, Readers};
 use super::plugins::{self, Maker, Plugins};
 use super::reload::{self, Shared};
 use super::services::{Owners, Places, Services};
+use super::sysctls::net_sysctl_init;
 use super::{Daemon, Event, Phase};
 
 /// What went wrong before the loop ran: printed on standard error, exit code 1.
@@ -48,7 +50,8 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
     if !errors.is_empty() {
         return Err(errors.join("\npernetd: "));
     }
-    println!("pernetd: the configuration and {} plugins are right", good.len());
+    let lines = config.sysctls.len();
+    println!("pernetd: the configuration, {} plugins and {lines} lines of sysctl.d are right", good.len());
     Ok(0)
 }
 
@@ -70,6 +73,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let filesystems = Arc::new(filesystems);
     let readers = Arc::new(Readers::new(&config.main.control.read));
     filesystems.register_own(&pernetfs::new(events.clone(), &readers)).map_err(|e| e.to_string())?;
+    let sysctls = net_sysctl_init(&config.sysctls);
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
@@ -78,6 +82,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         filesystems: Arc::clone(&filesystems),
         owners: Owners::default(),
         list: Arc::downgrade(&list),
+        sysctls: Arc::clone(&sysctls),
     });
     let shared = Arc::new(Shared {
         list,
@@ -88,9 +93,17 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         readers,
         maker: Maker::new(services),
         patience: patience.into(),
+        sysctls: Arc::clone(&sysctls),
         judge,
     });
     let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
+    let workers = Arc::new(workers);
+    let knobs = Knobs {
+        shared: Arc::downgrade(&shared),
+        workers: Arc::clone(&workers),
+        receive_buffer: config.main.netlink.receive_buffer,
+    };
+    let knobs = knobs::register(&sysctls, knobs).map_err(|e| format!("cannot register the daemon's sysctls: {e}"))?;
     let looks = Workers::new(1).map_err(|e| format!("cannot start a worker: {e}"))?;
     // Plugins before namespaces: then each namespace of the first scan gets one setup, not one registration per plugin.
     on_a_seat(|| reload::start(&shared, &config))?;
@@ -114,7 +127,8 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         ns::current().map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
     let mut daemon = Daemon {
         command_line,
-        workers: Arc::new(workers),
+        workers,
+        _knobs: knobs,
         looks,
         links,
         server,

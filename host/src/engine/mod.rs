@@ -8,6 +8,11 @@
 //! (`daemon`). Hooks of one [`Net`] must be asked for by one job at a time; jobs of different nets run in parallel.
 
 mod change;
+mod ctl_file;
+mod ctl_handler;
+mod ctl_header;
+mod ctl_table;
+mod ctl_value;
 mod external;
 mod failure;
 mod fence;
@@ -32,6 +37,7 @@ mod relocate;
 mod rtnl;
 mod setup;
 mod superblock;
+mod sysctl;
 mod todo;
 mod undo;
 mod unregister;
@@ -40,6 +46,10 @@ mod walk;
 pub use change::{
     altname_add, altname_del, dev_change_name, dev_close, dev_open, dev_set_mac_address, dev_set_master, dev_set_mtu,
 };
+pub use ctl_file::{Credentials, CtlAccess, CtlFile, sysctl_perm};
+pub use ctl_header::{CtlHeader, in_unregistered_table};
+pub use ctl_table::{CtlAt, CtlData, CtlEntry, CtlKind, CtlTable};
+pub use ctl_value::Number;
 pub use failure::{Failure, HookError};
 pub use filesystem::{FileSystemType, FileSystems, Unmounted};
 pub use gate::Blocked;
@@ -48,7 +58,7 @@ pub use initcall::{Item, Level, OrderError, order};
 pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
 pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
 pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};
-pub use mount::{Carrier, Mount, MountRef};
+pub use mount::{Carrier, Mount, MountRef, in_ended_mount};
 pub use name::dev_valid_name;
 pub use names::{HOST, Names, NetChange, Observation, escape};
 pub use net::{Namespace, Net, NetState};
@@ -63,6 +73,7 @@ pub use relocate::{Departed, arrived, dev_change_net_namespace, lost};
 pub use rtnl::{HeldRtnl, LockError, QuietGuard, Rtnl, RtnlGuard, RtnlPair, lock_two};
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
 pub use superblock::{FileSystem, MountRequest, ROOT_INO, SuperBlock};
+pub use sysctl::{CtlFound, CtlNode, CtlSet, register_net_sysctl};
 pub use todo::{NotDeferred, Work};
 pub use unregister::{unregister_many, unregister_netdev};
 pub use walk::work_in;

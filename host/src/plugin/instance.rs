@@ -144,12 +144,6 @@ impl Instance {
         &self.filesystems
     }
 
-    /// Its registrations are undone, or will be carried out again: while they are undone, nothing that its threads ask
-    /// for is waited for.
-    pub fn set_leaving(&self, leaving: bool) {
-        self.inner.set_leaving(leaving);
-    }
-
     /// Where it is in its life.
     #[must_use]
     pub fn state(&self) -> PluginState {

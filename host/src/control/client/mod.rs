@@ -9,6 +9,7 @@ mod mount;
 mod mount_helper;
 mod mount_options;
 mod netns;
+mod sysctl;
 mod tables;
 
 use std::io::{self, Write};
@@ -46,6 +47,7 @@ pub fn run(plugin_info: PluginInfo) -> ExitCode {
     let done = execute(&arguments, plugin_info);
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(End::Told) => ExitCode::FAILURE,
         Err(End::Failed(failure)) => {
             let _ = writeln!(io::stderr(), "pernetctl: {}", failure.line);
             ExitCode::from(failure.status)
@@ -63,6 +65,8 @@ pub fn run(plugin_info: PluginInfo) -> ExitCode {
 enum End {
     Failed(Failure),
     Print(io::Error),
+    /// Something failed, and was told when it did.
+    Told,
 }
 
 impl From<Failure> for End {
@@ -118,6 +122,7 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
             let unmounted = mount::umount(open().ok().as_mut(), directory, *lazy)?;
             print(json, &unmounted, |_| String::new())
         }
+        Command::Sysctl(arguments) => sysctl::run(&mut open()?, json, arguments),
         Command::Monitor => monitor(open()?, json),
         Command::Reload => {
             let reply: call::Reload_Reply = open()?.call("Reload", &call::Reload_Args {})?;

@@ -6,11 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod kernel;
+mod knobs;
 mod lab;
 mod ndo;
 mod recorder;
 mod stream;
 
+mod ctl_handler;
 mod exhaustion;
 mod filesystem;
 mod gate;
@@ -30,3 +32,4 @@ mod notifier;
 mod pernet;
 mod rtnl;
 mod setup;
+mod sysctl;
