@@ -6,7 +6,9 @@
 
 pub(crate) mod start;
 mod devices;
+mod ask;
 mod enlist;
+mod file_names;
 mod filesystems;
 mod identify;
 mod inodes;
@@ -15,6 +17,7 @@ mod leases;
 mod links;
 mod mounts;
 mod namespaces;
+mod netctl;
 mod netdevs;
 mod operations;
 mod pernetfs;

@@ -18,6 +18,7 @@ use crate::{control, discovery, logging, systemd};
 use super::filesystems::Filesystems;
 use super::identify;
 use super::knobs::{self, Knobs};
+use super::netctl;
 use super::netdevs::Netdevs;
 use super::pernetfs::{self, Readers};
 use super::plugins::{self, Maker, Plugins};
@@ -72,7 +73,9 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         .map_err(|e| format!("cannot serve mounts: {e}"))?;
     let filesystems = Arc::new(filesystems);
     let readers = Arc::new(Readers::new(&config.main.control.read));
-    filesystems.register_own(&pernetfs::new(events.clone(), &readers)).map_err(|e| e.to_string())?;
+    for fs in [pernetfs::new(events.clone(), &readers), netctl::new(events.clone(), &places)] {
+        filesystems.register_own(&fs).map_err(|e| e.to_string())?;
+    }
     let sysctls = net_sysctl_init(&config.sysctls);
     let services = Arc::new(Services {
         events: events.clone(),
