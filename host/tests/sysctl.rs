@@ -56,7 +56,7 @@ fn shown(mut m: Machine) {
     assert_eq!(names.lines().count(), 15, "also one that nobody may read: {names}");
     let workers = std::thread::available_parallelism().unwrap();
     let own = format!(
-        "pernetd.log_level = info\npernetd.receive_buffer = 8388608\npernetd.unregister_timeout = 10\npernetd.workers = {workers}\n"
+        "pernetd.filesystem_timeout = 10\npernetd.log_level = info\npernetd.receive_buffer = 8388608\npernetd.unregister_timeout = 10\npernetd.workers = {workers}\n"
     );
     assert_eq!(good(&m, &["-a"]), own, "without --netns it is the host's own namespace, where the probe is not");
     m.stop();

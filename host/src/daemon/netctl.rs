@@ -298,6 +298,10 @@ impl SuperBlock for Super {
         libc::ENOENT
     }
 
+    fn no_change(&self) -> i32 {
+        libc::EACCES
+    }
+
     fn kill_sb(&self) -> Result<(), Failure> {
         Ok(())
     }

@@ -312,10 +312,20 @@ impl Mount {
 
     /// See [`SuperBlock::no_create`].
     pub fn no_create(&self) -> Failure {
-        let refuse = |sb: &dyn SuperBlock| {
-            Err::<(), _>(Failure::new(sb.no_create(), "only the file system itself makes and removes its files"))
-        };
-        self.call(refuse).err().unwrap_or_else(|| Failure::new(ENODEV, "the mount has ended"))
+        self.refuse(|sb| sb.no_create())
+    }
+
+    /// See [`SuperBlock::no_change`].
+    pub fn no_change(&self) -> Failure {
+        self.refuse(|sb| sb.no_change())
+    }
+
+    fn refuse(&self, errno: impl FnOnce(&dyn SuperBlock) -> i32) -> Failure {
+        let what = "only the file system itself makes and removes its files";
+        match self.call(|sb| Ok(errno(sb))) {
+            Ok(errno) => Failure::new(errno, what),
+            Err(ended) => ended,
+        }
     }
 }
 
