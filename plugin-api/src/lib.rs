@@ -1,7 +1,7 @@
 //! The interface between pernetd and its plugins.
 //!
 //! Two halves. The safe layer is what an author writes against: [`Plugin`], [`PernetOps`], [`Notifier`], [`Host`],
-//! [`NetDeviceOps`] with the [`datapath`], and the [`export_plugin!`] macro; it shows neither `unsafe` nor the ABI. The ABI half ([`abi`], [`note`]) is what
+//! [`NetDeviceOps`] with the [`datapath`], [`FileSystem`], and the [`export_plugin!`] macro; it shows neither `unsafe` nor the ABI. The ABI half ([`abi`], [`note`]) is what
 //! the daemon's loader speaks: plain data, opaque handles and descriptors, in both directions, under frozen rules.
 //!
 //! Not here: how the daemon loads, orders or calls plugins.
@@ -36,17 +36,23 @@ mod own;
 mod chain;
 mod dev;
 pub mod datapath;
+mod knob;
+mod ctl_table;
 mod sysctl;
 mod filesystem;
+mod super_block;
 mod socket;
 mod area;
 mod export;
 
 pub use chain::NotifierId;
+pub use ctl_table::CtlTable;
 pub use datapath::{Batch, Datapath, Frame, Framing, Queue, VnetHeader};
 pub use error::{Error, Result};
 pub use field::{FieldStep, field_key, field_steps};
+pub use filesystem::{DirEntry, FileAttr, FileCaller, FileSystem, KernMount, MountRequest, OpenFile};
 pub use host::{Host, Registrar};
+pub use knob::{BoolKnob, IntKnob, TextKnob, UintKnob, UlongKnob};
 pub use net::{ExitReason, NetCookie};
 pub use netdev::{DeviceInfo, EventKind, RegState, Verdict};
 pub use netdev_ops::{NdoDevice, NetDeviceOps, Stats};
@@ -55,14 +61,17 @@ pub use own::{Netdev, NetdevInfo, NetdevRef};
 pub use pernet::{Net, PernetId, PernetOps};
 pub use plugin::{ConfigError, NoConfig, Plugin};
 pub use spec::{MacvlanMode, NetdevSpec, Vxlan};
+pub use sysctl::CtlHeader;
 pub use tracing;
 
 /// What a plugin's file usually needs: `use pernet_plugin_api::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Batch, ConfigError, Datapath, Device, Error, Event, EventKind, ExitReason, Frame, Host, NdoDevice, Net,
-        NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier, NotifierId, PernetId,
-        PernetOps, Plugin, Queue, RegState, Registrar, Result, Stats, Verdict, export_plugin, tracing,
+        Batch, BoolKnob, ConfigError, CtlHeader, CtlTable, Datapath, Device, DirEntry, Error, Event, EventKind,
+        ExitReason, FileAttr, FileCaller, FileSystem, Frame, Host, IntKnob, KernMount, MountRequest, NdoDevice, Net,
+        NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier, NotifierId, OpenFile,
+        PernetId, PernetOps, Plugin, Queue, RegState, Registrar, Result, Stats, TextKnob, UintKnob, UlongKnob, Verdict,
+        export_plugin, tracing,
     };
 }
 

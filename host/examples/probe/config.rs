@@ -46,9 +46,37 @@ pub(crate) struct Config {
     /// Devices of its own are changed as this file says, whenever there is one.
     #[serde(default)]
     pub(super) acts: Option<PathBuf>,
+    /// File system types to register.
+    #[serde(default)]
+    pub(super) filesystems: Vec<WantedFs>,
+    /// Internal mounts to make in a namespace's init.
+    #[serde(default)]
+    pub(super) kern_mounts: Vec<WantedMount>,
     /// Devices to hold from their REGISTER on; the notifier has to be there.
     #[serde(default)]
     pub(super) holds: Vec<Hold>,
+}
+
+/// A file system type to register.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedFs {
+    pub(super) name: String,
+    /// For internal mounts only.
+    #[serde(default)]
+    pub(super) internal: bool,
+}
+
+/// An internal mount to make.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedMount {
+    /// In the init of the namespace of this name.
+    pub(super) netns: String,
+    /// The type.
+    pub(super) fs: String,
+    #[serde(default)]
+    pub(super) options: String,
 }
 
 /// A device to hold.
@@ -155,6 +183,12 @@ pub(super) enum Ask {
 }
 
 impl Config {
+    /// Whether something may go wrong there.
+    pub(super) fn has_fault(&self, hook: &str, device: Option<&str>) -> bool {
+        let here = |f: &Fault| f.hook == hook && f.device.as_deref().is_none_or(|name| device == Some(name));
+        self.faults.iter().any(here)
+    }
+
     /// What is to go wrong in this call.
     pub(super) fn fault(&self, call: &Line<'_>, nth: u64) -> Option<&Fault> {
         self.faults.iter().find(|f| {

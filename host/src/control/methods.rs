@@ -9,14 +9,16 @@ use varlink::VarlinkService;
 
 use super::access::Need;
 use super::connection::{Connection, at};
-use super::request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request};
+use super::request::{Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request};
 use super::server::{Shared, after};
+use super::sysctl::{Asker, Sets};
 use super::wire::generated::{
-    Call_Boot, Call_DevList, Call_DevShow, Call_Monitor, Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry,
-    Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList, Call_Reload, Call_Status, VarlinkCallError, VarlinkInterface,
+    Call_Boot, Call_DevList, Call_DevShow, Call_FilesystemList, Call_Monitor, Call_Mount, Call_MountList,
+    Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry, Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList,
+    Call_Reload, Call_Status, Call_SysctlList, Call_SysctlRead, Call_SysctlWrite, VarlinkCallError, VarlinkInterface,
     new,
 };
-use super::wire::{Netns, NetnsState};
+use super::wire::{MountEntry, Netns, NetnsState};
 
 /// The service as one connection sees it.
 pub(super) fn service(connection: Arc<Connection>, shared: Arc<Shared>) -> VarlinkService {
@@ -88,7 +90,7 @@ impl Methods {
         };
         let name = name.to_owned();
         let place = format!("namespace {name}");
-        let now = self.ask(|reply| Request::NetnsGet { name, reply });
+        let now = self.ask(|reply| Request::NetnsGet { name, count: true, reply });
         let state = match self.wait(&now, after(self.shared.limits.answer)) {
             Ok(netns) => format!("it is still {}", netns.state.as_str()),
             Err(_) => "it is not there".to_owned(),
@@ -112,7 +114,7 @@ impl Methods {
         let answer = self.ask(|reply| Request::NetnsWaitGone { name: name.clone(), cookie, reply });
         if call.wants_more() {
             // The daemon takes requests in turn: once this second one is answered, the first one is watching.
-            let now = self.ask(|reply| Request::NetnsGet { name: name.clone(), reply });
+            let now = self.ask(|reply| Request::NetnsGet { name: name.clone(), count: true, reply });
             let now = self.wait(&now, after(self.shared.limits.answer))?;
             call.set_continues(true);
             let sent = call.reply(now);
@@ -128,7 +130,7 @@ impl Methods {
         if !call.wants_more() {
             return Err(Refusal::ExpectedMore);
         }
-        let ns = self.namespace_descriptor(&name)?;
+        let ns = self.descriptor(format!("namespace {name}"), "the namespace's one descriptor")?;
         let (inits, inits_done) = Reply::new();
         let (seen, name_seen) = Reply::new();
         let mut lease = Lease { shared: &self.shared, id: self.shared.new_lease(), ended: false };
@@ -154,16 +156,36 @@ impl Methods {
         Ok(netns)
     }
 
-    fn namespace_descriptor(&self, name: &str) -> Result<std::os::fd::OwnedFd, Refusal> {
+    /// The one descriptor that came with the call.
+    fn descriptor(&self, place: String, which: &str) -> Result<std::os::fd::OwnedFd, Refusal> {
         let mut descriptors = self.connection.take_descriptors();
         match (descriptors.pop(), descriptors.is_empty()) {
-            (Some(ns), true) => Ok(ns),
-            (ns, _) => {
-                let what = format!("{} descriptors came with the call", descriptors.len() + usize::from(ns.is_some()));
-                let remedy = "send the namespace's one descriptor in the same message (SCM_RIGHTS)";
-                Err(ControlError::new(ErrorKind::Invalid, format!("namespace {name}"), what, remedy).into())
+            (Some(one), true) => Ok(one),
+            (one, _) => {
+                let what = format!("{} descriptors came with the call", descriptors.len() + usize::from(one.is_some()));
+                let remedy = format!("send {which} in the same message (SCM_RIGHTS)");
+                Err(ControlError::new(ErrorKind::Invalid, place, what, remedy).into())
             }
         }
+    }
+
+    /// The type's own code is asked, which takes the time that it takes.
+    fn mount(
+        &self,
+        ask: impl FnOnce(std::os::fd::OwnedFd, Reply<MountEntry>) -> MountAsk,
+        fs: &str,
+    ) -> Result<MountEntry, Refusal> {
+        self.judge(Need::Change, "Mount")?;
+        let device = self.descriptor(format!("file system type {fs}"), "the one descriptor of /dev/fuse")?;
+        self.wait(&self.ask(|reply| Request::Mount(ask(device, reply))), None)
+    }
+
+    /// The sysctls of the namespaces that are meant. What is asked of them then runs on this thread.
+    fn sysctls(&self, need: Need, method: &str, netns: Option<String>) -> Result<(Sets, Asker), Refusal> {
+        self.judge(need, method)?;
+        let answer = self.ask(|reply| Request::Sysctls { netns: netns.clone(), reply });
+        let sets = self.wait(&answer, after(self.shared.limits.answer))?;
+        Ok((Sets { netns, sets }, Asker::of(&self.connection.peer)))
     }
 
     /// Lines until the client goes. A client that reads slowly only fills its own queue.
@@ -240,14 +262,14 @@ impl VarlinkInterface for Methods {
     }
 
     fn netns_list(&self, call: &mut dyn Call_NetnsList) -> varlink::Result<()> {
-        match self.read("NetnsList", |reply| Request::NetnsList { reply }) {
+        match self.read("NetnsList", |reply| Request::NetnsList { count: true, reply }) {
             Ok(namespaces) => call.reply(namespaces),
             Err(e) => refuse(call, e),
         }
     }
 
     fn netns_get(&self, call: &mut dyn Call_NetnsGet, name: String) -> varlink::Result<()> {
-        match self.read("NetnsGet", |reply| Request::NetnsGet { name, reply }) {
+        match self.read("NetnsGet", |reply| Request::NetnsGet { name, count: true, reply }) {
             Ok(netns) => call.reply(netns),
             Err(e) => refuse(call, e),
         }
@@ -320,9 +342,79 @@ impl VarlinkInterface for Methods {
         refuse(call, e)
     }
 
+    fn filesystem_list(&self, call: &mut dyn Call_FilesystemList) -> varlink::Result<()> {
+        match self.read("FilesystemList", |reply| Request::FilesystemList { reply }) {
+            Ok(filesystems) => call.reply(filesystems),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn mount_list(&self, call: &mut dyn Call_MountList) -> varlink::Result<()> {
+        match self.read("MountList", |reply| Request::MountList { reply }) {
+            Ok(mounts) => call.reply(mounts),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn mount(
+        &self,
+        call: &mut dyn Call_Mount,
+        fs: String,
+        netns: Option<String>,
+        source: String,
+        target: String,
+        options: String,
+    ) -> varlink::Result<()> {
+        let name = fs.clone();
+        match self.mount(|device, reply| MountAsk { fs, netns, source, target, options, device, reply }, &name) {
+            Ok(mount) => call.reply(mount),
+            Err(e) => refuse(call, e),
+        }
+    }
+
     fn reload(&self, call: &mut dyn Call_Reload) -> varlink::Result<()> {
         match self.change("Reload", |reply| Request::Reload { reply }) {
             Ok(result) => call.reply(result),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn sysctl_list(
+        &self,
+        call: &mut dyn Call_SysctlList,
+        netns: Option<String>,
+        key: Option<String>,
+    ) -> varlink::Result<()> {
+        let sets = self.sysctls(Need::Read, "SysctlList", netns);
+        match sets.and_then(|(sets, _)| Ok(sets.list(key.as_deref())?)) {
+            Ok(sysctls) => call.reply(sysctls),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn sysctl_read(
+        &self,
+        call: &mut dyn Call_SysctlRead,
+        netns: Option<String>,
+        key: Option<String>,
+    ) -> varlink::Result<()> {
+        let sets = self.sysctls(Need::Read, "SysctlRead", netns);
+        match sets.and_then(|(sets, who)| Ok(sets.read(key.as_deref(), &who)?)) {
+            Ok(sysctls) => call.reply(sysctls),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn sysctl_write(
+        &self,
+        call: &mut dyn Call_SysctlWrite,
+        netns: Option<String>,
+        key: String,
+        value: String,
+    ) -> varlink::Result<()> {
+        let sets = self.sysctls(Need::Change, "SysctlWrite", netns);
+        match sets.and_then(|(sets, who)| Ok(sets.write(&key, &who, &value)?)) {
+            Ok(sysctls) => call.reply(sysctls),
             Err(e) => refuse(call, e),
         }
     }

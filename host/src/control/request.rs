@@ -10,7 +10,8 @@ use std::sync::{Arc, Weak};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::wire::{BootRecord, Device, DeviceDetails, Netns, Plugin, ReloadResult, Status};
+use super::sysctl::SysctlSet;
+use super::wire::{BootRecord, Device, DeviceDetails, Filesystem, MountEntry, Netns, Plugin, ReloadResult, Status};
 
 /// One thing that a client asks for.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub enum Request {
     },
     /// All namespaces, `@host` first.
     NetnsList {
+        /// Count the devices where that takes a look into the kernel.
+        count: bool,
         /// For the answer.
         reply: Reply<Vec<Netns>>,
     },
@@ -29,6 +32,8 @@ pub enum Request {
     NetnsGet {
         /// Any of its names.
         name: String,
+        /// Count its devices where that takes a look into the kernel.
+        count: bool,
         /// For the answer.
         reply: Reply<Netns>,
     },
@@ -93,6 +98,25 @@ pub enum Request {
         /// For the answer.
         reply: Reply<BootRecord>,
     },
+    /// The file system types in the order of registration.
+    FilesystemList {
+        /// For the answer.
+        reply: Reply<Vec<Filesystem>>,
+    },
+    /// Users' mounts.
+    MountList {
+        /// For the answer.
+        reply: Reply<Vec<MountEntry>>,
+    },
+    /// Serve a mount that the client has made.
+    Mount(MountAsk),
+    /// The sysctls of the namespaces that are meant, for the connection's thread to ask.
+    Sysctls {
+        /// A name or a pattern of names; `None` for the host's own namespace.
+        netns: Option<String>,
+        /// For the answer: at least one.
+        reply: Reply<Vec<Box<dyn SysctlSet>>>,
+    },
     /// Reload as SIGHUP does; answered when it is done. A refused configuration is [`ErrorKind::Failed`] with the
     /// errors, or `ok: false` with the plugins concerned.
     Reload {
@@ -116,6 +140,25 @@ pub struct NetnsAdd {
     pub inits: Reply<Netns>,
     /// Answered second: discovery has seen the name. Ends the lease.
     pub seen: Reply<Netns>,
+}
+
+/// The arguments of [`Request::Mount`].
+#[derive(Debug)]
+pub struct MountAsk {
+    /// The file system type, by name.
+    pub fs: String,
+    /// Any of the namespace's names; `None` for none in particular.
+    pub netns: Option<String>,
+    /// As given to mount(8).
+    pub source: String,
+    /// Where the client is going to attach it.
+    pub target: String,
+    /// Separated by commas; those that are the client's own are not among them.
+    pub options: String,
+    /// The connection.
+    pub device: OwnedFd,
+    /// Answered when the mount answers. An unknown type is [`ErrorKind::NotFound`].
+    pub reply: Reply<MountEntry>,
 }
 
 /// Identifies a lease; never reused by a daemon.

@@ -20,9 +20,9 @@ pub(super) mod generated {
 
 pub use generated::{
     BootRecord, DaemonState, DaemonStatus as Status, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats,
-    Facility, Hook, HookResult, Initcall, InitcallResult, LastReload, NamespaceCounts, Netns, NetnsError, NetnsSetup,
-    NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin,
-    SetupHook,
+    Facility, Filesystem, Hook, HookResult, Initcall, InitcallResult, LastReload, MountEntry, NamespaceCounts, Netns,
+    NetnsError, NetnsSetup, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction,
+    ReloadResult, ReloadedPlugin, SetupHook, Sysctl,
 };
 
 /// The interface's text, as it is also given to clients that ask for it.

@@ -56,7 +56,7 @@ pub(super) struct Start<'a> {
     pub(super) runtime_dir: &'a Path,
     pub(super) events: &'a Sender<Event>,
     pub(super) monitor: &'a Arc<Monitor>,
-    pub(super) shared: &'a Shared,
+    pub(super) shared: &'a Arc<Shared>,
 }
 
 /// Calls every initcall. A bad plugin file is refused and the rest run; a contradiction in the order ends the start, and

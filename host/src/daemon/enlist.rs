@@ -9,20 +9,25 @@ use pernet_plugin_api::ExitReason;
 
 use crate::engine::{self, WriteToken};
 
+use super::filesystems;
 use super::namespaces::complain;
 use super::plugins::{Live, Trouble};
 use super::reload::Shared;
 
 /// Registers everything, or leaves nothing registered.
 pub(super) fn enlist(shared: &Shared, write: &WriteToken, live: &Live) -> Result<(), Trouble> {
+    filesystems::announce(shared, live)?;
     engine::register(write, live.member(), &shared.nets()).map_err(|errors| {
+        filesystems::withdraw(shared, live);
         errors.first().map_or_else(|| Trouble::new("pernet.init", "failed without saying why"), Trouble::from)
     })
 }
 
 /// Takes everything back that is registered.
 pub(super) fn delist(shared: &Shared, write: &WriteToken, live: &Live, reason: ExitReason) {
+    filesystems::going(live);
     let name: &Arc<str> = live.instance.name();
     let (_, errors) = engine::unregister(write, name, &shared.nets(), reason);
     complain(&errors);
+    filesystems::withdraw(shared, live);
 }

@@ -18,9 +18,10 @@ use crate::linux::ns::{self, Pin};
 use crate::linux::worker::Workers;
 use crate::{control, discovery, systemd};
 
+use super::knobs::{self, Knobs};
 use super::plugins::Entry;
 use super::reload::Shared;
-use super::{Event, identify};
+use super::{Event, identify, netctl, pernetfs};
 
 /// One of the daemon's own initcalls.
 pub(super) struct Own {
@@ -36,12 +37,15 @@ pub(super) struct Own {
 }
 
 /// All of them, in the order in which they are called.
-pub(super) const OWN: [Own; 7] = [
+pub(super) const OWN: [Own; 10] = [
     Own { name: "net_ns_init", level: Level::Pure, vital: true, requires: &[], run: net_ns_init },
     Own { name: "workqueue_init", level: Level::Pure, vital: true, requires: &[], run: workqueue_init },
+    Own { name: "net_sysctl_init", level: Level::Core, vital: false, requires: &[], run: net_sysctl_init },
     Own { name: "sock_init", level: Level::Core, vital: false, requires: &[], run: sock_init },
     Own { name: "rtnetlink_init", level: Level::Core, vital: true, requires: &[], run: rtnetlink_init },
     Own { name: "net_dev_init", level: Level::Subsys, vital: false, requires: &[], run: net_dev_init },
+    Own { name: "pernetfs_init", level: Level::Fs, vital: false, requires: &[], run: pernetfs_init },
+    Own { name: "netctl_init", level: Level::Fs, vital: false, requires: &["net_sysctl_init"], run: netctl_init },
     Own { name: "control_init", level: Level::Late, vital: true, requires: &[], run: control_init },
     Own { name: "discovery_init", level: Level::Late, vital: true, requires: &["net_ns_init"], run: discovery_init },
 ];
@@ -63,7 +67,7 @@ pub(super) struct Booting<'a> {
     pub(super) runtime_dir: &'a Path,
     pub(super) events: &'a Sender<Event>,
     pub(super) monitor: &'a Arc<Monitor>,
-    pub(super) shared: &'a Shared,
+    pub(super) shared: &'a Arc<Shared>,
     /// Under which plugins are registered.
     pub(super) write: &'a WriteToken,
     pub(super) made: Made,
@@ -77,7 +81,7 @@ pub(super) struct Booting<'a> {
 #[derive(Default)]
 pub(super) struct Made {
     pub(super) host: Option<(NetCookie, Pin)>,
-    pub(super) workers: Option<Workers>,
+    pub(super) workers: Option<Arc<Workers>>,
     pub(super) looks: Option<Workers>,
     pub(super) links: Option<Arc<LinkSource>>,
     pub(super) server: Option<control::Server>,
@@ -104,8 +108,29 @@ fn net_ns_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
 fn workqueue_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
     let threads = |n| Workers::new(n).map_err(|e| failed("cannot start the workers", &e));
     let (workers, looks) = (threads(booting.config.workers())?, threads(1)?);
-    (booting.made.workers, booting.made.looks) = (Some(workers), Some(looks));
+    (booting.made.workers, booting.made.looks) = (Some(Arc::new(workers)), Some(looks));
     Ok(ends_itself())
+}
+
+/// The root of the sysctls: from here on tables are registered, the daemon's own first.
+fn net_sysctl_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
+    let sysctls = Arc::clone(&booting.shared.sysctls);
+    let knobs = Knobs {
+        shared: Arc::downgrade(booting.shared),
+        workers: made(&booting.made.workers)?,
+        receive_buffer: booting.config.main.netlink.receive_buffer,
+    };
+    sysctls.set_open(true);
+    let knobs = knobs::register(&sysctls, knobs).inspect_err(|_| sysctls.set_open(false))?;
+    Ok(Box::new(move || {
+        sysctls.set_open(false);
+        drop(knobs);
+    }))
+}
+
+/// What an earlier initcall has made.
+fn made<T>(part: &Option<Arc<T>>) -> Result<Arc<T>, Failure> {
+    part.clone().ok_or_else(|| Failure::new(libc::ENODEV, "an initcall before this one has not run"))
 }
 
 /// Sockets and what they stand on, each a step in the kernel's order (K6.7): the root of the net sysctls, the cache of
@@ -128,6 +153,18 @@ fn rtnetlink_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
 fn net_dev_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
     booting.shared.maker.open_netdevs();
     Ok(ends_itself())
+}
+
+/// What is running, as files.
+fn pernetfs_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
+    let fs = pernetfs::new(booting.events.clone(), &booting.shared.readers);
+    booting.shared.filesystems.register_own(fs)
+}
+
+/// The sysctls, as files.
+fn netctl_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
+    let fs = netctl::new(booting.events.clone(), &booting.shared.places);
+    booting.shared.filesystems.register_own(fs)
 }
 
 /// The operator's door. Whoever comes in is answered when the loop runs.

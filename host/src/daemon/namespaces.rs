@@ -144,7 +144,12 @@ impl Daemon {
     pub(super) fn begin(&mut self, cookie: NetCookie, generation: u32, names: Vec<Arc<str>>, pin: Pin) {
         let place = Place::new(cookie, pin, &self.links);
         let is_host = names.first().is_some_and(|n| **n == *engine::HOST);
-        let net = Net::new(cookie, generation, Box::new(Handle(Arc::clone(&place))), is_host);
+        let handle = Box::new(Handle(Arc::clone(&place)));
+        let net = if is_host {
+            Net::init_net(cookie, generation, handle, Arc::clone(&self.shared.sysctls.init_net))
+        } else {
+            Net::new(cookie, generation, handle, false)
+        };
         net.set_names(names);
         let birth = self.shared.add_net(&net);
         self.shared.places.insert(&net);
@@ -286,15 +291,19 @@ impl Daemon {
             return;
         }
         let Some(managed) = self.nets.get(&cookie) else { return };
+        let before = managed.net.names();
         managed.net.set_names(names);
-        // Which plugins act there is judged by its names.
+        // Which plugins act there is judged by its names, and so is which lines of sysctl.d count.
         let (net, place, events) = (Arc::clone(&managed.net), Arc::clone(&managed.place), self.events.clone());
+        let (sysctls, workers) = (Arc::clone(&self.shared.sysctls), Arc::clone(&self.workers));
         self.submit(
             cookie,
             Box::new(move |token| {
                 complain(&engine::rejudge_net(token, &net));
                 place.unwatch_if_idle(&net);
                 let _ = events.send(Event::Judged(cookie));
+                // Not in the namespace's turn: a handler may want to have work run in it.
+                workers.run_anywhere(Box::new(move || sysctls.renamed(&net, before)));
             }),
         );
     }
@@ -305,12 +314,14 @@ impl Daemon {
             return;
         }
         let Some(managed) = self.nets.get(&cookie) else { return };
-        let (net, events) = (Arc::clone(&managed.net), self.events.clone());
+        let (net, events, shared) = (Arc::clone(&managed.net), self.events.clone(), Arc::clone(&self.shared));
         // A setup that is running stops at its next step.
         net.mark_dying();
         self.submit(
             cookie,
             Box::new(move |token| {
+                // Before the exits: nobody looks at a plugin's files of a namespace that the plugin has left.
+                shared.filesystems.end_mounts_in(&net, shared.patience());
                 complain(&engine::cleanup_net(token, &net, reason));
                 let _ = events.send(Event::CleanedUp(cookie));
             }),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::config::{CommandLine, Config, initcall_of};
+use crate::config::{CommandLine, Config, Sysctls, initcall_of};
 use crate::control::wire;
 use crate::engine::{self, Called, Net, Outcome, PernetList, Undo, WriteToken};
 use crate::plugin::{self, Judge};
@@ -18,12 +18,15 @@ use pernet_plugin_api::ExitReason;
 
 use super::boot::{self, Boot};
 use super::enlist::{delist, enlist};
+use super::filesystems::{self, Filesystems};
 use super::initcalls::{self, OWN};
 use super::namespaces::complain;
+use super::pernetfs::Readers;
 use super::plugins::{Entry, Live, Maker, Plugins, Trouble};
 use super::prepared::{Prepared, order, prepare_all, sort_out};
 use super::running_set::{Failed, Running, RunningSet};
 use super::services::Places;
+use super::sysctls::NetSysctl;
 
 /// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -38,10 +41,16 @@ pub(super) struct Shared {
     pub(super) places: Arc<Places>,
     /// The plugins. Held for moments by the loop, and by these works only to read and to publish, not across a hook.
     pub(super) plugins: Mutex<Plugins>,
+    /// File system types and mounts.
+    pub(super) filesystems: Arc<Filesystems>,
+    /// Who may read `pernetfs`.
+    pub(super) readers: Arc<Readers>,
     /// Makes instances.
     pub(super) maker: Maker,
-    /// How long a plugin that goes is waited for, in seconds (`unregister_timeout`); a reload may change it.
+    /// How long a plugin that goes is waited for, in seconds (`unregister_timeout`); a reload may change it, and a knob.
     pub(super) patience: AtomicU64,
+    /// The sysctls of pernetd and its plugins.
+    pub(super) sysctls: Arc<NetSysctl>,
     /// Judges plugin files; made before any namespace was entered.
     pub(super) judge: Judge,
     /// What ran at the start; set once, then only read.
@@ -85,6 +94,17 @@ impl Shared {
     /// The plugins as they are shown.
     pub(super) fn shown(&self) -> Arc<Vec<wire::Plugin>> {
         self.plugins().rows()
+    }
+
+    /// How long what goes is waited for.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience.load(Ordering::Relaxed))
+    }
+
+    /// Has what goes be waited for so many seconds.
+    pub(super) fn set_patience(&self, seconds: u64) {
+        self.patience.store(seconds, Ordering::Relaxed);
+        self.list.set_unregister_timeout(Duration::from_secs(seconds));
     }
 
     /// Managed namespaces in creation order.
@@ -145,8 +165,7 @@ pub(super) fn register_new(
 
 pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
-    let patience = Duration::from_secs(shared.patience.load(Ordering::Relaxed));
-    if let Err(e) = shared.maker.end(&live, patience) {
+    if let Err(e) = shared.maker.end(&live, shared.patience()) {
         tracing::error!(plugin = live.prepared.config.name, "{e}");
         // A call that did not come out is still in there: what it may use is leaked, and dropping it would only wait
         // once more.
@@ -169,12 +188,21 @@ pub(super) fn reload(shared: &Shared, command_line: &CommandLine) -> Report {
         Ok(plan) => plan,
         Err(troubles) => return refused(&troubles),
     };
+    let lines = Arc::new(plan.config.sysctls.clone());
     let waited = Instant::now();
-    let mut report = match shared.write() {
-        Ok(write) => commit(shared, &write, plan),
-        Err(trouble) => refused(&[(String::new(), trouble)]),
+    let (mut report, before) = match shared.write() {
+        Ok(write) => {
+            // What is registered on the way has them.
+            let before = shared.sysctls.replace(lines);
+            (commit(shared, &write, plan, &before), before)
+        }
+        Err(trouble) => return Report { pause: waited.elapsed(), ..refused(&[(String::new(), trouble)]) },
     };
     report.pause = waited.elapsed();
+    if report.ok {
+        // After the lock: handlers may wait for a namespace.
+        shared.sysctls.changed(shared.nets(), before, shared.patience());
+    }
     report
 }
 
@@ -240,7 +268,7 @@ fn warn_of_own(own: &[Called], config: &Config) {
     }
 }
 
-fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
+fn commit(shared: &Shared, write: &WriteToken, plan: Plan, lines_before: &Arc<Sysctls>) -> Report {
     let entries = shared.plugins().take();
     let old_names: Vec<String> = entries.iter().map(|e| e.name().to_owned()).collect();
     let mut set = RunningSet { shared, write, running: Vec::new() };
@@ -267,6 +295,7 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
             report
         }
         Err(error) => {
+            shared.sysctls.replace(Arc::clone(lines_before));
             let (entries, report) = put_back(set, &old, idle, *error);
             shared.plugins().put(entries);
             report
@@ -356,6 +385,7 @@ pub(super) fn stop(shared: &Shared) -> Result<(), Trouble> {
     let entries = shared.plugins().take();
     for entry in entries.into_iter().rev() {
         if let Entry::Live(live) = entry {
+            filesystems::withdraw(shared, &live);
             destroy(shared, live);
         }
     }

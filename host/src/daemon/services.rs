@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pernet_plugin_api::NetCookie;
 
+use super::filesystems::Filesystems;
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
+use super::sysctls::NetSysctl;
 use super::{Daemon, Event, setups};
 use crate::control::monitor::{HookLine, Monitor};
 use crate::engine::{
-    self, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
+    self, CtlTable, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
 };
 use crate::logging;
 use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
@@ -120,10 +122,14 @@ pub(super) struct Services {
     pub(super) places: Arc<Places>,
     /// Plugins' own devices.
     pub(super) netdevs: Netdevs,
+    /// File system types and mounts.
+    pub(super) filesystems: Arc<Filesystems>,
     /// The instances that may ask.
     pub(super) owners: Owners,
     /// What they are registered in.
     pub(super) list: Weak<PernetList>,
+    /// Where their sysctls get their first values from.
+    pub(super) sysctls: Arc<NetSysctl>,
 }
 
 /// The engine's view of each instance, from before its init until its end.
@@ -165,7 +171,7 @@ impl Services {
         let mut work = self.work(instance, cookies, task)?;
         let (reply, answer) = bounded(1);
         work.reply = Some(reply);
-        if crate::plugin::running::current_hook().is_some() {
+        if crate::plugin::running::in_engine() {
             work.run(None);
         } else {
             self.events.send(Event::Work(work)).map_err(|_| gone())?;
@@ -174,14 +180,24 @@ impl Services {
     }
 }
 
-/// Waits for work in another namespace, but not beyond the instance's end: that end may be waiting for this very thread,
-/// in a reload that holds the work back.
+/// Waits for work in another namespace, but not beyond the instance's end, or its table's, or its mount's: that end may
+/// be waiting for this very thread, in a reload that holds the work back.
 fn wait_for(answer: &Receiver<Result<(), Failure>>, instance: &InstanceRef) -> Result<(), Failure> {
     let until = Instant::now() + RUN_IN;
     loop {
         match answer.recv_timeout(LOOK) {
             Ok(result) => return result,
             Err(e) if e.is_disconnected() || instance.is_gone() => return Err(gone()),
+            // Whoever unregisters the table may hold what this waits for, and waits for this call.
+            Err(_) if engine::in_unregistered_table() => {
+                return Err(Failure::new(
+                    libc::ECANCELED,
+                    "the sysctl table that this is a handler of is unregistered",
+                ));
+            }
+            Err(_) if engine::in_ended_mount() => {
+                return Err(Failure::new(libc::ECANCELED, "the mount that this is a file operation of has ended"));
+            }
             Err(_) if Instant::now() >= until => {
                 let what = format!("the namespace was busy for {} s", RUN_IN.as_secs());
                 return Err(Failure::new(libc::ETIMEDOUT, what));
@@ -311,6 +327,27 @@ impl HostServices for Services {
 
     fn net_names(&self, _: &InstanceRef, cookie: u64) -> Result<Vec<Arc<str>>, Failure> {
         Ok(self.net(cookie)?.names())
+    }
+    fn kern_mount(&self, instance: &InstanceRef, fs: &str, cookie: u64, options: &str) -> Result<u64, Failure> {
+        self.mount_internally(instance, fs, cookie, options)
+    }
+
+    fn kern_unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
+        self.filesystems.unmount(instance, mount)
+    }
+
+    fn register_net_sysctl(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        path: &str,
+        table: CtlTable,
+    ) -> Result<u64, Failure> {
+        self.register_table(instance, cookie, path, table)
+    }
+
+    fn unregister_net_sysctl(&self, instance: &InstanceRef, cookie: u64, number: u64) -> Result<(), Failure> {
+        self.unregister_table(instance, cookie, number)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

@@ -14,12 +14,15 @@ use crate::plugin::{self, Judge};
 use crate::{control, logging};
 
 use super::boot::{self, Began};
+use super::filesystems::Filesystems;
 use super::initcalls::Made;
 use super::netdevs::Netdevs;
+use super::pernetfs::Readers;
 use super::plugins::{Maker, Plugins};
 use super::prepared::{order, prepare_all, sort_out};
 use super::reload::Shared;
 use super::services::{Owners, Places, Services};
+use super::sysctls::NetSysctl;
 use super::{Daemon, Event, Phase};
 
 /// What went wrong before the loop ran: printed on standard error, exit code 1.
@@ -44,7 +47,8 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
     if !errors.is_empty() {
         return Err(errors.join("\npernetd: "));
     }
-    println!("pernetd: the configuration and {} plugins are right", good.len());
+    let lines = config.sysctls.len();
+    println!("pernetd: the configuration, {} plugins and {lines} lines of sysctl.d are right", good.len());
     Ok(0)
 }
 
@@ -62,21 +66,31 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let patience = config.main.unregister_timeout;
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
+    let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout))
+        .map_err(|e| format!("cannot serve mounts: {e}"))?;
+    let filesystems = Arc::new(filesystems);
+    let readers = Arc::new(Readers::new(&config.main.control.read));
+    let sysctls = NetSysctl::new(&config.sysctls);
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
         places: Arc::clone(&places),
         netdevs: Netdevs::default(),
+        filesystems: Arc::clone(&filesystems),
         owners: Owners::default(),
         list: Arc::downgrade(&list),
+        sysctls: Arc::clone(&sysctls),
     });
     let shared = Arc::new(Shared {
         list,
         places,
         nets: RwLock::default(),
         plugins: Mutex::new(Plugins::default()),
+        filesystems,
+        readers,
         maker: Maker::new(services),
         patience: patience.into(),
+        sysctls: Arc::clone(&sysctls),
         judge,
         boot: OnceLock::new(),
         parts: Mutex::default(),
@@ -92,7 +106,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     };
     let mut daemon = Daemon {
         command_line,
-        workers: Arc::new(workers),
+        workers,
         looks,
         links,
         server,

@@ -169,6 +169,7 @@ impl Walk {
             }
         }
         net.leave(member);
+        self.unregister_left_tables(net, &member.owner);
         self.let_go(net, &member.owner);
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Not here: entering the namespace and holding its lock, which the caller has done.
 
+use super::fs::FileOp;
 use super::inner::Inner;
 use super::ndo::Ndo;
 use super::running::Guard;
@@ -31,8 +32,14 @@ pub(super) enum Hook {
     Ndo(Ndo),
     NetdevFree,
     EthtoolStats,
+    CtlRead,
+    CtlWrite,
+    CtlFree,
     Work,
     DropWork,
+    FsMount,
+    FsKillSb,
+    File(FileOp),
 }
 
 impl Hook {
@@ -54,26 +61,41 @@ impl Hook {
             Hook::Ndo(ndo) => ndo.as_str(),
             Hook::NetdevFree => "netdev.free",
             Hook::EthtoolStats => "netdev.get_ethtool_stats",
+            Hook::FsMount => "fs.mount",
+            Hook::FsKillSb => "fs.kill_sb",
+            Hook::File(op) => op.as_str(),
+            Hook::CtlRead => "sysctl.read",
+            Hook::CtlWrite => "sysctl.write",
+            Hook::CtlFree => "sysctl.free",
         }
     }
 
     /// Whether a panicked instance is still asked for it.
     fn is_exit(self) -> bool {
-        use Hook::{DropWork, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
+        use Hook::{CtlFree, DropWork, FsKillSb, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
         match self {
-            PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree => true,
+            PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree | CtlFree | FsKillSb => {
+                true
+            }
             Hook::Ndo(ndo) => ndo.is_exit(),
+            Hook::File(op) => op == FileOp::Release,
             _ => false,
         }
     }
 
-    /// Whether its calls are told even when all went well; freeing memory is nobody's event, nor is a question.
+    /// Whether its calls are told even when all went well; freeing memory is nobody's event, and neither is a look.
     fn is_told(self) -> bool {
         match self {
-            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree | Hook::EthtoolStats => false,
+            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree | Hook::EthtoolStats | Hook::CtlFree => false,
+            Hook::CtlRead | Hook::File(_) => false,
             Hook::Ndo(ndo) => ndo.is_told(),
             _ => true,
         }
+    }
+
+    /// Whether an error of it is an answer to somebody outside, rather than something that went wrong.
+    fn errors_are_answers(self) -> bool {
+        matches!(self, Hook::File(_))
     }
 }
 
@@ -86,11 +108,18 @@ pub(super) struct Place<'a> {
     /// The other one, where it is in two.
     pub(super) other: Option<NetCookie>,
     pub(super) device: Option<&'a str>,
+    /// The caller holds nothing for it: it is on any thread, in no namespace and under no lock.
+    pub(super) is_free: bool,
 }
 
 impl Place<'static> {
     pub(super) fn home() -> Self {
-        Place { netns: Arc::from(""), last: None, other: None, device: None }
+        Place { netns: Arc::from(""), last: None, other: None, device: None, is_free: false }
+    }
+
+    /// For what concerns a namespace and is called from anywhere.
+    pub(super) fn nowhere(netns: Arc<str>) -> Self {
+        Place { netns, is_free: true, ..Place::home() }
     }
 }
 
@@ -128,7 +157,8 @@ impl Inner {
         let called = (guard.since, guard.since.elapsed());
         drop(guard);
         let failure = failure_of(&status);
-        if hook.is_told() || failure.is_some() {
+        let is_wrong = |failure: &Failure| failure.panicked || !hook.errors_are_answers();
+        if hook.is_told() || failure.as_ref().is_some_and(is_wrong) {
             self.report(hook, place, failure.as_ref(), called);
         }
         match failure {
@@ -146,7 +176,7 @@ impl Inner {
         let netns = nets.first().map_or_else(|| Arc::from(""), |at| at.net.name());
         let last = nets.iter().map(|at| at.net.cookie).max();
         let other = nets.iter().map(|at| at.net.cookie).find(|cookie| Some(*cookie) != last);
-        let place = Place { netns, last, other, device: None };
+        let place = Place { netns, last, other, device: None, is_free: false };
         with_infos(nets, |infos| {
             self.ask(Hook::Work, &place, |table, instance| (table.run_work()(instance, work, infos), ()))
         })
@@ -243,7 +273,7 @@ const FEW: usize = 8;
 
 /// One namespace, for attribution and for the plugin; its name is asked for once.
 pub(super) fn with_info<R>(at: &At<'_>, device: Option<&str>, f: impl FnOnce(&Place<'_>, &NetInfo<'_>) -> R) -> R {
-    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device };
+    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device, is_free: false };
     let info = |areas: &[AreaHandle]| {
         let (name, areas) = ((&*place.netns).into(), RSlice::from_slice(areas));
         f(&place, &NetInfo { cookie: at.net.cookie.0, generation: at.net.generation, name, areas })

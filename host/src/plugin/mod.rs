@@ -21,6 +21,8 @@ pub mod load;
 pub mod running;
 mod call;
 mod ndo;
+mod fs;
+mod ctl;
 pub mod instance;
 pub mod host_api;
 mod host_devices;

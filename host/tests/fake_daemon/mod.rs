@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)] // Each test binary uses its own part of this.
 #![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
 
+pub mod sysctls;
+
 use std::fs;
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
@@ -17,13 +19,15 @@ use crossbeam_channel::{Receiver, unbounded};
 use pernetd::config::ControlRead;
 use pernetd::control::monitor::Monitor;
 use pernetd::control::wire::{
-    BootRecord, DaemonState, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats, Facility, HookResult,
-    Initcall, InitcallResult, LastReload, NamespaceCounts, Netns, NetnsError, NetnsSetup, NetnsState, Pinned, Plugin,
-    PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin, SetupHook, Status,
+    BootRecord, DaemonState, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats, Facility, Filesystem,
+    HookResult, Initcall, InitcallResult, LastReload, MountEntry, NamespaceCounts, Netns, NetnsError, NetnsSetup,
+    NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin,
+    SetupHook, Status,
 };
 use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
+use sysctls::Canned;
 
 /// Longer than anything here takes, even on a machine that does much else.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -148,8 +152,8 @@ pub fn answer(request: Request) {
     let found = |name: &str| known(name).ok_or_else(|| ControlError::no_such_netns(name));
     match request {
         Request::Status { reply } => reply.send(Ok(status())),
-        Request::NetnsList { reply } => reply.send(Ok(namespaces())),
-        Request::NetnsGet { name, reply } | Request::NetnsRetry { name, reply } => reply.send(found(&name)),
+        Request::NetnsList { reply, .. } => reply.send(Ok(namespaces())),
+        Request::NetnsGet { name, reply, .. } | Request::NetnsRetry { name, reply } => reply.send(found(&name)),
         Request::NetnsWait { name, reply } => match known(&name) {
             Some(netns) => reply.send(Ok(netns)),
             // Waits for ever; forgotten when the test ends.
@@ -175,6 +179,18 @@ pub fn answer(request: Request) {
             );
         }
         Request::DevShow { name, netns, reply } => reply.send(devices(&name, netns.as_deref())),
+        Request::FilesystemList { reply } => reply.send(Ok(vec![filesystem()])),
+        Request::MountList { reply } => reply.send(Ok(vec![mount()])),
+        Request::Mount(ask) => {
+            let remedy = "there is none";
+            ask.reply.send(Err(ControlError::new(ErrorKind::NotFound, ask.fs, "no such type", remedy)));
+        }
+        Request::Sysctls { netns, reply } => reply.send(match netns.as_deref() {
+            None | Some("@host") => Ok(vec![Box::new(Canned("@host"))]),
+            Some("blue") => Ok(vec![Box::new(Canned("blue"))]),
+            Some("*") => Ok(vec![Box::new(Canned("blue")), Box::new(Canned("bad"))]),
+            Some(other) => Err(ControlError::no_such_netns(other)),
+        }),
         Request::Reload { reply } => {
             let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
             reply.send(Ok(ReloadResult { ok: true, generation: 8, plugins: vec![kept] }));
@@ -189,6 +205,7 @@ pub fn netns(name: &str, state: NetnsState) -> Netns {
         name: name.into(),
         names: vec![name.into()],
         cookie: 4711,
+        generation: 1,
         nsid: None,
         state,
         subsystems: vec!["loopback".into()],
@@ -236,6 +253,23 @@ pub fn plugin() -> Plugin {
         generation: 1,
         namespaces: 2,
         error: Some(why),
+    }
+}
+
+pub fn filesystem() -> Filesystem {
+    Filesystem { name: "pernetfs".into(), owner: "pernetd".into(), user: true, judges_access: false, mounts: 1 }
+}
+
+pub fn mount() -> MountEntry {
+    MountEntry {
+        id: 3,
+        fs: "pernetfs".into(),
+        owner: "pernetd".into(),
+        netns: None,
+        source: "none".into(),
+        target: "/mnt".into(),
+        options: String::new(),
+        calls: 0,
     }
 }
 

@@ -33,6 +33,21 @@ pub(super) enum Command {
     Dev(DevCommand),
     /// What ran at the start, in order, with time and result; and the last setup of each namespace
     Boot(BootArguments),
+    /// File system types
+    #[command(subcommand)]
+    Fs(FsCommand),
+    /// Mount a file system type on a directory; without arguments, the mounts
+    Mount(MountArguments),
+    /// Unmount a file system of pernetd's, also one whose daemon is gone
+    Umount {
+        /// Detach it now, though it is in use: it ends when its last file is closed
+        #[arg(short, long)]
+        lazy: bool,
+        /// Where it is mounted
+        directory: PathBuf,
+    },
+    /// The sysctls of pernetd and its plugins: reads them, and sets them
+    Sysctl(SysctlArguments),
     /// Every call of a hook as it happens, until interrupted
     Monitor,
     /// Read the configuration again, as SIGHUP does, and wait for the result
@@ -89,6 +104,31 @@ pub(super) enum PluginCommand {
     },
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct MountArguments {
+    /// Its type: pernetfs, netctl, or a plugin's (`pernetctl fs list`)
+    #[arg(short = 't', long = "type", value_name = "TYPE", requires = "places")]
+    pub(super) fs: Option<String>,
+    /// For this namespace only; the mount ends with it
+    #[arg(long, value_name = "NAME", requires = "places")]
+    pub(super) netns: Option<String>,
+    /// Options separated by commas, as of mount(8): ro, netns=NAME, and the type's own
+    #[arg(short, value_name = "OPTIONS", requires = "places")]
+    pub(super) options: Vec<String>,
+    /// The same as -o ro
+    #[arg(short, long, requires = "places")]
+    pub(super) read_only: bool,
+    /// The directory; with something to call the mount by in front of it
+    #[arg(value_name = "[SOURCE] DIRECTORY", num_args = 1..=2, requires = "fs")]
+    pub(super) places: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum FsCommand {
+    /// All types, in the order of registration
+    List,
+}
+
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum DevCommand {
     /// The devices of all namespaces, or of one
@@ -107,4 +147,40 @@ pub(super) enum DevCommand {
         #[arg(long, value_name = "NAME")]
         netns: Option<String>,
     },
+}
+
+/// Reads each KEY, or sets it to VALUE, in the host's own namespace or in those that --netns names. KEY has dots or
+/// slashes, and may be a directory; NETNS:KEY is one in that namespace.
+///
+/// The kernel's sysctls (net.…) are not among them: the plugin `sysctl` sets those.
+#[derive(Debug, clap::Args)]
+pub(super) struct SysctlArguments {
+    /// All that there are
+    #[arg(short, long)]
+    pub(super) all: bool,
+    /// Every argument must be KEY=VALUE
+    #[arg(short, long)]
+    pub(super) write: bool,
+    /// Print values only
+    #[arg(short = 'n', long)]
+    pub(super) values: bool,
+    /// Print names only
+    #[arg(short = 'N', long, conflicts_with = "values")]
+    pub(super) names: bool,
+    /// Pass over keys that are not there
+    #[arg(short = 'e', long)]
+    pub(super) ignore: bool,
+    /// Do not print what was set
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// Set what a file says, in the format of sysctl.d; - is standard input. A line without a namespace is for those of
+    /// --netns, or for every one but the host's own
+    #[arg(short = 'p', long = "load", value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+    /// A namespace, or a pattern of names ('blue-*'); what is printed then says which it is of
+    #[arg(long, value_name = "NAME|GLOB")]
+    pub(super) netns: Option<String>,
+    /// What to read or set
+    #[arg(value_name = "KEY[=VALUE]", required_unless_present_any = ["all", "files"])]
+    pub(super) keys: Vec<String>,
 }

@@ -6,12 +6,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod kernel;
+mod knobs;
 mod lab;
 mod ndo;
 mod recorder;
 mod stream;
 
+mod ctl_handler;
 mod exhaustion;
+mod filesystem;
 mod gate;
 mod initcall;
 mod model;
@@ -32,3 +35,4 @@ mod order;
 mod pernet;
 mod rtnl;
 mod setup;
+mod sysctl;
