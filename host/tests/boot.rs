@@ -87,11 +87,14 @@ fn order(mut m: Machine) {
         "pure net_ns_init",
         "pure workqueue_init",
         "pure plugin.probe-pure",
+        "core net_sysctl_init",
         "core sock_init",
         "core rtnetlink_init",
         "subsys net_dev_init",
         "subsys plugin.probe-b",
         "subsys plugin.probe-a",
+        "fs pernetfs_init",
+        "fs netctl_init",
         "late control_init",
         "late discovery_init",
         "late plugin.probe-late",
@@ -104,7 +107,7 @@ fn order(mut m: Machine) {
         assert!(us(&pair[0], "start_us") + us(&pair[0], "duration_us") <= us(&pair[1], "start_us") + 1, "{pair:?}");
     }
     let boot = m.ctl(["boot"]);
-    assert!(us(&boot, "initcalls_us") >= us(&calls[10], "start_us") + us(&calls[10], "duration_us"), "{boot}");
+    assert!(us(&boot, "initcalls_us") >= us(&calls[13], "start_us") + us(&calls[13], "duration_us"), "{boot}");
     assert!(us(&boot, "ready_us") >= us(&boot, "initcalls_us"), "{boot}");
     for call in &calls {
         assert_eq!((&call["result"], &call["error"], &call["errno"]), (&json!("ok"), &Value::Null, &Value::Null));
@@ -113,7 +116,7 @@ fn order(mut m: Machine) {
     }
     let table = String::from_utf8(m.pernetctl_for_people(["boot"]).output().unwrap().stdout).unwrap();
     let lines: Vec<&str> = table.lines().collect();
-    assert!(lines[0].contains(": 11 initcalls in ") && lines[0].contains(", ready after "), "{table}");
+    assert!(lines[0].contains(": 14 initcalls in ") && lines[0].contains(", ready after "), "{table}");
     assert!(
         lines[2].split_whitespace().eq(["ORDER", "LEVEL", "INITCALL", "AT", "TIME", "PREPARED", "RESULT"]),
         "{table}"
@@ -591,7 +594,7 @@ fn ready(mut m: Machine) {
     m.spawn();
     wait_until("the init hangs", SOON, || m.trace().iter().any(|t| t == "a init blue"));
     let boot = m.ctl(["boot"]);
-    assert_eq!((&boot["ready_us"], boot["initcalls"].as_array().unwrap().len()), (&Value::Null, 8), "{boot}");
+    assert_eq!((&boot["ready_us"], boot["initcalls"].as_array().unwrap().len()), (&Value::Null, 11), "{boot}");
     let answer = m.ask(["boot", "--netns", "blue"]);
     assert!(answer.code == 1 && answer.stderr.contains("its first setup is not over; wait for it with"), "{answer:?}");
     File::create(m.path("go")).unwrap();

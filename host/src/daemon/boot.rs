@@ -198,7 +198,7 @@ fn entries_of(called: &[Called], ordered: &[Prepared], mut up: Vec<Entry>, refus
 
 /// The entry of a plugin whose initcall was not called: it is skipped if the list is the reason in the end.
 pub(super) fn not_called(prepared: &Prepared, outcome: &Outcome, own: &[Called], before: &[Entry]) -> Entry {
-    let why = outcome.failure().map_or_else(String::new, ToString::to_string);
+    let why = outcome.failure().map_or("", |failure| &*failure.message);
     if let Outcome::Blacklisted(failure) = outcome {
         return Entry::Skipped(prepared.clone(), Trouble::blacklisted(failure));
     }

@@ -42,7 +42,7 @@ impl Trouble {
 
     /// It is on the list: what its initcall got.
     pub(super) fn blacklisted(failure: &Failure) -> Self {
-        Trouble { errno: failure.errno, ..Trouble::new(INITCALL, failure) }
+        Trouble { errno: failure.errno, ..Trouble::new(INITCALL, &failure.message) }
     }
 
     /// It requires one that does not run, and this is why that one does not.
