@@ -18,8 +18,9 @@ names! {
     ENOMEDIUM ECANCELED ENOKEY EKEYEXPIRED EKEYREVOKED EKEYREJECTED EOWNERDEAD ENOTRECOVERABLE ERFKILL
 }
 
-/// The kernel's name of an errno.
-pub(crate) fn name(errno: i32) -> Option<&'static str> {
+/// The kernel's name of an errno; none for a number that is none.
+#[must_use]
+pub fn name(errno: i32) -> Option<&'static str> {
     NAMES.iter().find(|(number, _)| *number == errno).map(|(_, name)| *name)
 }
 

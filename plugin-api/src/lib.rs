@@ -48,6 +48,7 @@ mod export;
 pub use chain::NotifierId;
 pub use ctl_table::CtlTable;
 pub use datapath::{Batch, Datapath, Frame, Framing, Queue, VnetHeader};
+pub use errno::name as errno_name;
 pub use error::{Error, Result};
 pub use field::{FieldStep, field_key, field_steps};
 pub use filesystem::{DirEntry, FileAttr, FileCaller, FileSystem, KernMount, MountRequest, OpenFile};
