@@ -19,6 +19,7 @@ mod reload;
 mod requests;
 mod running_set;
 mod services;
+mod sockets;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub(crate) enum Event {
     Departed(Option<NetCookie>, InTransit),
     /// A plugin handed over work for later.
     Work(Work),
+    /// A plugin asks for what calls a hook in a namespace.
+    Hook(NetCookie, namespaces::HookJob),
     /// A plugin panicked: this generation of it.
     Poisoned(Arc<str>, u64, Trouble),
     /// An operation ended.
@@ -164,6 +167,10 @@ impl Daemon {
             Event::LeaseLooked(lease, there) => self.lease_looked(lease, there),
             Event::Departed(to, device) => self.departed(to, device),
             Event::Work(work) => self.work(work),
+            Event::Hook(cookie, job) => {
+                // Unless it can be queued it is dropped, which whoever waits for it learns.
+                self.submit(cookie, job);
+            }
             Event::Poisoned(plugin, generation, trouble) => {
                 // Once stopping its exits come anyway.
                 if self.phase != Phase::Stopping {

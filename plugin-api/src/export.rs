@@ -28,6 +28,7 @@ use crate::host::Shared;
 use crate::log::{self, Caller};
 use crate::pernet::AnyOps;
 use crate::plugin;
+use crate::socket::{Connection, SocketFamily};
 use crate::sysctl;
 use crate::{Error, Event, ExitReason, Host, Net, Notifier, Plugin, Registrar, Result, Verdict, guard};
 
@@ -140,6 +141,7 @@ struct Instance {
 struct Parts {
     ops: Vec<Box<dyn AnyOps>>,
     notifiers: Vec<Box<dyn Notifier>>,
+    families: Vec<Box<dyn SocketFamily>>,
     /// Held for its drop only; the mutex, never locked, makes it shareable without asking `Sync` of the author.
     plugin: Option<Mutex<Box<dyn Any + Send>>>,
     shared: Arc<Shared>,
@@ -191,7 +193,7 @@ fn start<P: Plugin>(caller: Caller, config: &str) -> Result<(InstanceHandle, RVe
         Ok(plugin) => (Some(Mutex::new(Box::new(plugin) as Box<dyn Any + Send>)), None),
         Err(status) => (None, Some(status)),
     };
-    let parts = Parts { ops: reg.ops, notifiers: reg.notifiers, plugin, shared };
+    let parts = Parts { ops: reg.ops, notifiers: reg.notifiers, families: reg.families, plugin, shared };
     if let Some(status) = failure {
         // The first failure is the one to tell; the panic hook has logged what follows from it.
         let _ = end(caller, parts);
@@ -235,6 +237,9 @@ fn end(caller: Caller, parts: Parts) -> Result<(), Status> {
         then(guard::discard(caller, device));
     }
     shared.starter.stop();
+    for family in parts.families.into_iter().rev() {
+        then(guard::discard(caller, family));
+    }
     for notifier in parts.notifiers.into_iter().rev() {
         then(guard::discard(caller, notifier));
     }
@@ -346,13 +351,12 @@ extern "C" fn file(instance: InstanceHandle, _fs: u32, _sb: u64, _call: &FileCal
     FileReturn { status, attr: FileAttr::default(), number: 0, bytes: RVec::new(), entries: RVec::new() }
 }
 
-extern "C" fn sock_connected(
-    instance: InstanceHandle,
-    _family: u32,
-    _net: &NetInfo<'_>,
-    _call: &ConnectCall,
-) -> Status {
-    on(instance, |_| Err::<(), _>(not_registered("protocol family"))).into()
+extern "C" fn sock_connected(instance: InstanceHandle, family: u32, net: &NetInfo<'_>, call: &ConnectCall) -> Status {
+    let connected = |i: &Instance| {
+        let family = i.parts.families.get(family as usize).ok_or_else(|| not_registered("protocol family"))?;
+        family.connected(&i.net(net), Connection::read(i.caller, call)?)
+    };
+    on(instance, connected).into()
 }
 
 fn not_registered(what: &str) -> Error {
@@ -389,7 +393,7 @@ impl Instance {
     fn net<'a>(&self, info: &'a NetInfo<'a>) -> Net<'a> {
         // SAFETY: `new` asks for handles that are 0 or live areas of this mapping: what the host lists in `areas` are
         // those that `pernet_init` returned and that are not freed, as `NetInfo` states.
-        Net::new(info, unsafe { Areas::new(self.id, info.areas.as_slice()) })
+        Net::new(self.caller, info, unsafe { Areas::new(self.id, info.areas.as_slice()) })
     }
 
     fn nets<'a>(&self, infos: RSlice<'a, NetInfo<'a>>) -> Vec<Net<'a>> {

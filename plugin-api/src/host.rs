@@ -13,6 +13,7 @@ use crate::datapath::{Pool, Starter};
 use crate::log::{self, Caller};
 use crate::netdev_ops::OpsTable;
 use crate::pernet::{AnyOps, Registered};
+use crate::socket::SocketFamily;
 use crate::work::{Work, WorkTable};
 use crate::{Error, Net, NetCookie, Notifier, PernetId, PernetOps, Result};
 
@@ -22,6 +23,7 @@ pub struct Registrar {
     pub(crate) registrations: Vec<Registration>,
     pub(crate) ops: Vec<Box<dyn AnyOps>>,
     pub(crate) notifiers: Vec<Box<dyn Notifier>>,
+    pub(crate) families: Vec<Box<dyn SocketFamily>>,
 }
 
 /// [`Registration::class`].
@@ -30,11 +32,12 @@ enum Class {
     Subsys = 0,
     Device = 1,
     Notifier = 2,
+    Family = 4,
 }
 
 impl Registrar {
     pub(crate) fn new(instance: u64) -> Self {
-        Registrar { instance, registrations: Vec::new(), ops: Vec::new(), notifiers: Vec::new() }
+        Registrar { instance, registrations: Vec::new(), ops: Vec::new(), notifiers: Vec::new(), families: Vec::new() }
     }
 
     /// Registers a pernet subsystem: its init comes before the namespace's devices are shown, its exit after they are
@@ -55,6 +58,18 @@ impl Registrar {
         let number = number(self.notifiers.len())?;
         self.declare(Class::Notifier, number, priority, name)?;
         self.notifiers.push(Box::new(notifier));
+        Ok(())
+    }
+
+    /// Offers a protocol family by this name (`sock_register`), in every namespace in which the plugin acts: 1 to 63 letters
+    /// a–z, digits, `-` and `_`, a letter first. Whoever connects to it there gets the other end of a socket pair.
+    ///
+    /// It is registered before the plugin's first hook in a namespace, and taken back after its last. A name that the
+    /// kernel or another plugin has fails the plugin's start (`EEXIST`, K6.8).
+    pub fn sock_family<F: SocketFamily>(&mut self, name: &str, family: F) -> Result<()> {
+        let number = number(self.families.len())?;
+        self.declare(Class::Family, number, 0, name)?;
+        self.families.push(Box::new(family));
         Ok(())
     }
 

@@ -38,6 +38,7 @@ pub mod datapath;
 mod sysctl;
 mod filesystem;
 mod socket;
+mod lent;
 mod area;
 mod export;
 
@@ -53,15 +54,17 @@ pub use notifier::{Device, Event, Notifier};
 pub use own::{Netdev, NetdevInfo, NetdevRef};
 pub use pernet::{Net, PernetId, PernetOps};
 pub use plugin::{ConfigError, NoConfig, Plugin};
+pub use socket::{Connection, Socket, SocketFamily};
 pub use spec::{MacvlanMode, NetdevSpec, Vxlan};
 pub use tracing;
 
 /// What a plugin's file usually needs: `use pernet_plugin_api::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Batch, ConfigError, Datapath, Device, Error, Event, EventKind, ExitReason, Frame, Host, NdoDevice, Net,
-        NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier, NotifierId, PernetId,
-        PernetOps, Plugin, Queue, RegState, Registrar, Result, Stats, Verdict, export_plugin, tracing,
+        Batch, ConfigError, Connection, Datapath, Device, Error, Event, EventKind, ExitReason, Frame, Host, NdoDevice,
+        Net, NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier, NotifierId,
+        PernetId, PernetOps, Plugin, Queue, RegState, Registrar, Result, Socket, SocketFamily, Stats, Verdict,
+        export_plugin, tracing,
     };
 }
 

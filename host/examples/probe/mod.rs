@@ -6,6 +6,7 @@
 mod config;
 mod netdevs;
 mod record;
+mod socks;
 mod work;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use pernet_plugin_api::prelude::*;
 use config::{Action, Config};
 use netdevs::Netdevs;
 use record::{Line, Record};
+use socks::{Echo, Socks};
 use work::Works;
 
 /// Counts the instances of this mapping, so that a fresh one can be told from the one before.
@@ -38,6 +40,7 @@ struct Shared {
     counts: Mutex<HashMap<(String, String), u64>>,
     works: Works,
     netdevs: Netdevs,
+    socks: Socks,
 }
 
 impl Shared {
@@ -97,8 +100,9 @@ impl Plugin for Probe {
     fn init(reg: &mut Registrar, host: Host, config: Config) -> Result<Self> {
         let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
         let record = Record::new(&config, instance);
-        let (works, netdevs) = (Works::new(host.clone(), record.clone()), Netdevs::new(host));
-        let shared = Arc::new(Shared { config, record, counts: Mutex::default(), works, netdevs });
+        let (works, netdevs) = (Works::new(host.clone(), record.clone()), Netdevs::new(host.clone()));
+        let socks = Socks::new(host);
+        let shared = Arc::new(Shared { config, record, counts: Mutex::default(), works, netdevs, socks });
         let config = &shared.config;
         if config.subsys {
             reg.pernet_subsys("subsys", Ops { shared: Arc::clone(&shared), op: "subsys" })?;
@@ -109,6 +113,9 @@ impl Plugin for Probe {
         if let Some(priority) = config.notifier {
             reg.notifier("devices", priority, Devices(Arc::clone(&shared)))?;
         }
+        for name in &config.families {
+            reg.sock_family(name, Echo(Arc::clone(&shared), name.clone()))?;
+        }
         shared.call(Line::at_home("init"))?;
         Ok(Probe { shared })
     }
@@ -118,6 +125,7 @@ impl Drop for Probe {
     fn drop(&mut self) {
         self.shared.works.end();
         self.shared.netdevs.end();
+        self.shared.socks.end();
         let _ = self.shared.call(Line::at_home("drop"));
     }
 }
@@ -149,6 +157,10 @@ impl Ops {
         let reason = reason_word(reason);
         self.shared.call(Line { reason: Some(reason), area_is_mine: Some(mine), ..Line::of(hook, self.op, net) })?;
         self.shared.works.begin(&self.shared.config, hook, net);
+        self.shared.socks.begin(&self.shared, hook, net);
+        if hook == "pernet.exit" {
+            self.shared.socks.leave(net);
+        }
         Ok(())
     }
 }
@@ -160,6 +172,7 @@ impl PernetOps for Ops {
         self.shared.works.met(net);
         self.shared.call(Line::of("pernet.init", self.op, net))?;
         self.shared.works.begin(&self.shared.config, "pernet.init", net);
+        self.shared.socks.begin(&self.shared, "pernet.init", net);
         if self.op == "device" {
             self.shared.netdevs.listen(&self.shared, net)?;
             self.shared.netdevs.register(&self.shared, net)?;
@@ -197,6 +210,7 @@ impl Notifier for Devices {
             Line { device: Some(event.device.name), replay: Some(event.replay), ..Line::of(&hook, "notifier", net) };
         self.0.call(line)?;
         self.0.works.begin(&self.0.config, &hook, net);
+        self.0.socks.begin(&self.0, &hook, net);
         if event.kind == EventKind::Register {
             self.0.netdevs.hold(&self.0, net, event);
         }

@@ -1,5 +1,6 @@
 //! The interface's methods: judge, ask the daemon, wait for its answer or for the client to go.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,14 +8,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::select;
 use varlink::VarlinkService;
 
-use super::access::Need;
+use super::access::{Need, Peer};
 use super::connection::{Connection, at};
-use super::request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request};
+use super::request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request, SockConnect};
 use super::server::{Shared, after};
 use super::wire::generated::{
     Call_DevList, Call_DevShow, Call_Monitor, Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry,
-    Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList, Call_Reload, Call_Status, VarlinkCallError, VarlinkInterface,
-    new,
+    Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList, Call_Reload, Call_SockConnect, Call_SockList, Call_Status,
+    VarlinkCallError, VarlinkInterface, new,
 };
 use super::wire::{Netns, NetnsState};
 
@@ -128,7 +129,7 @@ impl Methods {
         if !call.wants_more() {
             return Err(Refusal::ExpectedMore);
         }
-        let ns = self.namespace_descriptor(&name)?;
+        let ns = self.descriptor(format!("namespace {name}"), "the namespace's")?;
         let (inits, inits_done) = Reply::new();
         let (seen, name_seen) = Reply::new();
         let mut lease = Lease { shared: &self.shared, id: self.shared.new_lease(), ended: false };
@@ -154,16 +155,26 @@ impl Methods {
         Ok(netns)
     }
 
-    fn namespace_descriptor(&self, name: &str) -> Result<std::os::fd::OwnedFd, Refusal> {
+    /// The one descriptor that has to come with a call about this.
+    fn descriptor(&self, place: String, what: &str) -> Result<OwnedFd, Refusal> {
         let mut descriptors = self.connection.take_descriptors();
         match (descriptors.pop(), descriptors.is_empty()) {
-            (Some(ns), true) => Ok(ns),
-            (ns, _) => {
-                let what = format!("{} descriptors came with the call", descriptors.len() + usize::from(ns.is_some()));
-                let remedy = "send the namespace's one descriptor in the same message (SCM_RIGHTS)";
-                Err(ControlError::new(ErrorKind::Invalid, format!("namespace {name}"), what, remedy).into())
+            (Some(one), true) => Ok(one),
+            (one, _) => {
+                let came = format!("{} descriptors came with the call", descriptors.len() + usize::from(one.is_some()));
+                let remedy = format!("send {what} one descriptor in the same message (SCM_RIGHTS)");
+                Err(ControlError::new(ErrorKind::Invalid, place, came, remedy).into())
             }
         }
+    }
+
+    fn sock_connect(&self, netns: String, family: String, kind: String) -> Result<(), Refusal> {
+        self.judge(Need::Change, "SockConnect")?;
+        let place = format!("protocol family {family} in namespace {netns}");
+        let fd = self.descriptor(place, "the socket's")?;
+        let Peer { uid, gid, pid, .. } = self.connection.peer;
+        let ask = self.ask(|reply| Request::SockConnect(SockConnect { netns, family, kind, uid, gid, pid, fd, reply }));
+        self.wait(&ask, None)
     }
 
     /// Lines until the client goes. A client that reads slowly only fills its own queue.
@@ -311,6 +322,26 @@ impl VarlinkInterface for Methods {
     fn monitor(&self, call: &mut dyn Call_Monitor) -> varlink::Result<()> {
         let Err(e) = self.monitor(call) else { return Ok(()) };
         refuse(call, e)
+    }
+
+    fn sock_list(&self, call: &mut dyn Call_SockList, netns: Option<String>) -> varlink::Result<()> {
+        match self.read("SockList", |reply| Request::SockList { netns, reply }) {
+            Ok(sockets) => call.reply(sockets),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn sock_connect(
+        &self,
+        call: &mut dyn Call_SockConnect,
+        netns: String,
+        family: String,
+        r#type: String,
+    ) -> varlink::Result<()> {
+        match self.sock_connect(netns, family, r#type) {
+            Ok(()) => call.reply(),
+            Err(e) => refuse(call, e),
+        }
     }
 
     fn reload(&self, call: &mut dyn Call_Reload) -> varlink::Result<()> {

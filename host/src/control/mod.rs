@@ -14,7 +14,7 @@ mod request;
 pub mod monitor;
 pub mod client;
 
-pub use request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request};
+pub use request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request, SockConnect};
 pub use server::{Limits, Server};
 pub use socket::{Door, DoorError, SOCKET};
 

@@ -116,6 +116,7 @@ impl Services {
     pub(super) fn ended(&self, owner: &Arc<Owner>) {
         self.owners.remove(owner);
         self.netdevs.take_back(owner);
+        engine::sock_release_all(&self.sockets.fs, owner);
         let whose = Whose(Arc::clone(&owner.name), owner.generation);
         lock(&self.netdevs.notifiers).retain(|(theirs, ..), _| *theirs != whose);
     }
@@ -292,7 +293,7 @@ impl Services {
         answered.try_recv().unwrap_or_else(|_| Err(gone()))
     }
 
-    fn net(&self, cookie: u64) -> Result<Arc<Net>, Failure> {
+    pub(super) fn net(&self, cookie: u64) -> Result<Arc<Net>, Failure> {
         let unknown = || Failure::new(libc::ENOENT, "no such namespace is managed");
         self.places.get(NetCookie(cookie)).ok_or_else(unknown)
     }

@@ -21,6 +21,7 @@ use super::namespaces::complain;
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
 use super::running_set::{Failed, Running, RunningSet};
 use super::services::Places;
+use super::sockets::Sockets;
 
 /// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) places: Arc<Places>,
     /// The plugins. Held for moments by the loop, and by these works only to read and to publish, not across a hook.
     pub(super) plugins: Mutex<Plugins>,
+    /// Plugins' sockets and protocol families.
+    pub(super) sockets: Arc<Sockets>,
     /// Makes instances.
     pub(super) maker: Maker,
     /// How long a plugin that goes is waited for, in seconds (`unregister_timeout`); a reload may change it.

@@ -63,6 +63,8 @@ impl Daemon {
             Request::DevList { netns, reply } => self.dev_list(netns.as_deref(), reply),
             Request::DevShow { name, netns, reply } => self.dev_show(name, netns.as_deref(), reply),
             Request::Reload { reply } => self.reload(Some(reply)),
+            Request::SockList { netns, reply } => self.sock_list(netns.as_deref(), reply),
+            Request::SockConnect(ask) => self.sock_connect(ask),
         }
     }
 

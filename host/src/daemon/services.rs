@@ -12,16 +12,17 @@ use pernet_plugin_api::NetCookie;
 
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
+use super::sockets::Sockets;
 use super::{Daemon, Event};
 use crate::control::monitor::{HookLine, Monitor};
 use crate::engine::{
-    self, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
+    self, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken, SockSpec,
 };
 use crate::logging;
 use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
 
 /// How long `run_in` waits: longer than a namespace's queue should ever be.
-const RUN_IN: Duration = Duration::from_secs(30);
+pub(super) const RUN_IN: Duration = Duration::from_secs(30);
 
 /// How often it looks whether there is still somebody to wait for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -120,6 +121,8 @@ pub(super) struct Services {
     pub(super) places: Arc<Places>,
     /// Plugins' own devices.
     pub(super) netdevs: Netdevs,
+    /// Plugins' sockets and protocol families.
+    pub(super) sockets: Arc<Sockets>,
     /// The instances that may ask.
     pub(super) owners: Owners,
     /// What they are registered in.
@@ -176,7 +179,7 @@ impl Services {
 
 /// Waits for work in another namespace, but not beyond the instance's end: that end may be waiting for this very thread,
 /// in a reload that holds the work back.
-fn wait_for(answer: &Receiver<Result<(), Failure>>, instance: &InstanceRef) -> Result<(), Failure> {
+pub(super) fn wait_for<T>(answer: &Receiver<Result<T, Failure>>, instance: &InstanceRef) -> Result<T, Failure> {
     let until = Instant::now() + RUN_IN;
     loop {
         match answer.recv_timeout(LOOK) {
@@ -305,6 +308,24 @@ impl HostServices for Services {
 
     fn unregister_notifier(&self, instance: &InstanceRef, cookie: u64, number: u32) -> Result<(), Failure> {
         self.remove_notifier(instance, cookie, number)
+    }
+
+    fn sock_create(&self, instance: &InstanceRef, cookie: u64, spec: SockSpec) -> Result<(u64, i32), Failure> {
+        self.create_socket(instance, cookie, spec)
+    }
+
+    fn sock_release(&self, instance: &InstanceRef, ino: u64) -> Result<(), Failure> {
+        self.release_socket(instance, ino)
+    }
+
+    fn sock_connect(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        family: &str,
+        kind: i32,
+    ) -> Result<(u64, i32), Failure> {
+        self.connect_to(instance, cookie, family, kind)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

@@ -20,6 +20,7 @@ use super::netdevs::Netdevs;
 use super::plugins::{self, Maker, Plugins};
 use super::reload::{self, Shared};
 use super::services::{Owners, Places, Services};
+use super::sockets::sock_init;
 use super::{Daemon, Event, Phase};
 
 /// What went wrong before the loop ran: printed on standard error, exit code 1.
@@ -61,6 +62,9 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     listen_to_signals(&events)?;
 
     let patience = config.main.unregister_timeout;
+    let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
+    let workers = Arc::new(workers);
+    let sockets = sock_init(&workers)?;
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
     let services = Arc::new(Services {
@@ -68,6 +72,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         monitor: Arc::clone(&monitor),
         places: Arc::clone(&places),
         netdevs: Netdevs::default(),
+        sockets: Arc::clone(&sockets),
         owners: Owners::default(),
         list: Arc::downgrade(&list),
     });
@@ -76,11 +81,11 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         places,
         nets: RwLock::default(),
         plugins: Mutex::new(Plugins::default()),
+        sockets,
         maker: Maker::new(services),
         patience: patience.into(),
         judge,
     });
-    let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
     let looks = Workers::new(1).map_err(|e| format!("cannot start a worker: {e}"))?;
     // Plugins before namespaces: then each namespace of the first scan gets one setup, not one registration per plugin.
     on_a_seat(|| reload::start(&shared, &config))?;
@@ -104,7 +109,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         ns::current().map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
     let mut daemon = Daemon {
         command_line,
-        workers: Arc::new(workers),
+        workers,
         looks,
         links,
         server,

@@ -10,6 +10,7 @@
 mod change;
 mod external;
 mod failure;
+mod family;
 mod fence;
 mod gate;
 mod generic;
@@ -29,6 +30,8 @@ mod register;
 mod relocate;
 mod rtnl;
 mod setup;
+mod socket;
+mod sockfs;
 mod todo;
 mod undo;
 mod unregister;
@@ -38,6 +41,9 @@ pub use change::{
     altname_add, altname_del, dev_change_name, dev_close, dev_open, dev_set_mac_address, dev_set_master, dev_set_mtu,
 };
 pub use failure::{Failure, HookError};
+pub use family::{
+    Families, Family, NPROTO, NetProtoFamily, SockFamily, sock_register, sock_type, sock_type_name, sock_unregister,
+};
 pub use gate::Blocked;
 pub use generic::Area;
 pub use initcall::{Item, Level, OrderError, order};
@@ -57,6 +63,11 @@ pub use register::{register_netdev, register_netdevice, register_pair};
 pub use relocate::{Departed, arrived, dev_change_net_namespace, lost};
 pub use rtnl::{HeldRtnl, LockError, QuietGuard, Rtnl, RtnlGuard, RtnlPair, lock_two};
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
+pub use socket::{
+    Call, Connection, Credentials, Sock, SockSpec, Socket, sock_adopt, sock_connect, sock_create, sock_release,
+    sock_release_all,
+};
+pub use sockfs::{SOCK_MODE, SockFs};
 pub use todo::{NotDeferred, Work};
 pub use unregister::{unregister_many, unregister_netdev};
 pub use walk::work_in;

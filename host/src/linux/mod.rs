@@ -11,3 +11,4 @@ pub mod link_stats;
 pub mod tun;
 pub mod device;
 pub mod peer;
+pub mod socket;

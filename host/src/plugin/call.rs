@@ -32,6 +32,7 @@ pub(super) enum Hook {
     NetdevFree,
     Work,
     DropWork,
+    SockConnected,
 }
 
 impl Hook {
@@ -52,6 +53,7 @@ impl Hook {
             Hook::Netdev(kind) => kind.hook_name(),
             Hook::Ndo(ndo) => ndo.as_str(),
             Hook::NetdevFree => "netdev.free",
+            Hook::SockConnected => "sock.connected",
         }
     }
 

@@ -221,7 +221,7 @@ fn may_have_lock_of(what: &str, cookie: u64) -> Result<(), Failure> {
     if holds(NetCookie(cookie)) { Ok(()) } else { may_wait_for(what, NetCookie(cookie)) }
 }
 
-fn is_there(instance: &Inner) -> Result<(), Failure> {
+pub(super) fn is_there(instance: &Inner) -> Result<(), Failure> {
     if instance.is_coming() {
         return Err(Failure::new(libc::EAGAIN, "the plugin's init has not returned yet; use defer"));
     }

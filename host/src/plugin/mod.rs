@@ -21,6 +21,7 @@ pub mod load;
 pub mod running;
 mod call;
 mod ndo;
+mod family;
 pub mod instance;
 pub mod host_api;
 mod host_devices;

@@ -6,6 +6,7 @@ mod arguments;
 mod connection;
 mod failure;
 mod netns;
+mod sock;
 mod tables;
 
 use std::io::{self, Write};
@@ -24,9 +25,10 @@ use signal_hook::iterator::Signals;
 use super::wire::generated as call;
 use super::wire::{Netns, NetnsState, ReloadResult};
 use crate::config::runtime_dir;
-use arguments::{Arguments, Command, DevCommand, NetnsCommand, PluginCommand};
+use arguments::{Arguments, Command, DevCommand, NetnsCommand, PluginCommand, SockCommand};
 use connection::Connection;
-use failure::Failure;
+pub use failure::Failure;
+pub use sock::{SockType, sock_connect};
 
 /// Reads a plugin file's metadata, as a JSON object, without running any of its code; or says why it cannot.
 pub type PluginInfo = fn(&Path) -> Result<Value, String>;
@@ -100,11 +102,27 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
                 _ => print(json, &reply.devices, |devices| tables::dev_show(devices)),
             }
         }
+        Command::Sock(command) => sock_command(arguments, command),
         Command::Monitor => monitor(open()?, json),
         Command::Reload => {
             let reply: call::Reload_Reply = open()?.call("Reload", &call::Reload_Args {})?;
             print(json, &reply.result, tables::reload)?;
             Ok(reload_failure(&reply.result).map_or(Ok(()), Err)?)
+        }
+    }
+}
+
+fn sock_command(arguments: &Arguments, command: &SockCommand) -> Result<(), End> {
+    let runtime_dir = runtime_dir(arguments.runtime_dir.clone());
+    match command {
+        SockCommand::List { netns } => {
+            let wanted = call::SockList_Args { netns: netns.clone() };
+            let reply: call::SockList_Reply = Connection::open(&runtime_dir)?.call("SockList", &wanted)?;
+            print(arguments.json, &reply.sockets, |sockets| tables::sock_list(sockets))
+        }
+        SockCommand::Connect { netns, kind, family } => {
+            let socket = sock_connect(&runtime_dir, netns, family, *kind)?;
+            Ok(sock::relay(&socket, *kind)?)
         }
     }
 }
