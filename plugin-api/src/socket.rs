@@ -82,7 +82,8 @@ pub trait SocketFamily: Send + Sync + 'static {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Connection {
-    /// This end of a pair of connected Unix sockets.
+    /// This end of a pair of connected Unix sockets. Of datagrams, a reader does not see that the other side has ended; a
+    /// write then is `ECONNREFUSED`.
     pub socket: Socket,
     /// `SOCK_STREAM`, `SOCK_DGRAM` or `SOCK_SEQPACKET`.
     pub kind: i32,

@@ -9,9 +9,11 @@ mod kernel;
 mod lab;
 mod ndo;
 mod recorder;
+mod sock;
 mod stream;
 
 mod exhaustion;
+mod family;
 mod gate;
 mod initcall;
 mod model;
@@ -29,3 +31,4 @@ mod notifier;
 mod pernet;
 mod rtnl;
 mod setup;
+mod socket;
