@@ -8,6 +8,7 @@ pub(crate) mod start;
 mod devices;
 mod enlist;
 mod identify;
+mod knobs;
 mod leases;
 mod links;
 mod namespaces;
@@ -20,6 +21,8 @@ mod requests;
 mod running_set;
 mod services;
 mod sockets;
+mod sysctl_requests;
+mod sysctls;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -94,6 +97,8 @@ struct Daemon {
     config: Arc<Config>,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
+    /// Registered as long as the daemon runs.
+    _knobs: knobs::Registered,
     /// One thread more for looks into the kernel, where no hook runs: hooks that hang must not keep an operator from
     /// asking what hangs.
     looks: Workers,

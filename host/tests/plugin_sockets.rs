@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use pernet_plugin_api::NetCookie;
 use pernetd::engine::{
-    Area, At, Call, Created, Credentials, Failure, Families, Link, LinkChange, Links, Member, Namespace, Net, Owner,
-    PernetList, Sock, SockFs, SockSpec, Wanted, register, setup_net, sock_connect, sock_register, sock_release,
+    Area, At, Call, Created, Failure, Families, Link, LinkChange, Links, Member, Namespace, Net, Owner, PernetList,
+    Sock, SockFs, SockSpec, Ucred, Wanted, register, setup_net, sock_connect, sock_register, sock_release,
 };
 use pernetd::plugin::file::open;
 use pernetd::plugin::{
@@ -173,7 +173,7 @@ fn bench(config: &str) -> Bench {
 impl Bench {
     fn connect(&self, family: &str) -> Result<(), Failure> {
         let family = self.families.find(family).expect("registered");
-        let peer = Credentials { uid: 5, gid: 6, pid: 7 };
+        let peer = Ucred { uid: 5, gid: 6, pid: 7 };
         let call = Call { kind: libc::SOCK_SEQPACKET, sock: Box::new(Number(1)), peer, born: Instant::now() };
         let patience = Duration::from_secs(5);
         sock_connect(&self.list, None, &self.fs, (&self.net, &family), call, patience)

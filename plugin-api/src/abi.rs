@@ -538,7 +538,7 @@ pub struct HostMod {
         table: CtlHandle,
     ) -> NumberReturn,
     /// Waits for calls in flight, then frees the table. EDEADLK from one of its own calls.
-    pub unregister_net_sysctl: extern "C" fn(token: u64, number: u64) -> Status,
+    pub unregister_net_sysctl: extern "C" fn(token: u64, cookie: u64, number: u64) -> Status,
     /// `kern_mount`: a mount in no mount table, of any registered type.
     pub kern_mount: extern "C" fn(token: u64, fs: RStr<'_>, cookie: u64, options: RStr<'_>) -> NumberReturn,
     pub kern_unmount: extern "C" fn(token: u64, mount: u64) -> Status,

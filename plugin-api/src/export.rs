@@ -233,6 +233,9 @@ fn end(caller: Caller, parts: Parts) -> Result<(), Status> {
     for notifier in shared.notifiers.close() {
         then(guard::discard(caller, notifier));
     }
+    for table in shared.sysctls.close() {
+        then(guard::discard(caller, table));
+    }
     for device in shared.devices.take_all() {
         then(guard::discard(caller, device));
     }

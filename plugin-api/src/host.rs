@@ -14,6 +14,7 @@ use crate::log::{self, Caller};
 use crate::netdev_ops::OpsTable;
 use crate::pernet::{AnyOps, Registered};
 use crate::socket::SocketFamily;
+use crate::sysctl::SysctlTables;
 use crate::work::{Work, WorkTable};
 use crate::{Error, Net, NetCookie, Notifier, PernetId, PernetOps, Result};
 
@@ -112,6 +113,7 @@ pub(crate) struct Shared {
     pub(crate) work: WorkTable,
     pub(crate) devices: OpsTable,
     pub(crate) notifiers: NotifierTable,
+    pub(crate) sysctls: SysctlTables,
     pub(crate) pool: Arc<Pool>,
     pub(crate) starter: Arc<Starter>,
 }
@@ -123,6 +125,7 @@ impl Shared {
             work: WorkTable::new(),
             devices: OpsTable::new(),
             notifiers: NotifierTable::new(),
+            sysctls: SysctlTables::new(),
             pool: Arc::new(Pool::new()),
             starter: Arc::new(Starter::new()),
         }

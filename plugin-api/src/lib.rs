@@ -35,6 +35,8 @@ mod own;
 mod chain;
 mod dev;
 pub mod datapath;
+mod knob;
+mod ctl_table;
 mod sysctl;
 mod filesystem;
 mod socket;
@@ -43,10 +45,12 @@ mod area;
 mod export;
 
 pub use chain::NotifierId;
+pub use ctl_table::CtlTable;
 pub use datapath::{Batch, Datapath, Frame, Framing, Queue, VnetHeader};
 pub use error::{Error, Result};
 pub use field::{FieldStep, field_key, field_steps};
 pub use host::{Host, Registrar};
+pub use knob::{BoolKnob, IntKnob, TextKnob, UintKnob, UlongKnob};
 pub use net::{ExitReason, NetCookie};
 pub use netdev::{DeviceInfo, EventKind, RegState, Verdict};
 pub use netdev_ops::{NdoDevice, NetDeviceOps, Stats};
@@ -56,15 +60,16 @@ pub use pernet::{Net, PernetId, PernetOps};
 pub use plugin::{ConfigError, NoConfig, Plugin};
 pub use socket::{Connection, Socket, SocketFamily};
 pub use spec::{MacvlanMode, NetdevSpec, Vxlan};
+pub use sysctl::CtlHeader;
 pub use tracing;
 
 /// What a plugin's file usually needs: `use pernet_plugin_api::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Batch, ConfigError, Connection, Datapath, Device, Error, Event, EventKind, ExitReason, Frame, Host, NdoDevice,
-        Net, NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier, NotifierId,
-        PernetId, PernetOps, Plugin, Queue, RegState, Registrar, Result, Socket, SocketFamily, Stats, Verdict,
-        export_plugin, tracing,
+        Batch, BoolKnob, ConfigError, Connection, CtlHeader, CtlTable, Datapath, Device, Error, Event, EventKind,
+        ExitReason, Frame, Host, IntKnob, NdoDevice, Net, NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef,
+        NetdevSpec, NoConfig, Notifier, NotifierId, PernetId, PernetOps, Plugin, Queue, RegState, Registrar, Result,
+        Socket, SocketFamily, Stats, TextKnob, UintKnob, UlongKnob, Verdict, export_plugin, tracing,
     };
 }
 

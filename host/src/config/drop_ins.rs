@@ -1,7 +1,7 @@
 //! The drop-in folders: which files there are, which of them count, and in which order.
 //!
 //! As systemd does it: over all configuration folders the first file of a name wins, an empty one masks, and the order
-//! is by file name. `sysctl.d/*.conf` beside `plugins.d` is left to the part that applies it.
+//! is by file name. So for `plugins.d/NN-name.toml` and for `sysctl.d/*.conf`.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use super::plugin_file::{NAME_RULE, PluginConfig, is_plugin_name};
 use super::source::{ConfigError, Source};
+use super::sysctl_file;
+use super::sysctls::Sysctls;
 
 /// Reads all plugin files, in order; the errors are those of all of them.
 pub(super) fn load(config_dirs: &[PathBuf], plugin_dir: &Path, errors: &mut Vec<ConfigError>) -> Vec<PluginConfig> {
     let mut plugins: Vec<PluginConfig> = Vec::new();
-    for (file_name, path) in files(config_dirs, errors) {
+    for (file_name, path) in files(config_dirs, "plugins.d", ".toml", errors) {
         match load_one(&file_name, &path, plugin_dir) {
             Ok(None) => {}
             Ok(Some(plugin)) => match plugins.iter().find(|p| p.name == plugin.name) {
@@ -29,11 +31,32 @@ pub(super) fn load(config_dirs: &[PathBuf], plugin_dir: &Path, errors: &mut Vec<
     plugins
 }
 
-/// The drop-in files by name.
-fn files(config_dirs: &[PathBuf], errors: &mut Vec<ConfigError>) -> BTreeMap<String, PathBuf> {
+/// Reads all lines of `sysctl.d`, in order; the errors are those of all of them.
+pub(super) fn load_sysctls(config_dirs: &[PathBuf], errors: &mut Vec<ConfigError>) -> Sysctls {
+    let mut lines = Vec::new();
+    for (_, path) in files(config_dirs, "sysctl.d", ".conf", errors) {
+        match read(&path) {
+            Ok(None) => {}
+            Ok(Some(source)) => match sysctl_file::parse(&source) {
+                Ok(found) => lines.extend(found),
+                Err(found) => errors.extend(found),
+            },
+            Err(error) => errors.push(error),
+        }
+    }
+    Sysctls { lines }
+}
+
+/// The drop-in files of one kind by name.
+fn files(
+    config_dirs: &[PathBuf],
+    folder: &str,
+    suffix: &str,
+    errors: &mut Vec<ConfigError>,
+) -> BTreeMap<String, PathBuf> {
     let mut files = BTreeMap::new();
-    for folder in config_dirs.iter().map(|dir| dir.join("plugins.d")) {
-        let names = match file_names(&folder) {
+    for folder in config_dirs.iter().map(|dir| dir.join(folder)) {
+        let names = match file_names(&folder, suffix) {
             Ok(names) => names,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => {
@@ -52,12 +75,12 @@ fn files(config_dirs: &[PathBuf], errors: &mut Vec<ConfigError>) -> BTreeMap<Str
     files
 }
 
-/// Only `*.toml`, and nothing hidden: editors and package managers leave other files behind.
-fn file_names(folder: &Path) -> io::Result<Vec<String>> {
+/// Only those that end as they must, and nothing hidden: editors and package managers leave other files behind.
+fn file_names(folder: &Path, suffix: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".toml") && !name.starts_with('.') {
+        if name.ends_with(suffix) && !name.starts_with('.') {
             names.push(name);
         }
     }
@@ -70,12 +93,19 @@ fn load_one(file_name: &str, path: &Path, plugin_dir: &Path) -> Result<Option<Pl
         let hint = format!("call it NN-name.toml, with two digits for its place; {NAME_RULE}");
         vec![ConfigError::whole(path, message, hint)]
     })?;
-    // A file that went after the folder was listed is as good as none.
-    match Source::read(path).map_err(|e| vec![e])? {
-        Some(source) if !source.text().is_empty() => PluginConfig::parse(name, Arc::new(source), plugin_dir).map(Some),
+    match read(path).map_err(|e| vec![e])? {
+        Some(source) => PluginConfig::parse(name, Arc::new(source), plugin_dir).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A file's text; `None` if it masks the name. One that went after the folder was listed is as good as none.
+fn read(path: &Path) -> Result<Option<Source>, ConfigError> {
+    match Source::read(path)? {
+        Some(source) if !source.text().is_empty() => Ok(Some(source)),
         None if path.is_symlink() => {
-            let hint = "correct the link; to mask a plugin, link to /dev/null";
-            Err(vec![ConfigError::whole(path, "it is a link to a file that is not there", hint)])
+            let hint = "correct the link; to mask a file of that name, link to /dev/null";
+            Err(ConfigError::whole(path, "it is a link to a file that is not there", hint))
         }
         _ => Ok(None),
     }

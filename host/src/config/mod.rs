@@ -11,6 +11,9 @@ mod main_file;
 mod plugin_file;
 mod section;
 mod source;
+mod sysctl_file;
+mod sysctl_key;
+mod sysctls;
 
 use std::fmt;
 use std::path::Path;
@@ -20,6 +23,9 @@ pub use globs::Selector;
 pub use main_file::{Control, ControlRead, Discovery, Log, LogLevel, Main, Method, Netlink};
 pub use plugin_file::{OnInitFailure, OnStop, PluginConfig};
 pub use source::{ConfigError, Position};
+pub use sysctl_file::{Asks, SysctlLine, parse_sysctls};
+pub use sysctl_key::{KeyFault, SysctlKey, dotted, is_kernels};
+pub use sysctls::Sysctls;
 
 use source::Source;
 
@@ -30,6 +36,8 @@ pub struct Config {
     pub main: Main,
     /// The plugins in the order of their file names, also those that are not enabled.
     pub plugins: Vec<PluginConfig>,
+    /// What `sysctl.d` says of the sysctls of pernetd and its plugins.
+    pub sysctls: Sysctls,
 }
 
 /// All that is wrong with the configuration, one line each.
@@ -63,15 +71,17 @@ impl Config {
         };
         let main = main.map_err(|found| errors.extend(found)).ok();
         let plugins = drop_ins::load(&paths.config_dirs, &paths.plugin_dir, &mut errors);
+        let sysctls = drop_ins::load_sysctls(&paths.config_dirs, &mut errors);
         match main {
-            Some(main) if errors.is_empty() => Ok(Config { main, plugins }),
+            Some(main) if errors.is_empty() => Ok(Config { main, plugins, sysctls }),
             _ => Err(ConfigErrors(errors)),
         }
     }
 
     /// The configuration when nothing is written anywhere.
     pub fn built_in() -> Result<Config, ConfigErrors> {
-        Ok(Config { main: main_file::load(None, &[]).map_err(ConfigErrors)?, plugins: Vec::new() })
+        let main = main_file::load(None, &[]).map_err(ConfigErrors)?;
+        Ok(Config { main, plugins: Vec::new(), sysctls: Sysctls::default() })
     }
 
     /// The number of worker threads: what is configured, or one per core.

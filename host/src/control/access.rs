@@ -51,7 +51,15 @@ impl Peer {
         self.uid == 0 || self.uid == geteuid().as_raw()
     }
 
-    fn is_member(&self, group: u32) -> bool {
+    pub(super) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    pub(super) fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    pub(super) fn is_member(&self, group: u32) -> bool {
         self.gid == group || self.groups.contains(&group)
     }
 }

@@ -12,10 +12,11 @@ use super::access::{Need, Peer};
 use super::connection::{Connection, at};
 use super::request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request, SockConnect};
 use super::server::{Shared, after};
+use super::sysctl::{Asker, Sets};
 use super::wire::generated::{
     Call_DevList, Call_DevShow, Call_Monitor, Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry,
     Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList, Call_Reload, Call_SockConnect, Call_SockList, Call_Status,
-    VarlinkCallError, VarlinkInterface, new,
+    Call_SysctlList, Call_SysctlRead, Call_SysctlWrite, VarlinkCallError, VarlinkInterface, new,
 };
 use super::wire::{Netns, NetnsState};
 
@@ -175,6 +176,14 @@ impl Methods {
         let Peer { uid, gid, pid, .. } = self.connection.peer;
         let ask = self.ask(|reply| Request::SockConnect(SockConnect { netns, family, kind, uid, gid, pid, fd, reply }));
         self.wait(&ask, None)
+    }
+
+    /// The sysctls of the namespaces that are meant. What is asked of them then runs on this thread.
+    fn sysctls(&self, need: Need, method: &str, netns: Option<String>) -> Result<(Sets, Asker), Refusal> {
+        self.judge(need, method)?;
+        let answer = self.ask(|reply| Request::Sysctls { netns: netns.clone(), reply });
+        let sets = self.wait(&answer, after(self.shared.limits.answer))?;
+        Ok((Sets { netns, sets }, Asker::of(&self.connection.peer)))
     }
 
     /// Lines until the client goes. A client that reads slowly only fills its own queue.
@@ -347,6 +356,46 @@ impl VarlinkInterface for Methods {
     fn reload(&self, call: &mut dyn Call_Reload) -> varlink::Result<()> {
         match self.change("Reload", |reply| Request::Reload { reply }) {
             Ok(result) => call.reply(result),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn sysctl_list(
+        &self,
+        call: &mut dyn Call_SysctlList,
+        netns: Option<String>,
+        key: Option<String>,
+    ) -> varlink::Result<()> {
+        let sets = self.sysctls(Need::Read, "SysctlList", netns);
+        match sets.and_then(|(sets, _)| Ok(sets.list(key.as_deref())?)) {
+            Ok(sysctls) => call.reply(sysctls),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn sysctl_read(
+        &self,
+        call: &mut dyn Call_SysctlRead,
+        netns: Option<String>,
+        key: Option<String>,
+    ) -> varlink::Result<()> {
+        let sets = self.sysctls(Need::Read, "SysctlRead", netns);
+        match sets.and_then(|(sets, who)| Ok(sets.read(key.as_deref(), &who)?)) {
+            Ok(sysctls) => call.reply(sysctls),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn sysctl_write(
+        &self,
+        call: &mut dyn Call_SysctlWrite,
+        netns: Option<String>,
+        key: String,
+        value: String,
+    ) -> varlink::Result<()> {
+        let sets = self.sysctls(Need::Change, "SysctlWrite", netns);
+        match sets.and_then(|(sets, who)| Ok(sets.write(&key, &who, &value)?)) {
+            Ok(sysctls) => call.reply(sysctls),
             Err(e) => refuse(call, e),
         }
     }

@@ -11,6 +11,7 @@ mod inbox;
 mod access;
 mod methods;
 mod request;
+pub mod sysctl;
 pub mod monitor;
 pub mod client;
 

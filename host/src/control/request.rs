@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::sysctl::SysctlSet;
 use super::wire::{Device, DeviceDetails, Netns, Plugin, ReloadResult, Socket, Status};
 
 /// One thing that a client asks for.
@@ -85,6 +86,13 @@ pub enum Request {
         netns: Option<String>,
         /// For the answer: at least one.
         reply: Reply<Vec<DeviceDetails>>,
+    },
+    /// The sysctls of the namespaces that are meant, for the connection's thread to ask.
+    Sysctls {
+        /// A name or a pattern of names; `None` for the host's own namespace.
+        netns: Option<String>,
+        /// For the answer: at least one.
+        reply: Reply<Vec<Box<dyn SysctlSet>>>,
     },
     /// Reload as SIGHUP does; answered when it is done. A refused configuration is [`ErrorKind::Failed`] with the
     /// errors, or `ok: false` with the plugins concerned.

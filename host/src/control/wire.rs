@@ -21,7 +21,7 @@ pub(super) mod generated {
 pub use generated::{
     DaemonState, DaemonStatus as Status, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, Hook, HookResult,
     LastReload, NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState,
-    ReloadAction, ReloadResult, ReloadedPlugin, Socket,
+    ReloadAction, ReloadResult, ReloadedPlugin, Socket, Sysctl,
 };
 
 /// The interface's text, as it is also given to clients that ask for it.

@@ -141,7 +141,12 @@ impl Daemon {
     pub(super) fn begin(&mut self, cookie: NetCookie, generation: u32, names: Vec<Arc<str>>, pin: Pin) {
         let place = Place::new(cookie, pin, &self.links, &self.shared.sockets.world);
         let is_host = names.first().is_some_and(|n| **n == *engine::HOST);
-        let net = Net::new(cookie, generation, Box::new(Handle(Arc::clone(&place))), is_host);
+        let handle = Box::new(Handle(Arc::clone(&place)));
+        let net = if is_host {
+            Net::init_net(cookie, generation, handle, Arc::clone(&self.shared.sysctls.init_net))
+        } else {
+            Net::new(cookie, generation, handle, false)
+        };
         net.set_names(names);
         let birth = self.shared.add_net(&net);
         self.shared.places.insert(&net);
@@ -281,15 +286,19 @@ impl Daemon {
             return;
         }
         let Some(managed) = self.nets.get(&cookie) else { return };
+        let before = managed.net.names();
         managed.net.set_names(names);
-        // Which plugins act there is judged by its names.
+        // Which plugins act there is judged by its names, and so is which lines of sysctl.d count.
         let (net, place, events) = (Arc::clone(&managed.net), Arc::clone(&managed.place), self.events.clone());
+        let (sysctls, workers) = (Arc::clone(&self.shared.sysctls), Arc::clone(&self.workers));
         self.submit(
             cookie,
             Box::new(move |token| {
                 complain(&engine::rejudge_net(token, &net));
                 place.unwatch_if_idle(&net);
                 let _ = events.send(Event::Judged(cookie));
+                // Not in the namespace's turn: a handler may want to have work run in it.
+                workers.run_anywhere(Box::new(move || sysctls.renamed(&net, before)));
             }),
         );
     }

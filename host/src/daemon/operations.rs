@@ -5,15 +5,15 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::config::Config;
 use crate::control::wire::{self, ReloadAction, ReloadResult, ReloadedPlugin};
 use crate::control::{ControlError, ErrorKind, Reply};
 use crate::linux::ns;
-use crate::{logging, plugin, systemd};
+use crate::systemd;
 
+use super::knobs;
 use super::plugins::Trouble;
 use super::reload::{self, Report};
 use super::{Daemon, Event, Phase};
@@ -166,7 +166,6 @@ impl Daemon {
         let (mut config, old) = (new.clone(), &self.config.main);
         let main = &mut config.main;
         let keys = [
-            ("workers", std::mem::replace(&mut main.workers, old.workers) != old.workers),
             ("discovery.*", std::mem::replace(&mut main.discovery, old.discovery.clone()) != old.discovery),
             ("netlink.receive_buffer", std::mem::replace(&mut main.netlink, old.netlink.clone()) != old.netlink),
         ];
@@ -176,17 +175,30 @@ impl Daemon {
         config
     }
 
+    /// Carries out what has changed in the main file and is a knob, too. What it says as before does not undo what was
+    /// set by hand, and what `sysctl.d` says counts before it.
+    fn turn_knobs(&self, before: &Config) {
+        let (main, old) = (&self.config.main, &before.main);
+        let changed = |differs: bool, knob: &str| differs && !self.shared.sysctls.says(knob);
+        if changed(main.unregister_timeout != old.unregister_timeout, "unregister_timeout") {
+            self.shared.set_patience(main.unregister_timeout);
+        }
+        if changed(main.log.level != old.log.level, "log_level") {
+            knobs::set_log_level(main.log.level);
+        }
+        if changed(main.workers != old.workers, "workers") {
+            self.workers.set_size(self.config.workers());
+        }
+    }
+
     fn reloaded(&mut self, report: Report) {
         if let Some(config) = &report.config {
-            self.config = Arc::new(self.in_force(config));
-            let patience = self.config.main.unregister_timeout;
-            self.shared.patience.store(patience, Ordering::Relaxed);
-            self.shared.list.set_unregister_timeout(Duration::from_secs(patience));
+            let config_now = Arc::new(self.in_force(config));
+            let before = std::mem::replace(&mut self.config, config_now);
+            self.turn_knobs(&before);
             if let Err(e) = self.server.set_read(&config.main.control.read) {
                 tracing::warn!("control.read stays as it was: {e}");
             }
-            logging::set_level(config.main.log.level);
-            plugin::host_api::set_log_level(logging::level());
             self.generation += 1;
         }
         self.last_reload = Some(wire::LastReload {

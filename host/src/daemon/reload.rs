@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::config::{self, CommandLine, Config};
+use crate::config::{self, CommandLine, Config, Sysctls};
 use crate::control::wire;
 use crate::engine::{self, Net, PernetList, WriteToken};
 use crate::plugin::{self, Judge};
@@ -22,6 +22,7 @@ use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
 use super::running_set::{Failed, Running, RunningSet};
 use super::services::Places;
 use super::sockets::Sockets;
+use super::sysctls::NetSysctl;
 
 /// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -40,8 +41,10 @@ pub(super) struct Shared {
     pub(super) sockets: Arc<Sockets>,
     /// Makes instances.
     pub(super) maker: Maker,
-    /// How long a plugin that goes is waited for, in seconds (`unregister_timeout`); a reload may change it.
+    /// How long a plugin that goes is waited for, in seconds (`unregister_timeout`); a reload may change it, and a knob.
     pub(super) patience: AtomicU64,
+    /// The sysctls of pernetd and its plugins.
+    pub(super) sysctls: Arc<NetSysctl>,
     /// Judges plugin files; made before any namespace was entered.
     pub(super) judge: Judge,
 }
@@ -81,6 +84,12 @@ impl Shared {
     /// The plugins as they are shown.
     pub(super) fn shown(&self) -> Arc<Vec<wire::Plugin>> {
         self.plugins().rows()
+    }
+
+    /// Has what goes be waited for so many seconds.
+    pub(super) fn set_patience(&self, seconds: u64) {
+        self.patience.store(seconds, Ordering::Relaxed);
+        self.list.set_unregister_timeout(Duration::from_secs(seconds));
     }
 
     /// Managed namespaces in creation order.
@@ -212,12 +221,21 @@ pub(super) fn reload(shared: &Shared, command_line: &CommandLine) -> Report {
         Ok(plan) => plan,
         Err(troubles) => return refused(&troubles),
     };
+    let lines = Arc::new(plan.config.sysctls.clone());
     let waited = Instant::now();
-    let mut report = match shared.write() {
-        Ok(write) => commit(shared, &write, plan),
-        Err(trouble) => refused(&[(String::new(), trouble)]),
+    let (mut report, before) = match shared.write() {
+        Ok(write) => {
+            // What is registered on the way has them.
+            let before = shared.sysctls.replace(lines);
+            (commit(shared, &write, plan, &before), before)
+        }
+        Err(trouble) => return Report { pause: waited.elapsed(), ..refused(&[(String::new(), trouble)]) },
     };
     report.pause = waited.elapsed();
+    if report.ok {
+        // After the lock: handlers may wait for a namespace.
+        shared.sysctls.changed(&shared.nets(), &before);
+    }
     report
 }
 
@@ -246,7 +264,7 @@ fn prepare(shared: &Shared, command_line: &CommandLine) -> Result<Plan, Vec<(Str
     Ok(Plan { config: Arc::new(config), new })
 }
 
-fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
+fn commit(shared: &Shared, write: &WriteToken, plan: Plan, lines_before: &Arc<Sysctls>) -> Report {
     let entries = shared.plugins().take();
     let old_names: Vec<String> = entries.iter().map(|e| e.name().to_owned()).collect();
     let mut set = RunningSet { shared, write, running: Vec::new() };
@@ -271,6 +289,7 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan) -> Report {
             report
         }
         Err(error) => {
+            shared.sysctls.replace(Arc::clone(lines_before));
             let (entries, report) = put_back(set, &old, idle, *error);
             shared.plugins().put(entries);
             report

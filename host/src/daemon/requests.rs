@@ -62,6 +62,7 @@ impl Daemon {
             Request::PluginList { reply } => reply.send(Ok(self.plugin_rows())),
             Request::DevList { netns, reply } => self.dev_list(netns.as_deref(), reply),
             Request::DevShow { name, netns, reply } => self.dev_show(name, netns.as_deref(), reply),
+            Request::Sysctls { netns, reply } => self.sysctl_sets(netns.as_deref(), reply),
             Request::Reload { reply } => self.reload(Some(reply)),
             Request::SockList { netns, reply } => self.sock_list(netns.as_deref(), reply),
             Request::SockConnect(ask) => self.sock_connect(ask),

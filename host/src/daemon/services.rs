@@ -13,10 +13,12 @@ use pernet_plugin_api::NetCookie;
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
 use super::sockets::Sockets;
+use super::sysctls::NetSysctl;
 use super::{Daemon, Event};
 use crate::control::monitor::{HookLine, Monitor};
 use crate::engine::{
-    self, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken, SockSpec,
+    self, CtlTable, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
+    SockSpec,
 };
 use crate::logging;
 use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
@@ -127,6 +129,8 @@ pub(super) struct Services {
     pub(super) owners: Owners,
     /// What they are registered in.
     pub(super) list: Weak<PernetList>,
+    /// Where their sysctls get their first values from.
+    pub(super) sysctls: Arc<NetSysctl>,
 }
 
 /// The engine's view of each instance, from before its init until its end.
@@ -168,7 +172,7 @@ impl Services {
         let mut work = self.work(instance, cookies, task)?;
         let (reply, answer) = bounded(1);
         work.reply = Some(reply);
-        if crate::plugin::running::current_hook().is_some() {
+        if crate::plugin::running::in_engine() {
             work.run(None);
         } else {
             self.events.send(Event::Work(work)).map_err(|_| gone())?;
@@ -177,14 +181,21 @@ impl Services {
     }
 }
 
-/// Waits for work in another namespace, but not beyond the instance's end: that end may be waiting for this very thread,
-/// in a reload that holds the work back.
+/// Waits for work in another namespace, but not beyond the instance's end, or its table's: that end may be waiting for
+/// this very thread, in a reload that holds the work back.
 pub(super) fn wait_for<T>(answer: &Receiver<Result<T, Failure>>, instance: &InstanceRef) -> Result<T, Failure> {
     let until = Instant::now() + RUN_IN;
     loop {
         match answer.recv_timeout(LOOK) {
             Ok(result) => return result,
             Err(e) if e.is_disconnected() || instance.is_gone() => return Err(gone()),
+            // Whoever unregisters the table may hold what this waits for, and waits for this call.
+            Err(_) if engine::in_unregistered_table() => {
+                return Err(Failure::new(
+                    libc::ECANCELED,
+                    "the sysctl table that this is a handler of is unregistered",
+                ));
+            }
             Err(_) if Instant::now() >= until => {
                 let what = format!("the namespace was busy for {} s", RUN_IN.as_secs());
                 return Err(Failure::new(libc::ETIMEDOUT, what));
@@ -326,6 +337,20 @@ impl HostServices for Services {
         kind: i32,
     ) -> Result<(u64, i32), Failure> {
         self.connect_to(instance, cookie, family, kind)
+    }
+
+    fn register_net_sysctl(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        path: &str,
+        table: CtlTable,
+    ) -> Result<u64, Failure> {
+        self.register_table(instance, cookie, path, table)
+    }
+
+    fn unregister_net_sysctl(&self, instance: &InstanceRef, cookie: u64, number: u64) -> Result<(), Failure> {
+        self.unregister_table(instance, cookie, number)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

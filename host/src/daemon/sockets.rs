@@ -14,7 +14,7 @@ use super::services::{RUN_IN, Services, gone, wait_for};
 use super::{Daemon, Event};
 use crate::control::{ControlError, ErrorKind, Reply, SockConnect, wire};
 use crate::engine::{
-    self, Call, Credentials, Failure, Families, Family, Net, Owner, PernetList, ReadToken, SockFs, SockSpec, Socket,
+    self, Call, Failure, Families, Family, Net, Owner, PernetList, ReadToken, SockFs, SockSpec, Socket, Ucred,
 };
 use crate::linux::ns;
 use crate::linux::socket::{self, Descriptor};
@@ -76,7 +76,7 @@ impl Sockets {
     fn call(&self, list: &PernetList, token: Option<&ReadToken>, to: &To, kind: i32) -> Result<Descriptor, Failure> {
         let (near, far) = self.world.pair(kind, pin_of(&to.net)?)?;
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        self.tell(list, token, to, kind, near, Credentials { uid, gid, pid: std::process::id() })?;
+        self.tell(list, token, to, kind, near, Ucred { uid, gid, pid: std::process::id() })?;
         Ok(far)
     }
 
@@ -87,7 +87,7 @@ impl Sockets {
         to: &To,
         kind: i32,
         near: Descriptor,
-        peer: Credentials,
+        peer: Ucred,
     ) -> Result<(), Failure> {
         let call = Call { kind, sock: Box::new(near), peer, born: Instant::now() };
         engine::sock_connect(list, token, &self.fs, (&to.net, &to.family), call, RUN_IN)
@@ -166,7 +166,7 @@ impl Daemon {
     /// A job of the namespace: the family's hook is called there, and the answer is what it says.
     pub(super) fn sock_connect(&mut self, ask: SockConnect) {
         let SockConnect { netns, family, kind, uid, gid, pid, fd, reply } = ask;
-        let peer = Credentials { uid, gid, pid };
+        let peer = Ucred { uid, gid, pid };
         let place = format!("protocol family {family} in namespace {netns}");
         let Some(net) = self.by_name(&netns).cloned() else {
             return reply.send(Err(ControlError::no_such_netns(&netns)));
@@ -202,7 +202,7 @@ impl Sockets {
         to: &To,
         kind: i32,
         fd: OwnedFd,
-        peer: Credentials,
+        peer: Ucred,
     ) -> Result<(), Failure> {
         let near = self.world.adopt(fd, kind, pin_of(&to.net)?)?;
         self.tell(list, Some(token), to, kind, near, peer)

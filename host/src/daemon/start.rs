@@ -16,11 +16,13 @@ use crate::plugin::{self, Judge};
 use crate::{control, discovery, logging, systemd};
 
 use super::identify;
+use super::knobs::{self, Knobs};
 use super::netdevs::Netdevs;
 use super::plugins::{self, Maker, Plugins};
 use super::reload::{self, Shared};
 use super::services::{Owners, Places, Services};
 use super::sockets::sock_init;
+use super::sysctls::net_sysctl_init;
 use super::{Daemon, Event, Phase};
 
 /// What went wrong before the loop ran: printed on standard error, exit code 1.
@@ -47,7 +49,8 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
     if !errors.is_empty() {
         return Err(errors.join("\npernetd: "));
     }
-    println!("pernetd: the configuration and {} plugins are right", good.len());
+    let lines = config.sysctls.len();
+    println!("pernetd: the configuration, {} plugins and {lines} lines of sysctl.d are right", good.len());
     Ok(0)
 }
 
@@ -67,6 +70,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let sockets = sock_init(&workers)?;
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
+    let sysctls = net_sysctl_init(&config.sysctls);
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
@@ -75,6 +79,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         sockets: Arc::clone(&sockets),
         owners: Owners::default(),
         list: Arc::downgrade(&list),
+        sysctls: Arc::clone(&sysctls),
     });
     let shared = Arc::new(Shared {
         list,
@@ -84,8 +89,15 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         sockets,
         maker: Maker::new(services),
         patience: patience.into(),
+        sysctls: Arc::clone(&sysctls),
         judge,
     });
+    let knobs = Knobs {
+        shared: Arc::downgrade(&shared),
+        workers: Arc::clone(&workers),
+        receive_buffer: config.main.netlink.receive_buffer,
+    };
+    let knobs = knobs::register(&sysctls, knobs).map_err(|e| format!("cannot register the daemon's sysctls: {e}"))?;
     let looks = Workers::new(1).map_err(|e| format!("cannot start a worker: {e}"))?;
     // Plugins before namespaces: then each namespace of the first scan gets one setup, not one registration per plugin.
     on_a_seat(|| reload::start(&shared, &config))?;
@@ -110,6 +122,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let mut daemon = Daemon {
         command_line,
         workers,
+        _knobs: knobs,
         looks,
         links,
         server,

@@ -8,6 +8,11 @@
 //! (`daemon`). Hooks of one [`Net`] must be asked for by one job at a time; jobs of different nets run in parallel.
 
 mod change;
+mod ctl_file;
+mod ctl_handler;
+mod ctl_header;
+mod ctl_table;
+mod ctl_value;
 mod external;
 mod failure;
 mod family;
@@ -32,6 +37,7 @@ mod rtnl;
 mod setup;
 mod socket;
 mod sockfs;
+mod sysctl;
 mod todo;
 mod undo;
 mod unregister;
@@ -40,6 +46,10 @@ mod walk;
 pub use change::{
     altname_add, altname_del, dev_change_name, dev_close, dev_open, dev_set_mac_address, dev_set_master, dev_set_mtu,
 };
+pub use ctl_file::{Credentials, CtlAccess, CtlFile, sysctl_perm};
+pub use ctl_header::{CtlHeader, in_unregistered_table};
+pub use ctl_table::{CtlAt, CtlData, CtlEntry, CtlKind, CtlTable};
+pub use ctl_value::Number;
 pub use failure::{Failure, HookError};
 pub use family::{
     Families, Family, NPROTO, NetProtoFamily, SockFamily, sock_register, sock_type, sock_type_name, sock_unregister,
@@ -64,10 +74,11 @@ pub use relocate::{Departed, arrived, dev_change_net_namespace, lost};
 pub use rtnl::{HeldRtnl, LockError, QuietGuard, Rtnl, RtnlGuard, RtnlPair, lock_two};
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
 pub use socket::{
-    Call, Connection, Credentials, Sock, SockSpec, Socket, sock_adopt, sock_connect, sock_create, sock_release,
+    Call, Connection, Sock, SockSpec, Socket, Ucred, sock_adopt, sock_connect, sock_create, sock_release,
     sock_release_all,
 };
 pub use sockfs::{SOCK_MODE, SockFs};
+pub use sysctl::{CtlFound, CtlNode, CtlSet, register_net_sysctl};
 pub use todo::{NotDeferred, Work};
 pub use unregister::{unregister_many, unregister_netdev};
 pub use walk::work_in;

@@ -21,6 +21,7 @@ use super::net_chain::NetNotifier;
 use super::netdev::OwnDevice;
 use super::rtnl::{Rtnl, RtnlGuard};
 use super::socket::{Sock, SockSpec, Socket};
+use super::sysctl::CtlSet;
 
 /// Where a namespace stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -124,6 +125,7 @@ pub struct Net {
     namespace: Box<dyn Namespace>,
     rtnl: Rtnl,
     dying: AtomicBool,
+    sysctl: Arc<CtlSet>,
     record: Mutex<Record>,
 }
 
@@ -131,6 +133,27 @@ impl Net {
     /// A life that begins, in state [`NetState::Setup`], without names.
     #[must_use]
     pub fn new(cookie: NetCookie, generation: u32, namespace: Box<dyn Namespace>, is_host: bool) -> Arc<Self> {
+        Self::with_sysctl(cookie, generation, namespace, is_host, Arc::default())
+    }
+
+    /// The host's own, `init_net`: its sysctls are there before it is.
+    #[must_use]
+    pub fn init_net(
+        cookie: NetCookie,
+        generation: u32,
+        namespace: Box<dyn Namespace>,
+        sysctl: Arc<CtlSet>,
+    ) -> Arc<Self> {
+        Self::with_sysctl(cookie, generation, namespace, true, sysctl)
+    }
+
+    fn with_sysctl(
+        cookie: NetCookie,
+        generation: u32,
+        namespace: Box<dyn Namespace>,
+        is_host: bool,
+        sysctl: Arc<CtlSet>,
+    ) -> Arc<Self> {
         let record = Record {
             names: Vec::new(),
             state: NetState::Setup,
@@ -146,7 +169,7 @@ impl Net {
             sockets: Vec::new(),
         };
         let (rtnl, dying) = (Rtnl::new(cookie), AtomicBool::new(false));
-        Arc::new(Net { cookie, generation, is_host, namespace, rtnl, dying, record: Mutex::new(record) })
+        Arc::new(Net { cookie, generation, is_host, namespace, rtnl, dying, sysctl, record: Mutex::new(record) })
     }
 
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {
@@ -163,6 +186,12 @@ impl Net {
     #[must_use]
     pub fn rtnl(&self) -> &Rtnl {
         &self.rtnl
+    }
+
+    /// Its sysctl tables.
+    #[must_use]
+    pub fn sysctl(&self) -> &Arc<CtlSet> {
+        &self.sysctl
     }
 
     /// The first of its names; before it has one, `net:` and its cookie.

@@ -182,7 +182,13 @@ impl PernetList {
         self.common.patience.set_bound(timeout);
     }
 
-    /// The same, and how often it tells UNREGISTER again, and that it waits, meanwhile.
+    /// That time: whatever goes is waited for so long.
+    #[must_use]
+    pub fn unregister_timeout(&self) -> Duration {
+        self.common.patience.pace().bound
+    }
+
+    /// Sets it, and how often UNREGISTER is told again, and that it waits, meanwhile.
     #[cfg(test)]
     pub(super) fn set_unregister_pace(&self, retell: Duration, warn: Duration, timeout: Duration) {
         self.common.patience.set_pace(retell, warn, timeout);

@@ -70,7 +70,7 @@ impl SockSpec {
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Credentials {
+pub struct Ucred {
     /// Effective user.
     pub uid: u32,
     /// Effective group.
@@ -84,7 +84,7 @@ pub struct Connection {
     /// The plugin's end.
     pub socket: Arc<Socket>,
     /// Who has the other.
-    pub peer: Credentials,
+    pub peer: Ucred,
 }
 
 /// A socket of a plugin.
@@ -309,7 +309,7 @@ pub struct Call {
     /// The end that the plugin gets.
     pub sock: Box<dyn Sock>,
     /// Who has the other.
-    pub peer: Credentials,
+    pub peer: Ucred,
     /// When.
     pub born: Instant,
 }

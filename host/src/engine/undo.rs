@@ -170,6 +170,7 @@ impl Walk {
             }
         }
         net.leave(member);
+        self.unregister_left_tables(net, &member.owner);
         self.let_go(net, &member.owner);
         self.shut_sockets(net, &member.owner);
     }

@@ -44,11 +44,11 @@ struct Shared {
     /// For the keeper: a thread has ended, or jobs are ready and nobody is idle.
     keeper: Condvar,
     home: Arc<Pin>,
-    size: usize,
 }
 
-#[derive(Default)]
 struct State {
+    /// How many threads there are to be.
+    size: usize,
     /// What a worker may take now: at most one job per key.
     ready: VecDeque<(Option<NetCookie>, Job)>,
     /// Keys with a job ready or running, with the jobs that wait for their turn.
@@ -66,6 +66,24 @@ struct State {
     stopping: bool,
 }
 
+impl State {
+    fn new(size: usize) -> State {
+        State {
+            size,
+            ready: VecDeque::new(),
+            keys: HashMap::new(),
+            waiting: 0,
+            running: 0,
+            threads: 0,
+            idle: 0,
+            draining: 0,
+            begun: 0,
+            watched: false,
+            stopping: false,
+        }
+    }
+}
+
 impl Workers {
     /// Starts `size` threads (at least one), whose home is the caller's network namespace.
     ///
@@ -73,15 +91,14 @@ impl Workers {
     /// When a thread cannot be started or cannot open its own namespace.
     pub fn new(size: usize) -> io::Result<Workers> {
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State::new(size.max(1))),
             ready: Condvar::new(),
             done: Condvar::new(),
             keeper: Condvar::new(),
             home: Arc::new(ns::current()?.1),
-            size: size.max(1),
         });
         let workers = Workers { shared };
-        for _ in 0..workers.shared.size {
+        for _ in 0..size.max(1) {
             workers.shared.start_thread()?;
         }
         let shared = Arc::clone(&workers.shared);
@@ -122,6 +139,19 @@ impl Workers {
             self.shared.keeper.notify_all();
         }
         true
+    }
+
+    /// How many threads it has, beside those that stand in for others that are held.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.shared.lock().size
+    }
+
+    /// Has it so many threads, at least one, from now on. Those that are too many end when they have nothing to do.
+    pub fn set_size(&self, size: usize) {
+        self.shared.lock().size = size.max(1);
+        self.shared.ready.notify_all();
+        self.shared.keeper.notify_all();
     }
 
     /// Jobs queued and not yet started.
@@ -188,8 +218,8 @@ impl Shared {
     fn keep(self: Arc<Self>) {
         let mut state = self.lock();
         while !(state.stopping && state.ready.is_empty() && state.waiting == 0) {
-            if state.threads >= self.size {
-                if state.ready.is_empty() || state.threads >= self.size + SPARE {
+            if state.threads >= state.size {
+                if state.ready.is_empty() || state.threads >= state.size + SPARE {
                     state.watched = false;
                     state = self.keeper.wait(state).unwrap_or_else(PoisonError::into_inner);
                     continue;
@@ -201,8 +231,8 @@ impl Shared {
                     continue;
                 }
             }
-            let missing = match self.size.saturating_sub(state.threads) {
-                0 => state.ready.len().min(self.size + SPARE - state.threads),
+            let missing = match state.size.saturating_sub(state.threads) {
+                0 => state.ready.len().min((state.size + SPARE).saturating_sub(state.threads)),
                 lost => lost,
             };
             drop(state);
@@ -254,7 +284,7 @@ impl Shared {
             }
             // A key that is busy may still have jobs waiting: whoever finishes it makes them ready and takes them.
             // One of those that were added while others were held.
-            if state.stopping || state.idle >= self.size {
+            if state.stopping || state.idle >= state.size {
                 return None;
             }
             state.idle += 1;

@@ -30,6 +30,9 @@ pub(super) enum Hook {
     Netdev(EventKind),
     Ndo(Ndo),
     NetdevFree,
+    CtlRead,
+    CtlWrite,
+    CtlFree,
     Work,
     DropWork,
     SockConnected,
@@ -54,23 +57,26 @@ impl Hook {
             Hook::Ndo(ndo) => ndo.as_str(),
             Hook::NetdevFree => "netdev.free",
             Hook::SockConnected => "sock.connected",
+            Hook::CtlRead => "sysctl.read",
+            Hook::CtlWrite => "sysctl.write",
+            Hook::CtlFree => "sysctl.free",
         }
     }
 
     /// Whether a panicked instance is still asked for it.
     fn is_exit(self) -> bool {
-        use Hook::{DropWork, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
+        use Hook::{CtlFree, DropWork, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
         match self {
-            PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree => true,
+            PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree | CtlFree => true,
             Hook::Ndo(ndo) => ndo.is_exit(),
             _ => false,
         }
     }
 
-    /// Whether its calls are told even when all went well; freeing memory is nobody's event.
+    /// Whether its calls are told even when all went well; freeing memory is nobody's event, and neither is a look.
     fn is_told(self) -> bool {
         match self {
-            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree => false,
+            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree | Hook::CtlFree | Hook::CtlRead => false,
             Hook::Ndo(ndo) => ndo.is_told(),
             _ => true,
         }
@@ -86,11 +92,18 @@ pub(super) struct Place<'a> {
     /// The other one, where it is in two.
     pub(super) other: Option<NetCookie>,
     pub(super) device: Option<&'a str>,
+    /// The caller holds nothing for it: it is on any thread, in no namespace and under no lock.
+    pub(super) is_free: bool,
 }
 
 impl Place<'static> {
     pub(super) fn home() -> Self {
-        Place { netns: Arc::from(""), last: None, other: None, device: None }
+        Place { netns: Arc::from(""), last: None, other: None, device: None, is_free: false }
+    }
+
+    /// For what concerns a namespace and is called from anywhere.
+    pub(super) fn nowhere(netns: Arc<str>) -> Self {
+        Place { netns, is_free: true, ..Place::home() }
     }
 }
 
@@ -146,7 +159,7 @@ impl Inner {
         let netns = nets.first().map_or_else(|| Arc::from(""), |at| at.net.name());
         let last = nets.iter().map(|at| at.net.cookie).max();
         let other = nets.iter().map(|at| at.net.cookie).find(|cookie| Some(*cookie) != last);
-        let place = Place { netns, last, other, device: None };
+        let place = Place { netns, last, other, device: None, is_free: false };
         with_infos(nets, |infos| {
             self.ask(Hook::Work, &place, |table, instance| (table.run_work()(instance, work, infos), ()))
         })
@@ -243,7 +256,7 @@ const FEW: usize = 8;
 
 /// One namespace, for attribution and for the plugin; its name is asked for once.
 pub(super) fn with_info<R>(at: &At<'_>, device: Option<&str>, f: impl FnOnce(&Place<'_>, &NetInfo<'_>) -> R) -> R {
-    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device };
+    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device, is_free: false };
     let info = |areas: &[AreaHandle]| {
         let (name, areas) = ((&*place.netns).into(), RSlice::from_slice(areas));
         f(&place, &NetInfo { cookie: at.net.cookie.0, generation: at.net.generation, name, areas })

@@ -10,7 +10,7 @@ use super::inner::{Inner, InstanceRef};
 use super::running::{Held, current_hook, held_by_this_thread};
 use super::status::status_of;
 use super::{host_filesystem, host_socket, host_sysctl};
-use crate::engine::{Failure, LinkSpec, NetDeviceOps, NotifierBlock, SockSpec};
+use crate::engine::{CtlTable, Failure, LinkSpec, NetDeviceOps, NotifierBlock, SockSpec};
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::RSlice;
 use pernet_plugin_api::NetCookie;
@@ -150,6 +150,22 @@ pub trait HostServices: Send + Sync {
     fn unregister_notifier(&self, instance: &InstanceRef, cookie: u64, number: u32) -> Result<(), Failure> {
         let _ = (instance, cookie, number);
         Err(no_devices())
+    }
+    /// Registers a sysctl table in a namespace; its number. Waits for no lock of a namespace: it is called from hooks.
+    fn register_net_sysctl(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        path: &str,
+        table: CtlTable,
+    ) -> Result<u64, Failure> {
+        let _ = (instance, cookie, path, table);
+        Err(Failure::new(libc::ENOSYS, "this host has no sysctl tables"))
+    }
+    /// Unregisters it, and waits for the calls that are in it.
+    fn unregister_net_sysctl(&self, instance: &InstanceRef, cookie: u64, number: u64) -> Result<(), Failure> {
+        let _ = (instance, cookie, number);
+        Err(Failure::new(libc::ENOSYS, "this host has no sysctl tables"))
     }
     /// Makes an internal mount of any registered type; its number.
     fn kern_mount(&self, instance: &InstanceRef, fs: &str, cookie: u64, options: &str) -> Result<u64, Failure> {
@@ -312,9 +328,7 @@ extern "C" fn run_in(token: u64, cookie: u64, work: u64) -> Status {
     guarded(|| {
         let instance = find_open(token)?;
         may_wait_for("run_in", NetCookie(cookie))?;
-        if instance.is_coming() {
-            return Err(Failure::new(libc::EAGAIN, "the plugin's init has not returned yet; use defer"));
-        }
+        is_there(&instance)?;
         instance.services.run_in(&InstanceRef::of(&instance), cookie, work)
     })
 }
@@ -330,6 +344,14 @@ pub(super) fn may_wait_for(what: &str, cookie: NetCookie) -> Result<(), Failure>
         }
         Held::UpTo(_) | Held::Nothing => Ok(()),
     }
+}
+
+/// Whether there is an instance to call back.
+pub(super) fn is_there(instance: &Inner) -> Result<(), Failure> {
+    if instance.is_coming() {
+        return Err(Failure::new(libc::EAGAIN, "the plugin's init has not returned yet; use defer"));
+    }
+    Ok(())
 }
 
 /// The host's own panics stop here, as a plugin's stop inside the plugin.

@@ -4,8 +4,8 @@
 //! for which namespace's lock is judged here, so that nothing ever waits for itself.
 
 use super::call::NotifierCaller;
-use super::host_api::{HostServices, find_open, guarded, may_wait_for};
-use super::inner::{Inner, InstanceRef};
+use super::host_api::{HostServices, find_open, guarded, is_there, may_wait_for};
+use super::inner::InstanceRef;
 use super::ndo::NdoCaller;
 use super::running::holds;
 use crate::engine::{Failure, LinkSpec, RegState};
@@ -219,13 +219,6 @@ pub(super) extern "C" fn unregister_notifier(token: u64, cookie: u64, number: u3
 /// The lock that this thread's hook holds is used; another one is waited for, if that may be.
 fn may_have_lock_of(what: &str, cookie: u64) -> Result<(), Failure> {
     if holds(NetCookie(cookie)) { Ok(()) } else { may_wait_for(what, NetCookie(cookie)) }
-}
-
-pub(super) fn is_there(instance: &Inner) -> Result<(), Failure> {
-    if instance.is_coming() {
-        return Err(Failure::new(libc::EAGAIN, "the plugin's init has not returned yet; use defer"));
-    }
-    Ok(())
 }
 
 fn with(token: u64, call: impl FnOnce(&dyn HostServices, &InstanceRef) -> Result<(), Failure>) -> Status {

@@ -3,8 +3,7 @@
 //! A socket is made without any lock, so every thread may ask for one, in a hook or not; to connect to a family is to
 //! call a hook, so there the rules of `run_in` hold.
 
-use super::host_api::{HostServices, find_ending, find_open, guarded, may_wait_for};
-use super::host_devices::is_there;
+use super::host_api::{HostServices, find_ending, find_open, guarded, is_there, may_wait_for};
 use super::inner::{Inner, InstanceRef};
 use crate::engine::{Failure, SockSpec};
 use abi_stable::std_types::RStr;

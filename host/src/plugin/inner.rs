@@ -138,6 +138,7 @@ impl Inner {
             cookie: place.last,
             other: place.other,
             netns: Arc::clone(&place.netns),
+            is_free: place.is_free,
             since: Instant::now(),
             token: self.token,
         }

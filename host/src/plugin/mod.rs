@@ -22,6 +22,7 @@ pub mod running;
 mod call;
 mod ndo;
 mod family;
+mod ctl;
 pub mod instance;
 pub mod host_api;
 mod host_devices;

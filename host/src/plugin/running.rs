@@ -23,8 +23,10 @@ pub struct Running {
     pub cookie: Option<NetCookie>,
     /// The earlier one of two.
     pub(super) other: Option<NetCookie>,
-    /// That namespace's name; empty for what runs at home.
+    /// That namespace's name; empty for what runs at home. Of what is called from anywhere, the one that it concerns.
     pub netns: Arc<str>,
+    /// It is called from anywhere, and nothing is held for it.
+    pub(super) is_free: bool,
     /// Since when.
     pub since: Instant,
     pub(super) token: u64,
@@ -75,6 +77,12 @@ pub fn current_hook() -> Option<Running> {
     with_slot(|slot| lock(slot).last().cloned()).flatten()
 }
 
+/// Whether the calling thread is in a hook that runs where and while the engine says: it has a seat, and may hold locks.
+#[must_use]
+pub fn in_engine() -> bool {
+    with_slot(|slot| lock(slot).iter().any(|hook| !hook.is_free)).unwrap_or(false)
+}
+
 /// What the calling thread's hooks hold, as far as waiting for a namespace is concerned.
 pub(super) enum Held {
     /// It is in no hook.
@@ -87,7 +95,7 @@ pub(super) enum Held {
 
 pub(super) fn held_by_this_thread() -> Held {
     let held = with_slot(|slot| {
-        lock(slot).iter().fold(Held::Nothing, |held, hook| match (held, hook.cookie) {
+        lock(slot).iter().filter(|hook| !hook.is_free).fold(Held::Nothing, |held, hook| match (held, hook.cookie) {
             (Held::Everything, _) | (_, None) => Held::Everything,
             (Held::Nothing, Some(cookie)) => Held::UpTo(cookie),
             (Held::UpTo(most), Some(cookie)) => Held::UpTo(most.max(cookie)),
@@ -126,6 +134,7 @@ impl Guard {
             cookie: None,
             other: None,
             netns,
+            is_free: false,
             since,
             token: 0,
         })
@@ -152,6 +161,7 @@ mod tests {
             cookie,
             other: None,
             netns,
+            is_free: false,
             since: Instant::now(),
             token: 77,
         }
@@ -170,5 +180,18 @@ mod tests {
         assert!(matches!(held_by_this_thread(), Held::Everything));
         drop((home, outer));
         assert!(current_hook().is_none());
+    }
+
+    #[test]
+    fn what_is_called_from_anywhere_holds_nothing() {
+        let anywhere = || Guard::enter(Running { is_free: true, ..hook(None) });
+        let first = anywhere();
+        assert!(matches!(held_by_this_thread(), Held::Nothing) && !in_engine());
+        assert!(current_hook().is_some(), "it is shown all the same");
+        drop(first);
+        let outer = Guard::enter(hook(Some(5)));
+        let inner = anywhere();
+        assert!(matches!(held_by_this_thread(), Held::UpTo(NetCookie(5))) && in_engine());
+        drop((inner, outer));
     }
 }

@@ -167,6 +167,7 @@ pub fn answer(request: Request) {
             reply.send(found(&name).map(|n| vec![device(&n.name)]));
         }
         Request::DevShow { name, netns, reply } => reply.send(devices(&name, netns.as_deref())),
+        Request::Sysctls { netns, .. } => panic!("no sysctls here, also not of {netns:?}"),
         Request::Reload { reply } => {
             let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
             reply.send(Ok(ReloadResult { ok: true, generation: 8, plugins: vec![kept] }));

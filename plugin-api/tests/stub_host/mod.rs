@@ -18,7 +18,7 @@ pub(crate) extern "C" fn register_net_sysctl(
     NumberReturn { status: nothing(), number: 0 }
 }
 
-pub(crate) extern "C" fn unregister_net_sysctl(_: u64, _: u64) -> Status {
+pub(crate) extern "C" fn unregister_net_sysctl(_: u64, _: u64, _: u64) -> Status {
     nothing()
 }
 

@@ -36,6 +36,8 @@ pub(super) enum Command {
     /// Sockets that plugins have in namespaces, and protocol families that they offer
     #[command(subcommand)]
     Sock(SockCommand),
+    /// The sysctls of pernetd and its plugins: reads them, and sets them
+    Sysctl(SysctlArguments),
     /// Every call of a hook as it happens, until interrupted
     Monitor,
     /// Read the configuration again, as SIGHUP does, and wait for the result
@@ -125,4 +127,40 @@ pub(super) enum SockCommand {
         /// The family's name
         family: String,
     },
+}
+
+/// Reads each KEY, or sets it to VALUE, in the host's own namespace or in those that --netns names. KEY has dots or
+/// slashes, and may be a directory; NETNS:KEY is one in that namespace.
+///
+/// The kernel's sysctls (net.…) are not among them: the plugin `sysctl` sets those.
+#[derive(Debug, clap::Args)]
+pub(super) struct SysctlArguments {
+    /// All that there are
+    #[arg(short, long)]
+    pub(super) all: bool,
+    /// Every argument must be KEY=VALUE
+    #[arg(short, long)]
+    pub(super) write: bool,
+    /// Print values only
+    #[arg(short = 'n', long)]
+    pub(super) values: bool,
+    /// Print names only
+    #[arg(short = 'N', long, conflicts_with = "values")]
+    pub(super) names: bool,
+    /// Pass over keys that are not there
+    #[arg(short = 'e', long)]
+    pub(super) ignore: bool,
+    /// Do not print what was set
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// Set what a file says, in the format of sysctl.d; - is standard input. A line without a namespace is for those of
+    /// --netns, or for every one but the host's own
+    #[arg(short = 'p', long = "load", value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+    /// A namespace, or a pattern of names ('blue-*'); what is printed then says which it is of
+    #[arg(long, value_name = "NAME|GLOB")]
+    pub(super) netns: Option<String>,
+    /// What to read or set
+    #[arg(value_name = "KEY[=VALUE]", required_unless_present_any = ["all", "files"])]
+    pub(super) keys: Vec<String>,
 }

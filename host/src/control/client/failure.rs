@@ -16,6 +16,8 @@ pub struct Failure {
     pub(super) status: u8,
     /// For stderr.
     pub(super) line: String,
+    /// Something is not there: what it is about.
+    missing: Option<String>,
 }
 
 impl Failure {
@@ -23,7 +25,31 @@ impl Failure {
     pub(super) fn new(place: impl Display, what: impl Display, remedy: impl Display) -> Failure {
         // What comes from elsewhere may have several lines; this is one.
         let line = format!("{place}: {what}; {remedy}").replace('\n', " | ");
-        Failure { status: FAILED, line }
+        Failure { status: FAILED, line, missing: None }
+    }
+
+    /// Something failed, and what failed says itself what to do.
+    pub(super) fn told(place: impl Display, what: impl Display) -> Failure {
+        let line = format!("{place}: {what}").replace('\n', " | ");
+        Failure { status: FAILED, line, missing: None }
+    }
+
+    /// The same, with the place that asked for what failed.
+    pub(super) fn at(self, place: Option<&str>) -> Failure {
+        match place {
+            Some(place) => Failure { line: format!("{place}: {}", self.line), ..self },
+            None => self,
+        }
+    }
+
+    /// Whether nothing can be asked any more.
+    pub(super) fn is_final(&self) -> bool {
+        self.status == UNREACHABLE
+    }
+
+    /// Whether the daemon knows no such thing of this kind.
+    pub(super) fn is_of_missing(&self, kind: &str) -> bool {
+        self.missing.as_ref().is_some_and(|what| what.split(' ').next() == Some(kind))
     }
 
     /// The daemon is not there, or went away.
@@ -36,7 +62,10 @@ impl Failure {
     pub(super) fn refused(error: &str, parameters: &Value) -> Failure {
         let field = |name: &str| parameters.get(name).and_then(Value::as_str);
         match (field("where"), field("what"), field("remedy")) {
-            (Some(place), Some(what), Some(remedy)) => Failure::new(place, what, remedy),
+            (Some(place), Some(what), Some(remedy)) => {
+                let missing = (error == "io.pernetd.NotFound").then(|| place.to_owned());
+                Failure { missing, ..Failure::new(place, what, remedy) }
+            }
             _ => Failure::new(error, parameters, "compare `pernetctl --version` with the daemon's"),
         }
     }

@@ -7,6 +7,7 @@ mod connection;
 mod failure;
 mod netns;
 mod sock;
+mod sysctl;
 mod tables;
 
 use std::io::{self, Write};
@@ -40,6 +41,7 @@ pub fn run(plugin_info: PluginInfo) -> ExitCode {
     let done = execute(&arguments, plugin_info);
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(End::Told) => ExitCode::FAILURE,
         Err(End::Failed(failure)) => {
             let _ = writeln!(io::stderr(), "pernetctl: {}", failure.line);
             ExitCode::from(failure.status)
@@ -57,6 +59,8 @@ pub fn run(plugin_info: PluginInfo) -> ExitCode {
 enum End {
     Failed(Failure),
     Print(io::Error),
+    /// Something failed, and was told when it did.
+    Told,
 }
 
 impl From<Failure> for End {
@@ -103,6 +107,7 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
             }
         }
         Command::Sock(command) => sock_command(arguments, command),
+        Command::Sysctl(arguments) => sysctl::run(&mut open()?, json, arguments),
         Command::Monitor => monitor(open()?, json),
         Command::Reload => {
             let reply: call::Reload_Reply = open()?.call("Reload", &call::Reload_Args {})?;

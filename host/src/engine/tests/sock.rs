@@ -129,7 +129,7 @@ impl Room {
     pub(super) fn connect(&self, cookie: usize, name: &str) -> Result<(), Failure> {
         let family = self.families.find(name).expect("it is offered");
         let token = self.list.read().unwrap();
-        let peer = Credentials { uid: 5, gid: 6, pid: 7 };
+        let peer = Ucred { uid: 5, gid: 6, pid: 7 };
         let sock = self.world.sock(self.net(cookie).cookie.0);
         let call = Call { kind: STREAM, sock, peer, born: Instant::now() };
         sock_connect(&self.list, Some(&token), &self.fs, (self.net(cookie), &family), call, PATIENCE)
