@@ -40,6 +40,7 @@ mod ctl_table;
 mod sysctl;
 mod filesystem;
 mod socket;
+mod packet;
 mod lent;
 mod area;
 mod export;
