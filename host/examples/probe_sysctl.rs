@@ -81,6 +81,7 @@ impl PernetOps for Ops {
         });
         let header = self.host.register_net_sysctl(net.cookie(), &self.config.path, knobs.table(&own))?;
         own.record(&format!("registered {} {}", net.name(), knobs.spelled()));
+        tracing::debug!("the probe has its sysctls");
         *lock(&own.header) = Some(header);
         let mut headers = Vec::new();
         for more in &self.config.more {
@@ -193,13 +194,13 @@ impl Own {
             ("panic", _) => panic!("as asked, in a handler"),
             ("fail", errno) => Err(Error::new(errno.parse().unwrap_or(libc::EIO), "as asked, in a handler")),
             ("until", file) => {
-                self.record("hanging");
-                while fs::symlink_metadata(Path::new(file)).is_err() {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
+                self.hang(file);
                 Ok(())
             }
-            ("run_in", _) => {
+            ("run_in", file) => {
+                if !file.is_empty() {
+                    self.hang(file);
+                }
                 let found = self.host.run_in(self.net, |net| format!("{} {}", net.name(), inside()))?;
                 *lock(&self.text) = found;
                 Ok(())
@@ -215,6 +216,14 @@ impl Own {
                 text.clone_into(&mut lock(&self.text));
                 Ok(())
             }
+        }
+    }
+
+    /// Until the file is there.
+    fn hang(&self, file: &str) {
+        self.record("hanging");
+        while fs::symlink_metadata(Path::new(file)).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         trial("monitor_tells_every_hook_in_order", monitor_tells_every_hook_in_order),
         trial("a_slow_monitor_loses_lines_and_sees_it", a_slow_monitor_loses_lines_and_sees_it),
         trial("pernetctl_monitor_ends_well_on_an_interrupt", pernetctl_monitor_ends_well_on_an_interrupt),
+        trial("sysctls_over_a_bare_connection", sysctls_over_a_bare_connection),
         trial("the_end_closes_everything_and_removes_the_socket", the_end_closes_everything_and_removes_the_socket),
         trial("others_read_as_configured_and_never_change", others_read_as_configured_and_never_change)
             .with_ignored_flag(!root),
@@ -115,6 +116,12 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     assert_eq!(devices[0]["stats"], Value::Null, "a list asks for no counters");
     assert_eq!((&devices[0]["netns"], &devices[0]["kind"]), (&json!("@host"), &Value::Null));
     assert_eq!(daemon.json(&["dev", "list"])[0]["netns"], "blue");
+
+    let of_sysctl = "errno error key kind left_over mode netns plugin value";
+    let sysctls = daemon.json(&["sysctl", "-a"]);
+    assert_eq!(sysctls.as_array().unwrap().iter().map(fields).collect::<Vec<_>>(), [of_sysctl; 2]);
+    assert_eq!((&sysctls[0]["value"], &sysctls[0]["mode"]), (&json!("3"), &json!(0o644)));
+    assert_eq!(fields(&daemon.json(&["sysctl", "neighbour.count=4 5"])[0]), of_sysctl);
 
     let of_one = "address alt_names holders ifindex kind master mtu name netns owner plugin_stats reg_state serial stats \
                   up waiting";
@@ -630,6 +637,51 @@ fn pernetctl_monitor_ends_well_on_an_interrupt() {
     }
 }
 
+fn sysctls_over_a_bare_connection() {
+    let daemon = FakeDaemon::answering(Limits::default());
+    let mut client = daemon.connect();
+    let mut ask = |method: &str, parameters: Value| {
+        client.send(&call(method, &parameters));
+        let reply = client.receive();
+        (reply["error"].as_str().unwrap_or_default().replace("io.pernetd.", ""), reply["parameters"].clone())
+    };
+    let values = |reply: &Value| -> Vec<String> {
+        let rows = reply["sysctls"].as_array().unwrap().iter();
+        let shown = |row: &Value, name: &str| row[name].as_str().unwrap_or("-").to_owned();
+        rows.map(|row| ["netns", "key", "value", "left_over", "errno"].map(|name| shown(row, name)).join(" ")).collect()
+    };
+    let (_, all) = ask("SysctlRead", json!({}));
+    assert_eq!(
+        values(&all),
+        ["@host neighbour.count 3 - -", "@host neighbour.secret 3 - -"],
+        "not what nobody may read"
+    );
+    let (_, listed) = ask("SysctlList", json!({ "netns": "*", "key": "neighbour" }));
+    assert_eq!(values(&listed).len(), 6);
+    let (_, one) = ask("SysctlRead", json!({ "netns": "*", "key": "neighbour/count" }));
+    assert_eq!(values(&one), ["blue neighbour.count 3 - -", "bad neighbour.count 3 - -"]);
+    let (_, sink) = ask("SysctlRead", json!({ "key": "neighbour.sink" }));
+    assert_eq!(values(&sink), ["@host neighbour.sink - - EACCES"], "asked for by name it is told");
+    let write = |key: &str, value: &str| json!({ "key": key, "value": value });
+    assert_eq!(values(&ask("SysctlWrite", write("neighbour.count", "5")).1), ["@host neighbour.count 5 - -"]);
+    let (_, left) = ask("SysctlWrite", write("neighbour.count", "5 6 7"));
+    assert_eq!(values(&left), ["@host neighbour.count 5 6 7 6 7 -"]);
+    let (_, refused) = ask("SysctlWrite", write("neighbour.count", "nonsense"));
+    assert_eq!(values(&refused), ["@host neighbour.count - - EINVAL"]);
+    for (key, kind, part) in [
+        ("neighbour.nope", "NotFound", "ENOENT: there is no such sysctl in namespace @host"),
+        ("neighbour", "Invalid", "EISDIR: it is a directory of sysctls"),
+        ("net.ipv4.ip_forward", "Invalid", "is a sysctl of the kernel's"),
+        ("", "Invalid", "there is no key"),
+    ] {
+        let (error, told) = ask("SysctlWrite", write(key, "1"));
+        assert_eq!(error, kind, "{key}: {told}");
+        assert!(told["what"].as_str().unwrap().contains(part), "{key}: {told}");
+    }
+    assert_eq!(ask("SysctlRead", json!({ "netns": "nowhere" })).0, "NotFound");
+    assert_eq!(ask("SysctlRead", json!({ "key": "neighbour.nope" })).0, "NotFound");
+}
+
 fn the_end_closes_everything_and_removes_the_socket() {
     let mut daemon = FakeDaemon::silent(Limits::default());
     let mut idle = daemon.connect();
@@ -682,8 +734,17 @@ fn others_read_as_configured_and_never_change() {
     for arguments in &reads[..6] {
         assert_eq!(run(arguments, NOBODY).0, Some(0), "{arguments:?}");
     }
+    // What may be read of sysctls is said by their modes.
+    let sysctl = |keys: &[&str], gid| run(&[&["sysctl"], keys].concat(), gid);
+    assert_eq!(sysctl(&["neighbour.count"], NOBODY), (Some(0), String::new()));
+    let (code, line) = sysctl(&["-a"], NOBODY);
+    assert!(code == Some(1) && line.contains("@host:neighbour.secret: cannot be read: EACCES"), "{line}");
+    assert_eq!(sysctl(&["-a"], 0), (Some(0), String::new()), "for root's group it has the bit");
+    let asked =
+        fake_daemon::sysctls::ASKED.lock().unwrap().iter().rev().find(|who| who.gid == NOBODY).copied().unwrap();
+    assert_eq!((asked.uid, asked.privileged), (NOBODY, false));
     let connect = ["sock", "connect", "--netns", "blue", "echo"];
-    for change in [&["reload"][..], &["netns", "retry", "blue"], &connect] {
+    for change in [&["reload"][..], &["netns", "retry", "blue"], &["sysctl", "neighbour.count=1"], &connect] {
         let (code, line) = run(change, NOBODY);
         assert_eq!(code, Some(1));
         assert!(line.contains("that is for root and the daemon's own user"), "{line}");

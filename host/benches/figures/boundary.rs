@@ -69,7 +69,7 @@ impl Operations for Direct {
 }
 
 /// The caller's own namespace.
-struct Here;
+pub(crate) struct Here;
 
 impl Namespace for Here {
     fn enter(&self) -> Result<(), Failure> {

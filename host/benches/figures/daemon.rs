@@ -153,17 +153,32 @@ fn configure(main: &str, plugins: &[(&str, &str)]) {
 }
 
 /// A call on the control socket, and its replies.
-struct Connection(BufReader<UnixStream>);
+pub(crate) struct Connection(BufReader<UnixStream>);
 
 impl Connection {
-    fn open(method: &str, parameters: &Value, more: bool) -> Connection {
-        let mut stream = UnixStream::connect("/pernet/run/io.pernetd").unwrap();
+    pub(crate) fn connect() -> Connection {
+        let stream = UnixStream::connect("/pernet/run/io.pernetd").unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
+        Connection(BufReader::new(stream))
+    }
+
+    fn open(method: &str, parameters: &Value, more: bool) -> Connection {
+        let mut connection = Connection::connect();
+        connection.send(method, parameters, more);
+        connection
+    }
+
+    fn send(&mut self, method: &str, parameters: &Value, more: bool) {
         let parameters = if parameters.is_null() { serde_json::json!({}) } else { parameters.clone() };
         let call =
             serde_json::json!({ "method": format!("io.pernetd.{method}"), "parameters": parameters, "more": more });
-        stream.write_all(format!("{call}\0").as_bytes()).unwrap();
-        Connection(BufReader::new(stream))
+        self.0.get_mut().write_all(format!("{call}\0").as_bytes()).unwrap();
+    }
+
+    /// One call, and its reply.
+    pub(crate) fn call(&mut self, method: &str, parameters: &Value) -> Value {
+        self.send(method, parameters, false);
+        self.next()
     }
 
     fn next(&mut self) -> Value {

@@ -19,6 +19,7 @@ mod devices;
 mod links;
 mod namespaces;
 mod numbers;
+mod sysctl;
 mod wire;
 
 use std::io::{BufRead, BufReader};
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         trial("devices", devices::measure),
         trial("links", links::measure),
         trial("namespaces", namespaces::measure),
+        trial("sysctl", sysctl::measure),
         trial("wire", wire::measure),
     ];
     sandbox::main(parts.map(|part| part.deadline(DEADLINE)).into())

@@ -1,7 +1,7 @@
 //! The server: lets clients in, keeps their number within bounds, sees when they go, and ends.
 //!
 //! One thread waits for newcomers and for hang-ups and never does anything that takes time. Each connection has a
-//! thread of its own with a small stack, for which a slow or silent client is nobody else's business.
+//! thread of its own, for which a slow or silent client is nobody else's business.
 
 use std::collections::HashMap;
 use std::io;
@@ -86,6 +86,9 @@ const BREATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// JSON of any depth that serde_json takes (128) fits, in a debug build too.
 pub(super) const STACK: usize = 512 * 1024;
+
+/// Plugins' handlers of sysctls run on a connection's thread: as much as a thread has by default.
+const PEER_STACK: usize = 2 * 1024 * 1024;
 
 impl Server {
     /// Opens the door to clients.
@@ -223,7 +226,7 @@ impl Shared {
             connection::serve(&connection, &shared);
             shared.forget(&connection);
         };
-        let spawned = thread::Builder::new().name("control-peer".into()).stack_size(STACK).spawn(run);
+        let spawned = thread::Builder::new().name("control-peer".into()).stack_size(PEER_STACK).spawn(run);
         spawned.map(drop).inspect_err(|_| drop(self.table().remove(&id)))
     }
 

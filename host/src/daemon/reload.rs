@@ -86,6 +86,11 @@ impl Shared {
         self.plugins().rows()
     }
 
+    /// How long what goes is waited for.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience.load(Ordering::Relaxed))
+    }
+
     /// Has what goes be waited for so many seconds.
     pub(super) fn set_patience(&self, seconds: u64) {
         self.patience.store(seconds, Ordering::Relaxed);
@@ -199,8 +204,7 @@ pub(super) fn register_new(
 
 pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
-    let patience = Duration::from_secs(shared.patience.load(Ordering::Relaxed));
-    if let Err(e) = shared.maker.end(&live, patience) {
+    if let Err(e) = shared.maker.end(&live, shared.patience()) {
         tracing::error!(plugin = live.prepared.config.name, "{e}");
         // A call that did not come out is still in there: what it may use is leaked, and dropping it would only wait
         // once more.
@@ -234,7 +238,7 @@ pub(super) fn reload(shared: &Shared, command_line: &CommandLine) -> Report {
     report.pause = waited.elapsed();
     if report.ok {
         // After the lock: handlers may wait for a namespace.
-        shared.sysctls.changed(&shared.nets(), &before);
+        shared.sysctls.changed(shared.nets(), before, shared.patience());
     }
     report
 }

@@ -6,7 +6,9 @@
 //! difference; what was set by hand stays otherwise. What a table is, is the engine's.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use pernet_plugin_api::NetCookie;
 
 use crate::config::{self, Sysctls};
@@ -77,15 +79,31 @@ impl NetSysctl {
         }
     }
 
-    /// Carries out what other lines than these say now of tables that are there. On a thread that may call handlers.
-    pub(super) fn changed(&self, nets: &[Arc<Net>], before: &Sysctls) {
+    /// Carries out what the lines say now of tables that are there, and said not before. Handlers are called for it: on a
+    /// thread of its own, which is waited for only so long, or one that hangs would hold up all that comes after.
+    pub(super) fn changed(&self, nets: Vec<Arc<Net>>, before: Arc<Sysctls>, patience: Duration) {
         let lines = self.lines();
-        if *lines == *before {
+        if lines == before {
             return;
         }
-        for net in nets {
-            let named = Named::of(net);
-            set_where_different(net, (before, &named), (&lines, &named));
+        let (done, is_done) = bounded(1);
+        let carry_out = move || {
+            for net in nets {
+                let named = Named::of(&net);
+                set_where_different(&net, (&before, &named), (&lines, &named));
+            }
+            let _ = done.send(());
+        };
+        match std::thread::Builder::new().name("sysctl.d".into()).spawn(carry_out) {
+            Ok(_) if is_done.recv_timeout(patience).is_err() => {
+                tracing::warn!(
+                    "a handler does not return ({patience:?}): not all of sysctl.d's changes are carried out yet"
+                );
+            }
+            Ok(_) => {}
+            Err(e) => {
+                tracing::error!("sysctl.d's changes are not carried out: cannot start a thread: {e}; reload again")
+            }
         }
     }
 

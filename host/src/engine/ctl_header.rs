@@ -168,12 +168,16 @@ impl CtlHeader {
         Ok(())
     }
 
-    /// Lets nobody in any more, waits for the calls that are in it, and frees it. It is unlinked.
+    /// Lets nobody in any more: it is taken out of its set.
+    pub(super) fn close(&self) {
+        self.state().phase = Phase::Gone;
+    }
+
+    /// Waits for the calls that are in it, and frees it. It is closed.
     pub(super) fn end(&self, patience: Duration) -> Result<(), Failure> {
-        let mut state = self.state();
-        state.phase = Phase::Gone;
+        let state = self.state();
         let waited = self.empty.wait_timeout_while(state, patience, |state| state.inside > 0);
-        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
         if state.inside == 0 {
             drop(state);
             return self.data.free();

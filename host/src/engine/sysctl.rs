@@ -275,7 +275,7 @@ impl Dir {
         let Some((first, rest)) = path.split_first() else {
             self.names.retain(|_, node| !matches!(node, Node::Entry(node) if Arc::ptr_eq(&node.header, header)));
             let at = self.tables.iter().position(|known| Arc::ptr_eq(known, header));
-            return at.map(|at| self.tables.remove(at)).is_some();
+            return at.map(|at| self.tables.remove(at).close()).is_some();
         };
         let Some(Node::Dir(below)) = self.names.get_mut(*first) else { return false };
         let found = below.take_out_below(header, rest);

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)] // Each test binary uses its own part of this.
 #![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
 
+pub mod sysctls;
+
 use std::fs;
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
@@ -24,6 +26,7 @@ use pernetd::control::wire::{
 use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
+use sysctls::Canned;
 
 /// Longer than anything here takes, even on a machine that does much else.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -167,7 +170,12 @@ pub fn answer(request: Request) {
             reply.send(found(&name).map(|n| vec![device(&n.name)]));
         }
         Request::DevShow { name, netns, reply } => reply.send(devices(&name, netns.as_deref())),
-        Request::Sysctls { netns, .. } => panic!("no sysctls here, also not of {netns:?}"),
+        Request::Sysctls { netns, reply } => reply.send(match netns.as_deref() {
+            None | Some("@host") => Ok(vec![Box::new(Canned("@host"))]),
+            Some("blue") => Ok(vec![Box::new(Canned("blue"))]),
+            Some("*") => Ok(vec![Box::new(Canned("blue")), Box::new(Canned("bad"))]),
+            Some(other) => Err(ControlError::no_such_netns(other)),
+        }),
         Request::Reload { reply } => {
             let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
             reply.send(Ok(ReloadResult { ok: true, generation: 8, plugins: vec![kept] }));

@@ -1,5 +1,5 @@
-//! A stand-in for the daemon with devices: it keeps what a plugin allocates and does what it is asked for, in memory.
-//! Tests drive the plugin through its table, as the daemon does.
+//! A stand-in for the daemon with devices and sysctl tables: it keeps what a plugin allocates and registers, and does what
+//! it is asked for, in memory. Tests drive the plugin through its table, as the daemon does.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use super::stub_host;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::std_types::{RSlice, RStr, RString};
 use pernet_plugin_api::abi::{
-    HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NdoCall, NetInfo, NetdevChange, NetdevHandle,
-    NetdevReturn, NetdevSpec, NetdevState, NetdevStats, OpsHandle, PluginModRef, Status,
+    CtlEntry, CtlHandle, HoldReturn, HostMod, HostModRef, InstanceHandle, LogRecord, NdoCall, NetInfo, NetdevChange,
+    NetdevHandle, NetdevReturn, NetdevSpec, NetdevState, NetdevStats, NumberReturn, OpsHandle, PluginModRef, Status,
 };
 use pernet_plugin_api::prelude::*;
 
@@ -46,6 +46,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static HANDLE: Mutex<Option<Host>> = Mutex::new(None);
 static TRACE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static RUNNING: Mutex<Option<(PluginModRef, InstanceHandle)>> = Mutex::new(None);
+static TABLES: Mutex<BTreeMap<u64, CtlHandle>> = Mutex::new(BTreeMap::new());
 static DEVICES: Mutex<BTreeMap<u64, Device>> = Mutex::new(BTreeMap::new());
 
 /// A device as the host keeps it.
@@ -210,6 +211,36 @@ extern "C" fn unregister_notifier(_: u64, cookie: u64, _: u32) -> Status {
     }
 }
 
+/// Its trace says what it is given. Cookie 404 is not managed.
+extern "C" fn register_net_sysctl(
+    _: u64,
+    cookie: u64,
+    path: RStr<'_>,
+    entries: RSlice<'_, CtlEntry<'_>>,
+    table: CtlHandle,
+) -> NumberReturn {
+    if cookie == 404 {
+        return NumberReturn { status: status(libc::ENOENT, "no such namespace"), number: 0 };
+    }
+    for CtlEntry { name, mode, kind, bounds, len, min, max } in entries.iter() {
+        note(format!("{path}/{name} {mode:o} {kind} {bounds} {len} {min} {max}"));
+    }
+    let mut tables = lock(&TABLES);
+    let number = tables.keys().last().map_or(1, |last| last + 1);
+    tables.insert(number, table);
+    NumberReturn { status: status(0, ""), number }
+}
+
+/// Cookie 406 is in one of the table's own handlers.
+extern "C" fn unregister_net_sysctl(_: u64, cookie: u64, number: u64) -> Status {
+    if cookie == 406 {
+        return status(libc::EDEADLK, "in a handler");
+    }
+    let Some(table) = lock(&TABLES).remove(&number) else { return status(libc::ENOENT, "gone") };
+    let (module, instance) = lock(&RUNNING).expect("an instance");
+    (module.ctl_free().expect("there"))(instance, table)
+}
+
 fn host() -> HostModRef {
     HostMod {
         log_level,
@@ -227,8 +258,8 @@ fn host() -> HostModRef {
         netdev_put,
         register_notifier,
         unregister_notifier,
-        register_net_sysctl: stub_host::register_net_sysctl,
-        unregister_net_sysctl: stub_host::unregister_net_sysctl,
+        register_net_sysctl,
+        unregister_net_sysctl,
         kern_mount: stub_host::kern_mount,
         kern_unmount: stub_host::kern_unmount,
         sock_create: stub_host::sock_create,
@@ -255,6 +286,7 @@ pub(crate) struct Loaded {
 pub(crate) fn loaded() -> Loaded {
     let turn = lock(&ONE_AT_A_TIME);
     lock(&DEVICES).clear();
+    lock(&TABLES).clear();
     taken();
     let module = pernet_plugin_api::__private::module::<Bed>();
     let made = module.create()(host(), 7, "".into());
@@ -270,6 +302,21 @@ impl Loaded {
         let status = self.module.destroy()(self.instance);
         *lock(&RUNNING) = None;
         status
+    }
+
+    /// The table that was registered last.
+    pub(crate) fn last_table(&self) -> CtlHandle {
+        *lock(&TABLES).values().last().expect("a table")
+    }
+
+    /// How many tables are registered.
+    pub(crate) fn tables(&self) -> usize {
+        lock(&TABLES).len()
+    }
+
+    /// As if the host had unregistered all tables.
+    pub(crate) fn tables_are_gone(&self) {
+        lock(&TABLES).clear();
     }
 
     /// The ops of the device that was allocated last.

@@ -6,12 +6,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod kernel;
+mod knobs;
 mod lab;
 mod ndo;
 mod recorder;
 mod sock;
 mod stream;
 
+mod ctl_handler;
 mod exhaustion;
 mod family;
 mod gate;
@@ -32,3 +34,4 @@ mod pernet;
 mod rtnl;
 mod setup;
 mod socket;
+mod sysctl;
