@@ -7,13 +7,18 @@
 pub(crate) mod start;
 mod devices;
 mod enlist;
+mod errno;
+mod filesystems;
 mod identify;
 mod knobs;
+mod inodes;
 mod leases;
 mod links;
+mod mounts;
 mod namespaces;
 mod netdevs;
 mod operations;
+mod pernetfs;
 mod place;
 mod plugins;
 mod reload;

@@ -234,7 +234,7 @@ impl Story {
     fn settle(&self, name: &str, there: bool) {
         let deadline = Instant::now() + Duration::from_secs(5);
         while !self.ended() && Instant::now() < deadline {
-            let known = self.ask(|reply| Request::NetnsGet { name: name.to_owned(), reply });
+            let known = self.ask(|reply| Request::NetnsGet { name: name.to_owned(), count: false, reply });
             let done = match known {
                 Some(netns) => there && netns.state != NetnsState::setup,
                 None => !there,

@@ -95,7 +95,7 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     assert_eq!((&status["last_reload"], &status["state"]), (&Value::Null, &json!("running")));
     assert_eq!(fields(&serde_json::to_value(last_reload()).unwrap()), "error ok pause_us time");
 
-    let of_netns = "cookie devices error name names nsid state subsystems";
+    let of_netns = "cookie devices error generation name names nsid state subsystems";
     let list = daemon.json(&["netns", "list"]);
     assert_eq!(list.as_array().unwrap().iter().map(fields).collect::<Vec<_>>(), [of_netns; 3]);
     assert_eq!((&list[0]["nsid"], &list[0]["error"], &list[0]["state"]), (&Value::Null, &Value::Null, &json!("live")));
@@ -109,6 +109,9 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     assert_eq!(fields(&plugins[0]), "error file generation level name namespaces order sha256 state version");
     assert_eq!(fields(&plugins[0]["error"]), "hook message namespace");
     assert_eq!(plugins[0]["error"]["namespace"], Value::Null);
+
+    assert_eq!(fields(&daemon.json(&["fs", "list"])[0]), "judges_access mounts name owner user");
+    assert_eq!(fields(&daemon.json(&["mount"])[0]), "calls fs id netns options owner source target");
 
     let devices = daemon.json(&["dev", "list", "--netns", "@host"]);
     let of_list = "address alt_names ifindex kind mtu name netns owner reg_state stats up";
@@ -272,7 +275,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let mut command = daemon.command(&["netns", "list"]);
     let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
     drop((command, reader));
-    let Request::NetnsList { reply } = daemon.next() else { panic!("another request") };
+    let Request::NetnsList { reply, .. } = daemon.next() else { panic!("another request") };
     reply.send(Ok(vec![netns("blue", NetnsState::live); 5000]));
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));

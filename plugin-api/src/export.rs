@@ -19,8 +19,8 @@ use abi_stable::std_types::{RResult, RSlice, RStr, RString, RVec};
 
 use crate::abi::{
     AreaHandle, ConfigStatus, ConnectCall, CreateReturn, CtlCall, CtlHandle, CtlReturn, DeviceEvent, EventReturn,
-    FileAttr, FileCall, FileReturn, HostModRef, InitReturn, InstanceHandle, MountCall, NdoCall, NdoReturn, NetInfo,
-    NetdevStats, NumberReturn, OpsHandle, PluginMod, PluginModRef, Registration, Status,
+    FileCall, FileReturn, HostModRef, InitReturn, InstanceHandle, MountCall, NdoCall, NdoReturn, NetInfo, NetdevStats,
+    NumberReturn, OpsHandle, PluginMod, PluginModRef, Registration, Status,
 };
 use crate::area::{Areas, Taken};
 use crate::chain;
@@ -29,8 +29,9 @@ use crate::log::{self, Caller};
 use crate::pernet::AnyOps;
 use crate::plugin;
 use crate::socket::{Connection, SocketFamily};
+use crate::super_block::AnyFileSystem;
 use crate::sysctl;
-use crate::{Error, Event, ExitReason, Host, Net, Notifier, Plugin, Registrar, Result, Verdict, guard};
+use crate::{Error, Event, ExitReason, Host, MountRequest, Net, Notifier, Plugin, Registrar, Result, Verdict, guard};
 
 /// Exports a type that implements [`Plugin`] as *the* plugin of this shared library.
 ///
@@ -142,6 +143,7 @@ struct Parts {
     ops: Vec<Box<dyn AnyOps>>,
     notifiers: Vec<Box<dyn Notifier>>,
     families: Vec<Box<dyn SocketFamily>>,
+    filesystems: Vec<Box<dyn AnyFileSystem>>,
     /// Held for its drop only; the mutex, never locked, makes it shareable without asking `Sync` of the author.
     plugin: Option<Mutex<Box<dyn Any + Send>>>,
     shared: Arc<Shared>,
@@ -193,14 +195,15 @@ fn start<P: Plugin>(caller: Caller, config: &str) -> Result<(InstanceHandle, RVe
         Ok(plugin) => (Some(Mutex::new(Box::new(plugin) as Box<dyn Any + Send>)), None),
         Err(status) => (None, Some(status)),
     };
-    let parts = Parts { ops: reg.ops, notifiers: reg.notifiers, families: reg.families, plugin, shared };
+    let Registrar { ops, notifiers, filesystems, families, registrations, .. } = reg;
+    let parts = Parts { ops, notifiers, filesystems, families, plugin, shared };
     if let Some(status) = failure {
         // The first failure is the one to tell; the panic hook has logged what follows from it.
         let _ = end(caller, parts);
         return Err(status);
     }
     let instance = Box::into_raw(Box::new(Instance { id, caller, parts }));
-    Ok((InstanceHandle(instance.expose_provenance() as u64), reg.registrations.into()))
+    Ok((InstanceHandle(instance.expose_provenance() as u64), registrations.into()))
 }
 
 extern "C" fn destroy(instance: InstanceHandle) -> Status {
@@ -229,6 +232,10 @@ fn end(caller: Caller, parts: Parts) -> Result<(), Status> {
     for work in shared.work.close() {
         then(guard::discard(caller, work));
     }
+    // Those of mounts whose last call did not come out in time.
+    for sb in shared.supers.take_all() {
+        then(guard::discard(caller, sb));
+    }
     then(guard::discard(caller, parts.plugin));
     for notifier in shared.notifiers.close() {
         then(guard::discard(caller, notifier));
@@ -242,6 +249,9 @@ fn end(caller: Caller, parts: Parts) -> Result<(), Status> {
     shared.starter.stop();
     for family in parts.families.into_iter().rev() {
         then(guard::discard(caller, family));
+    }
+    for fs in parts.filesystems.into_iter().rev() {
+        then(guard::discard(caller, fs));
     }
     for notifier in parts.notifiers.into_iter().rev() {
         then(guard::discard(caller, notifier));
@@ -340,18 +350,23 @@ extern "C" fn ctl_free(instance: InstanceHandle, table: CtlHandle) -> Status {
     on(instance, |i| sysctl::free(&i.parts.shared, table)).into()
 }
 
-extern "C" fn fs_mount(instance: InstanceHandle, _fs: u32, _call: &MountCall<'_>) -> NumberReturn {
-    let status = on(instance, |_| Err::<(), _>(not_registered("file system type"))).into();
-    NumberReturn { status, number: 0 }
+extern "C" fn fs_mount(instance: InstanceHandle, fs: u32, call: &MountCall<'_>) -> NumberReturn {
+    let mount = |i: &Instance| {
+        let sb = i.filesystem(fs)?.mount(&MountRequest::read(call))?;
+        Ok(i.parts.shared.supers.insert(fs, sb))
+    };
+    match on(instance, mount) {
+        Ok(number) => NumberReturn { status: Status::OK, number },
+        Err(status) => NumberReturn { status, number: 0 },
+    }
 }
 
-extern "C" fn fs_kill_sb(instance: InstanceHandle, _fs: u32, _sb: u64) -> Status {
-    on(instance, |_| Err::<(), _>(not_registered("file system type"))).into()
+extern "C" fn fs_kill_sb(instance: InstanceHandle, fs: u32, sb: u64) -> Status {
+    on(instance, |i| i.filesystem(fs)?.kill_sb(i.parts.shared.supers.take(fs, sb)?)).into()
 }
 
-extern "C" fn file(instance: InstanceHandle, _fs: u32, _sb: u64, _call: &FileCall<'_>) -> FileReturn {
-    let status = on(instance, |_| Err::<(), _>(not_registered("file system type"))).into();
-    FileReturn { status, attr: FileAttr::default(), number: 0, bytes: RVec::new(), entries: RVec::new() }
+extern "C" fn file(instance: InstanceHandle, fs: u32, sb: u64, call: &FileCall<'_>) -> FileReturn {
+    on(instance, |i| i.filesystem(fs)?.call(&*i.parts.shared.supers.get(fs, sb)?, call)).into()
 }
 
 extern "C" fn sock_connected(instance: InstanceHandle, family: u32, net: &NetInfo<'_>, call: &ConnectCall) -> Status {
@@ -391,6 +406,10 @@ impl Instance {
             return self.parts.shared.notifiers.get(number).ok_or_else(missing)?.event(net, event);
         }
         self.parts.notifiers.get(number as usize).ok_or_else(missing)?.event(net, event)
+    }
+
+    fn filesystem(&self, number: u32) -> Result<&dyn AnyFileSystem> {
+        self.parts.filesystems.get(number as usize).map(Box::as_ref).ok_or_else(|| not_registered("file system type"))
     }
 
     fn net<'a>(&self, info: &'a NetInfo<'a>) -> Net<'a> {

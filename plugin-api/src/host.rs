@@ -10,10 +10,12 @@ use crate::abi::{Registration, Status};
 use crate::area::Owner;
 use crate::chain::NotifierTable;
 use crate::datapath::{Pool, Starter};
+use crate::filesystem::{FileSystem, KernMount};
 use crate::log::{self, Caller};
 use crate::netdev_ops::OpsTable;
 use crate::pernet::{AnyOps, Registered};
 use crate::socket::SocketFamily;
+use crate::super_block::{AnyFileSystem, SuperTable};
 use crate::sysctl::SysctlTables;
 use crate::work::{Work, WorkTable};
 use crate::{Error, Net, NetCookie, Notifier, PernetId, PernetOps, Result};
@@ -25,6 +27,7 @@ pub struct Registrar {
     pub(crate) ops: Vec<Box<dyn AnyOps>>,
     pub(crate) notifiers: Vec<Box<dyn Notifier>>,
     pub(crate) families: Vec<Box<dyn SocketFamily>>,
+    pub(crate) filesystems: Vec<Box<dyn AnyFileSystem>>,
 }
 
 /// [`Registration::class`].
@@ -33,12 +36,23 @@ enum Class {
     Subsys = 0,
     Device = 1,
     Notifier = 2,
+    FileSystem = 3,
     Family = 4,
 }
 
+/// [`Registration::priority`] of a file system type: users cannot mount it.
+const NO_USER: i32 = 1;
+
 impl Registrar {
     pub(crate) fn new(instance: u64) -> Self {
-        Registrar { instance, registrations: Vec::new(), ops: Vec::new(), notifiers: Vec::new(), families: Vec::new() }
+        Registrar {
+            instance,
+            registrations: Vec::new(),
+            ops: Vec::new(),
+            notifiers: Vec::new(),
+            filesystems: Vec::new(),
+            families: Vec::new(),
+        }
     }
 
     /// Registers a pernet subsystem: its init comes before the namespace's devices are shown, its exit after they are
@@ -71,6 +85,31 @@ impl Registrar {
         let number = number(self.families.len())?;
         self.declare(Class::Family, number, 0, name)?;
         self.families.push(Box::new(family));
+        Ok(())
+    }
+
+    /// Registers a file system type under this name (`register_filesystem`), which users can mount. It is there before
+    /// the plugin's hooks run anywhere, and goes after its last exit; its mounts end then (K6.2).
+    ///
+    /// # Errors
+    /// `EINVAL` for an empty name. What the daemon refuses later fails the plugin: a name with a dot (`EINVAL`, K6.1), or
+    /// one that somebody has registered (`EBUSY`).
+    pub fn filesystem<F: FileSystem>(&mut self, name: &str, fs: F) -> Result<()> {
+        self.file_system(name, 0, fs)
+    }
+
+    /// The same for internal mounts only ([`Host::kern_mount`]): a user who mounts it gets `EINVAL` (`SB_NOUSER`, K6.5).
+    ///
+    /// # Errors
+    /// As [`filesystem`](Self::filesystem).
+    pub fn internal_filesystem<F: FileSystem>(&mut self, name: &str, fs: F) -> Result<()> {
+        self.file_system(name, NO_USER, fs)
+    }
+
+    fn file_system<F: FileSystem>(&mut self, name: &str, flags: i32, fs: F) -> Result<()> {
+        let number = number(self.filesystems.len())?;
+        self.declare(Class::FileSystem, number, flags, name)?;
+        self.filesystems.push(Box::new(fs));
         Ok(())
     }
 
@@ -114,6 +153,7 @@ pub(crate) struct Shared {
     pub(crate) devices: OpsTable,
     pub(crate) notifiers: NotifierTable,
     pub(crate) sysctls: SysctlTables,
+    pub(crate) supers: SuperTable,
     pub(crate) pool: Arc<Pool>,
     pub(crate) starter: Arc<Starter>,
 }
@@ -126,6 +166,7 @@ impl Shared {
             devices: OpsTable::new(),
             notifiers: NotifierTable::new(),
             sysctls: SysctlTables::new(),
+            supers: SuperTable::new(),
             pool: Arc::new(Pool::new()),
             starter: Arc::new(Starter::new()),
         }
@@ -208,6 +249,16 @@ impl Host {
         drop(self.shared.work.take(id));
         accepted(status)?;
         value.take()
+    }
+
+    /// Mounts a registered file system type internally (`kern_mount`): in no mount table, until the answer is dropped.
+    /// `net` is the namespace that the mount is for, if it is for one; it ends with that namespace at the latest, and
+    /// with the type.
+    ///
+    /// # Errors
+    /// `ENODEV` for an unknown type, `ENOENT` for a namespace that is not managed, and what the type's mount answers.
+    pub fn kern_mount(&self, fs: &str, net: Option<NetCookie>, options: &str) -> Result<KernMount> {
+        KernMount::mount(self.caller, fs, net, options)
     }
 
     /// Bounds the memory for frames of all devices of this instance, in bytes; 64 MiB before. Buffers that are in use

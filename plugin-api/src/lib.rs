@@ -1,7 +1,7 @@
 //! The interface between pernetd and its plugins.
 //!
 //! Two halves. The safe layer is what an author writes against: [`Plugin`], [`PernetOps`], [`Notifier`], [`Host`],
-//! [`NetDeviceOps`] with the [`datapath`], and the [`export_plugin!`] macro; it shows neither `unsafe` nor the ABI. The ABI half ([`abi`], [`note`]) is what
+//! [`NetDeviceOps`] with the [`datapath`], [`FileSystem`], and the [`export_plugin!`] macro; it shows neither `unsafe` nor the ABI. The ABI half ([`abi`], [`note`]) is what
 //! the daemon's loader speaks: plain data, opaque handles and descriptors, in both directions, under frozen rules.
 //!
 //! Not here: how the daemon loads, orders or calls plugins.
@@ -39,6 +39,7 @@ mod knob;
 mod ctl_table;
 mod sysctl;
 mod filesystem;
+mod super_block;
 mod socket;
 mod packet;
 mod lent;
@@ -50,6 +51,7 @@ pub use ctl_table::CtlTable;
 pub use datapath::{Batch, Datapath, Frame, Framing, Queue, VnetHeader};
 pub use error::{Error, Result};
 pub use field::{FieldStep, field_key, field_steps};
+pub use filesystem::{DirEntry, FileAttr, FileCaller, FileSystem, KernMount, MountRequest, OpenFile};
 pub use host::{Host, Registrar};
 pub use knob::{BoolKnob, IntKnob, TextKnob, UintKnob, UlongKnob};
 pub use net::{ExitReason, NetCookie};
@@ -67,10 +69,11 @@ pub use tracing;
 /// What a plugin's file usually needs: `use pernet_plugin_api::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Batch, BoolKnob, ConfigError, Connection, CtlHeader, CtlTable, Datapath, Device, Error, Event, EventKind,
-        ExitReason, Frame, Host, IntKnob, NdoDevice, Net, NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef,
-        NetdevSpec, NoConfig, Notifier, NotifierId, PernetId, PernetOps, Plugin, Queue, RegState, Registrar, Result,
-        Socket, SocketFamily, Stats, TextKnob, UintKnob, UlongKnob, Verdict, export_plugin, tracing,
+        Batch, BoolKnob, ConfigError, Connection, CtlHeader, CtlTable, Datapath, Device, DirEntry, Error, Event,
+        EventKind, ExitReason, FileAttr, FileCaller, FileSystem, Frame, Host, IntKnob, KernMount, MountRequest,
+        NdoDevice, Net, NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier,
+        NotifierId, OpenFile, PernetId, PernetOps, Plugin, Queue, RegState, Registrar, Result, Socket, SocketFamily,
+        Stats, TextKnob, UintKnob, UlongKnob, Verdict, export_plugin, tracing,
     };
 }
 

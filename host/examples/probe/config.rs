@@ -40,6 +40,12 @@ pub(crate) struct Config {
     /// Registers a notifier of this priority in each namespace's own chain, in the init of the pernet device.
     #[serde(default)]
     pub(super) net_notifier: Option<i32>,
+    /// File system types to register.
+    #[serde(default)]
+    pub(super) filesystems: Vec<WantedFs>,
+    /// Internal mounts to make in a namespace's init.
+    #[serde(default)]
+    pub(super) kern_mounts: Vec<WantedMount>,
     /// Devices to hold from their REGISTER on; the notifier has to be there.
     #[serde(default)]
     pub(super) holds: Vec<Hold>,
@@ -120,6 +126,28 @@ pub(super) struct Connect {
     pub(super) kind: i32,
     /// Said; the answer is recorded.
     pub(super) say: String,
+}
+
+/// A file system type to register.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedFs {
+    pub(super) name: String,
+    /// For internal mounts only.
+    #[serde(default)]
+    pub(super) internal: bool,
+}
+
+/// An internal mount to make.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WantedMount {
+    /// In the init of the namespace of this name.
+    pub(super) netns: String,
+    /// The type.
+    pub(super) fs: String,
+    #[serde(default)]
+    pub(super) options: String,
 }
 
 /// A device to register.
@@ -246,6 +274,12 @@ pub(super) enum Ask {
 }
 
 impl Config {
+    /// Whether something may go wrong there.
+    pub(super) fn has_fault(&self, hook: &str, device: Option<&str>) -> bool {
+        let here = |f: &Fault| f.hook == hook && f.device.as_deref().is_none_or(|name| device == Some(name));
+        self.faults.iter().any(here)
+    }
+
     /// What is to go wrong in this call.
     pub(super) fn fault(&self, hook: &str, netns: &str, device: Option<&str>, nth: u64) -> Option<&Fault> {
         self.faults.iter().find(|f| {

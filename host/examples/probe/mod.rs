@@ -4,6 +4,7 @@
 //! share a `record` file write their lines to it one after another, so its order is the order of the calls.
 
 mod config;
+mod files;
 mod netdevs;
 mod record;
 mod socks;
@@ -19,6 +20,7 @@ use std::{fs, thread};
 use pernet_plugin_api::prelude::*;
 
 use config::{Action, Config};
+use files::Files;
 use netdevs::Netdevs;
 use record::{Line, Record};
 use socks::{Echo, Socks};
@@ -41,6 +43,9 @@ struct Shared {
     works: Works,
     netdevs: Netdevs,
     socks: Socks,
+    host: Host,
+    /// Internal mounts, for as long as the instance.
+    kern_mounts: Mutex<Vec<KernMount>>,
 }
 
 impl Shared {
@@ -61,11 +66,30 @@ impl Shared {
         Ok(())
     }
 
+    /// The same for what is called too often to be recorded: only where something goes wrong there.
+    fn call_if_faulty(&self, line: Line<'_>) -> Result<()> {
+        if !self.config.has_fault(line.hook, line.device) {
+            return Ok(());
+        }
+        self.call(line)
+    }
+
     fn count(&self, hook: &str, netns: &str) -> u64 {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry((hook.to_owned(), netns.to_owned())).or_default();
         *count += 1;
         *count
+    }
+
+    /// Mounts what the configuration asks for, in a namespace's init.
+    fn mount_internally(&self, net: &Net<'_>) {
+        for wanted in self.config.kern_mounts.iter().filter(|wanted| wanted.netns == net.name()) {
+            let mounted = self.host.kern_mount(&wanted.fs, Some(net.cookie()), &wanted.options);
+            let errno = mounted.as_ref().err().map_or(0, Error::errno);
+            let message = mounted.as_ref().err().map(ToString::to_string);
+            self.note(Line { errno: Some(errno), message: message.as_deref(), ..Line::of("kern_mount", "", net) });
+            self.kern_mounts.lock().unwrap_or_else(PoisonError::into_inner).extend(mounted.ok());
+        }
     }
 
     fn carry_out(&self, action: &Action, hook: &str, netns: &str) -> Result<()> {
@@ -101,8 +125,9 @@ impl Plugin for Probe {
         let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
         let record = Record::new(&config, instance);
         let (works, netdevs) = (Works::new(host.clone(), record.clone()), Netdevs::new(host.clone()));
-        let socks = Socks::new(host);
-        let shared = Arc::new(Shared { config, record, counts: Mutex::default(), works, netdevs, socks });
+        let (socks, kern_mounts) = (Socks::new(host.clone()), Mutex::default());
+        let counts = Mutex::default();
+        let shared = Arc::new(Shared { config, record, counts, works, netdevs, socks, host, kern_mounts });
         let config = &shared.config;
         if config.subsys {
             reg.pernet_subsys("subsys", Ops { shared: Arc::clone(&shared), op: "subsys" })?;
@@ -116,6 +141,14 @@ impl Plugin for Probe {
         for name in &config.families {
             reg.sock_family(name, Echo(Arc::clone(&shared), name.clone()))?;
         }
+        for wanted in &config.filesystems {
+            let files = Files { shared: Arc::clone(&shared), host: shared.host.clone() };
+            if wanted.internal {
+                reg.internal_filesystem(&wanted.name, files)?;
+            } else {
+                reg.filesystem(&wanted.name, files)?;
+            }
+        }
         shared.call(Line::at_home("init"))?;
         Ok(Probe { shared })
     }
@@ -124,6 +157,7 @@ impl Plugin for Probe {
 impl Drop for Probe {
     fn drop(&mut self) {
         self.shared.works.end();
+        self.shared.kern_mounts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.shared.netdevs.end();
         self.shared.socks.end();
         let _ = self.shared.call(Line::at_home("drop"));
@@ -171,6 +205,7 @@ impl PernetOps for Ops {
     fn init(&self, net: &Net<'_>) -> Result<Area> {
         self.shared.works.met(net);
         self.shared.call(Line::of("pernet.init", self.op, net))?;
+        self.shared.mount_internally(net);
         self.shared.works.begin(&self.shared.config, "pernet.init", net);
         self.shared.socks.begin(&self.shared, "pernet.init", net);
         if self.op == "device" {

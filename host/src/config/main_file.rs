@@ -84,6 +84,14 @@ pub struct Control {
     pub read: ControlRead,
 }
 
+/// `[filesystem]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filesystem {
+    /// How long a call of a mounted file system is waited for, in seconds.
+    pub timeout: u64,
+}
+
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,17 +114,20 @@ pub struct Main {
     pub netlink: Netlink,
     /// `[control]`
     pub control: Control,
+    /// `[filesystem]`
+    pub filesystem: Filesystem,
     /// `[log]`
     pub log: Log,
 }
 
 /// The scalar keys, which the environment may set too: the key, what it is, and its default.
-const SCALARS: [(&str, Kind, &str); 6] = [
+const SCALARS: [(&str, Kind, &str); 7] = [
     ("workers", Kind::Integer(0, 1024), "0"),
     ("unregister_timeout", Kind::Integer(1, 3600), "10"),
     ("discovery.method", Kind::Word(&["auto", "fanotify", "inotify"]), "auto"),
     ("netlink.receive_buffer", Kind::Integer(4096, 1 << 30), "8388608"),
     ("control.read", Kind::Group, "root"),
+    ("filesystem.timeout", Kind::Integer(1, 3600), "10"),
     ("log.level", Kind::Word(&["error", "warn", "info", "debug", "trace"]), "info"),
 ];
 
@@ -169,9 +180,13 @@ fn check_file(source: &Source) -> Vec<ConfigError> {
     if let Some(table) = strict.parse() {
         let mut top = Section::top(&strict, &table);
         scalars(&mut top, &strict, "");
-        for (name, prefix) in
-            [("discovery", "discovery."), ("netlink", "netlink."), ("control", "control."), ("log", "log.")]
-        {
+        for (name, prefix) in [
+            ("discovery", "discovery."),
+            ("netlink", "netlink."),
+            ("control", "control."),
+            ("filesystem", "filesystem."),
+            ("log", "log."),
+        ] {
             let Some(mut section) = top.section(name, prefix) else { continue };
             scalars(&mut section, &strict, prefix);
             if name == "discovery" {

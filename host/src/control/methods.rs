@@ -10,15 +10,16 @@ use varlink::VarlinkService;
 
 use super::access::{Need, Peer};
 use super::connection::{Connection, at};
-use super::request::{Answer, ControlError, ErrorKind, LeaseId, NetnsAdd, Reply, Request, SockConnect};
+use super::request::{Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request, SockConnect};
 use super::server::{Shared, after};
 use super::sysctl::{Asker, Sets};
 use super::wire::generated::{
-    Call_DevList, Call_DevShow, Call_Monitor, Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry,
-    Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList, Call_Reload, Call_SockConnect, Call_SockList, Call_Status,
-    Call_SysctlList, Call_SysctlRead, Call_SysctlWrite, VarlinkCallError, VarlinkInterface, new,
+    Call_DevList, Call_DevShow, Call_FilesystemList, Call_Monitor, Call_Mount, Call_MountList, Call_NetnsAdd,
+    Call_NetnsGet, Call_NetnsList, Call_NetnsRetry, Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList, Call_Reload,
+    Call_SockConnect, Call_SockList, Call_Status, Call_SysctlList, Call_SysctlRead, Call_SysctlWrite, VarlinkCallError,
+    VarlinkInterface, new,
 };
-use super::wire::{Netns, NetnsState};
+use super::wire::{MountEntry, Netns, NetnsState};
 
 /// The service as one connection sees it.
 pub(super) fn service(connection: Arc<Connection>, shared: Arc<Shared>) -> VarlinkService {
@@ -90,7 +91,7 @@ impl Methods {
         };
         let name = name.to_owned();
         let place = format!("namespace {name}");
-        let now = self.ask(|reply| Request::NetnsGet { name, reply });
+        let now = self.ask(|reply| Request::NetnsGet { name, count: true, reply });
         let state = match self.wait(&now, after(self.shared.limits.answer)) {
             Ok(netns) => format!("it is still {}", netns.state.as_str()),
             Err(_) => "it is not there".to_owned(),
@@ -114,7 +115,7 @@ impl Methods {
         let answer = self.ask(|reply| Request::NetnsWaitGone { name: name.clone(), cookie, reply });
         if call.wants_more() {
             // The daemon takes requests in turn: once this second one is answered, the first one is watching.
-            let now = self.ask(|reply| Request::NetnsGet { name: name.clone(), reply });
+            let now = self.ask(|reply| Request::NetnsGet { name: name.clone(), count: true, reply });
             let now = self.wait(&now, after(self.shared.limits.answer))?;
             call.set_continues(true);
             let sent = call.reply(now);
@@ -130,7 +131,7 @@ impl Methods {
         if !call.wants_more() {
             return Err(Refusal::ExpectedMore);
         }
-        let ns = self.descriptor(format!("namespace {name}"), "the namespace's")?;
+        let ns = self.descriptor(format!("namespace {name}"), "the namespace's one descriptor")?;
         let (inits, inits_done) = Reply::new();
         let (seen, name_seen) = Reply::new();
         let mut lease = Lease { shared: &self.shared, id: self.shared.new_lease(), ended: false };
@@ -156,15 +157,15 @@ impl Methods {
         Ok(netns)
     }
 
-    /// The one descriptor that has to come with a call about this.
-    fn descriptor(&self, place: String, what: &str) -> Result<OwnedFd, Refusal> {
+    /// The one descriptor that came with the call.
+    fn descriptor(&self, place: String, which: &str) -> Result<OwnedFd, Refusal> {
         let mut descriptors = self.connection.take_descriptors();
         match (descriptors.pop(), descriptors.is_empty()) {
             (Some(one), true) => Ok(one),
             (one, _) => {
-                let came = format!("{} descriptors came with the call", descriptors.len() + usize::from(one.is_some()));
-                let remedy = format!("send {what} one descriptor in the same message (SCM_RIGHTS)");
-                Err(ControlError::new(ErrorKind::Invalid, place, came, remedy).into())
+                let what = format!("{} descriptors came with the call", descriptors.len() + usize::from(one.is_some()));
+                let remedy = format!("send {which} in the same message (SCM_RIGHTS)");
+                Err(ControlError::new(ErrorKind::Invalid, place, what, remedy).into())
             }
         }
     }
@@ -172,7 +173,7 @@ impl Methods {
     fn sock_connect(&self, netns: String, family: String, kind: String) -> Result<(), Refusal> {
         self.judge(Need::Change, "SockConnect")?;
         let place = format!("protocol family {family} in namespace {netns}");
-        let fd = self.descriptor(place, "the socket's")?;
+        let fd = self.descriptor(place, "the socket's one descriptor")?;
         let Peer { uid, gid, pid, .. } = self.connection.peer;
         let ask = self.ask(|reply| Request::SockConnect(SockConnect { netns, family, kind, uid, gid, pid, fd, reply }));
         self.wait(&ask, None)
@@ -184,6 +185,13 @@ impl Methods {
         let answer = self.ask(|reply| Request::Sysctls { netns: netns.clone(), reply });
         let sets = self.wait(&answer, after(self.shared.limits.answer))?;
         Ok((Sets { netns, sets }, Asker::of(&self.connection.peer)))
+    }
+
+    /// The type's own code is asked, which takes the time that it takes.
+    fn mount(&self, ask: impl FnOnce(OwnedFd, Reply<MountEntry>) -> MountAsk, fs: &str) -> Result<MountEntry, Refusal> {
+        self.judge(Need::Change, "Mount")?;
+        let device = self.descriptor(format!("file system type {fs}"), "the one descriptor of /dev/fuse")?;
+        self.wait(&self.ask(|reply| Request::Mount(ask(device, reply))), None)
     }
 
     /// Lines until the client goes. A client that reads slowly only fills its own queue.
@@ -260,14 +268,14 @@ impl VarlinkInterface for Methods {
     }
 
     fn netns_list(&self, call: &mut dyn Call_NetnsList) -> varlink::Result<()> {
-        match self.read("NetnsList", |reply| Request::NetnsList { reply }) {
+        match self.read("NetnsList", |reply| Request::NetnsList { count: true, reply }) {
             Ok(namespaces) => call.reply(namespaces),
             Err(e) => refuse(call, e),
         }
     }
 
     fn netns_get(&self, call: &mut dyn Call_NetnsGet, name: String) -> varlink::Result<()> {
-        match self.read("NetnsGet", |reply| Request::NetnsGet { name, reply }) {
+        match self.read("NetnsGet", |reply| Request::NetnsGet { name, count: true, reply }) {
             Ok(netns) => call.reply(netns),
             Err(e) => refuse(call, e),
         }
@@ -340,6 +348,13 @@ impl VarlinkInterface for Methods {
         }
     }
 
+    fn filesystem_list(&self, call: &mut dyn Call_FilesystemList) -> varlink::Result<()> {
+        match self.read("FilesystemList", |reply| Request::FilesystemList { reply }) {
+            Ok(filesystems) => call.reply(filesystems),
+            Err(e) => refuse(call, e),
+        }
+    }
+
     fn sock_connect(
         &self,
         call: &mut dyn Call_SockConnect,
@@ -349,6 +364,29 @@ impl VarlinkInterface for Methods {
     ) -> varlink::Result<()> {
         match self.sock_connect(netns, family, r#type) {
             Ok(()) => call.reply(),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn mount_list(&self, call: &mut dyn Call_MountList) -> varlink::Result<()> {
+        match self.read("MountList", |reply| Request::MountList { reply }) {
+            Ok(mounts) => call.reply(mounts),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn mount(
+        &self,
+        call: &mut dyn Call_Mount,
+        fs: String,
+        netns: Option<String>,
+        source: String,
+        target: String,
+        options: String,
+    ) -> varlink::Result<()> {
+        let name = fs.clone();
+        match self.mount(|device, reply| MountAsk { fs, netns, source, target, options, device, reply }, &name) {
+            Ok(mount) => call.reply(mount),
             Err(e) => refuse(call, e),
         }
     }

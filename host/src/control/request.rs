@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::sysctl::SysctlSet;
-use super::wire::{Device, DeviceDetails, Netns, Plugin, ReloadResult, Socket, Status};
+use super::wire::{Device, DeviceDetails, Filesystem, MountEntry, Netns, Plugin, ReloadResult, Socket, Status};
 
 /// One thing that a client asks for.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub enum Request {
     },
     /// All namespaces, `@host` first.
     NetnsList {
+        /// Count the devices where that takes a look into the kernel.
+        count: bool,
         /// For the answer.
         reply: Reply<Vec<Netns>>,
     },
@@ -30,6 +32,8 @@ pub enum Request {
     NetnsGet {
         /// Any of its names.
         name: String,
+        /// Count its devices where that takes a look into the kernel.
+        count: bool,
         /// For the answer.
         reply: Reply<Netns>,
     },
@@ -94,6 +98,18 @@ pub enum Request {
         /// For the answer: at least one.
         reply: Reply<Vec<Box<dyn SysctlSet>>>,
     },
+    /// The file system types in the order of registration.
+    FilesystemList {
+        /// For the answer.
+        reply: Reply<Vec<Filesystem>>,
+    },
+    /// Users' mounts.
+    MountList {
+        /// For the answer.
+        reply: Reply<Vec<MountEntry>>,
+    },
+    /// Serve a mount that the client has made.
+    Mount(MountAsk),
     /// Reload as SIGHUP does; answered when it is done. A refused configuration is [`ErrorKind::Failed`] with the
     /// errors, or `ok: false` with the plugins concerned.
     Reload {
@@ -147,6 +163,25 @@ pub struct NetnsAdd {
     pub inits: Reply<Netns>,
     /// Answered second: discovery has seen the name. Ends the lease.
     pub seen: Reply<Netns>,
+}
+
+/// The arguments of [`Request::Mount`].
+#[derive(Debug)]
+pub struct MountAsk {
+    /// The file system type, by name.
+    pub fs: String,
+    /// Any of the namespace's names; `None` for none in particular.
+    pub netns: Option<String>,
+    /// As given to mount(8).
+    pub source: String,
+    /// Where the client is going to attach it.
+    pub target: String,
+    /// Separated by commas; those that are the client's own are not among them.
+    pub options: String,
+    /// The connection.
+    pub device: OwnedFd,
+    /// Answered when the mount answers. An unknown type is [`ErrorKind::NotFound`].
+    pub reply: Reply<MountEntry>,
 }
 
 /// Identifies a lease; never reused by a daemon.

@@ -19,9 +19,9 @@ pub(super) mod generated {
 }
 
 pub use generated::{
-    DaemonState, DaemonStatus as Status, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, Hook, HookResult,
-    LastReload, NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState,
-    ReloadAction, ReloadResult, ReloadedPlugin, Socket, Sysctl,
+    DaemonState, DaemonStatus as Status, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, Filesystem, Hook,
+    HookResult, LastReload, MountEntry, NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin, PluginCounts,
+    PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin, Socket, Sysctl,
 };
 
 /// The interface's text, as it is also given to clients that ask for it.

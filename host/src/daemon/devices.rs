@@ -87,14 +87,13 @@ impl Daemon {
 
     /// What is asked about: the namespace of this name, or everything.
     fn look_at(&self, netns: Option<&str>) -> Result<Look, ControlError> {
-        let mut nets = self.in_order();
         let mut held = self.shared.maker.held();
-        if let Some(name) = netns {
-            let cookie = self.by_name(name).map(|n| n.cookie).ok_or_else(|| ControlError::no_such_netns(name))?;
-            nets.retain(|(net, _)| net.cookie == cookie);
-            held.retain(|own| own.net().is_some_and(|net| net.cookie == cookie));
-        }
-        Ok(Look { nets, held })
+        let Some(name) = netns else { return Ok(Look { nets: self.in_order(), held }) };
+        // Not by way of all of them: files ask this for each device.
+        let known = self.by_name(name).and_then(|net| self.nets.get(&net.cookie));
+        let managed = known.ok_or_else(|| ControlError::no_such_netns(name))?;
+        held.retain(|own| own.net().is_some_and(|net| net.cookie == managed.net.cookie));
+        Ok(Look { nets: vec![(Arc::clone(&managed.net), Arc::clone(&managed.place))], held })
     }
 }
 

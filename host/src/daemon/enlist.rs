@@ -9,25 +9,33 @@ use pernet_plugin_api::ExitReason;
 
 use crate::engine::{self, WriteToken};
 
+use super::filesystems;
 use super::namespaces::complain;
 use super::plugins::{Live, Trouble};
 use super::reload::Shared;
 
 /// Registers everything, or leaves nothing registered.
 pub(super) fn enlist(shared: &Shared, write: &WriteToken, live: &Live) -> Result<(), Trouble> {
-    register_families(shared, live)?;
+    filesystems::announce(shared, live)?;
+    if let Err(trouble) = register_families(shared, live) {
+        filesystems::withdraw(shared, live);
+        return Err(trouble);
+    }
     engine::register(write, live.member(), &shared.nets()).map_err(|errors| {
         unregister_families(shared, live);
+        filesystems::withdraw(shared, live);
         errors.first().map_or_else(|| Trouble::new("pernet.init", "failed without saying why"), Trouble::from)
     })
 }
 
 /// Takes everything back that is registered.
 pub(super) fn delist(shared: &Shared, write: &WriteToken, live: &Live, reason: ExitReason) {
+    filesystems::going(live);
     let name: &Arc<str> = live.instance.name();
     let (_, errors) = engine::unregister(write, name, &shared.nets(), reason);
     complain(&errors);
     unregister_families(shared, live);
+    filesystems::withdraw(shared, live);
 }
 
 fn register_families(shared: &Shared, live: &Live) -> Result<(), Trouble> {

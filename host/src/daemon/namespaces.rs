@@ -309,12 +309,14 @@ impl Daemon {
             return;
         }
         let Some(managed) = self.nets.get(&cookie) else { return };
-        let (net, events) = (Arc::clone(&managed.net), self.events.clone());
+        let (net, events, shared) = (Arc::clone(&managed.net), self.events.clone(), Arc::clone(&self.shared));
         // A setup that is running stops at its next step.
         net.mark_dying();
         self.submit(
             cookie,
             Box::new(move |token| {
+                // Before the exits: nobody looks at a plugin's files of a namespace that the plugin has left.
+                shared.filesystems.end_mounts_in(&net, shared.patience());
                 complain(&engine::cleanup_net(token, &net, reason));
                 let _ = events.send(Event::CleanedUp(cookie));
             }),

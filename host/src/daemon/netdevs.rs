@@ -19,11 +19,15 @@ use crate::plugin::{ChangeNetdev, InstanceRef, NetdevSnapshot};
 
 /// An instance, by which it can be told whose something is.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Whose(Arc<str>, u64);
+pub(super) struct Whose(Arc<str>, u64);
 
 impl Whose {
-    fn of(instance: &InstanceRef) -> Self {
+    pub(super) fn of(instance: &InstanceRef) -> Self {
         Whose(Arc::clone(&instance.plugin), instance.generation)
+    }
+
+    pub(super) fn owner(owner: &Owner) -> Self {
+        Whose(Arc::clone(&owner.name), owner.generation)
     }
 }
 
@@ -67,7 +71,7 @@ impl Netdevs {
 
     /// Takes from an instance what it has: devices are freed, references put.
     fn take_back(&self, owner: &Owner) {
-        let whose = Whose(Arc::clone(&owner.name), owner.generation);
+        let whose = Whose::owner(owner);
         let held: Vec<_> = lock(&self.references).extract_if(|_, (holder, _)| *holder == whose).collect();
         drop(held);
         let mut left = Vec::new();
@@ -110,6 +114,7 @@ impl Services {
     /// An instance is about to end: what it allocated is freed while its code can still be asked to drop it.
     pub(super) fn ending(&self, owner: &Owner) {
         self.netdevs.take_back(owner);
+        self.filesystems.take_back(owner);
     }
 
     /// An instance has ended. What a thread of its own did meanwhile is taken back too; nothing more can come.
@@ -117,7 +122,8 @@ impl Services {
         self.owners.remove(owner);
         self.netdevs.take_back(owner);
         engine::sock_release_all(&self.sockets.fs, owner);
-        let whose = Whose(Arc::clone(&owner.name), owner.generation);
+        self.filesystems.take_back(owner);
+        let whose = Whose::owner(owner);
         lock(&self.netdevs.notifiers).retain(|(theirs, ..), _| *theirs != whose);
     }
 

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config::Config;
 use crate::control::wire::{self, ReloadAction, ReloadResult, ReloadedPlugin};
@@ -196,6 +196,8 @@ impl Daemon {
             let config_now = Arc::new(self.in_force(config));
             let before = std::mem::replace(&mut self.config, config_now);
             self.turn_knobs(&before);
+            self.shared.filesystems.fuse.set_deadline(Duration::from_secs(self.config.main.filesystem.timeout));
+            self.shared.readers.set(&config.main.control.read);
             if let Err(e) = self.server.set_read(&config.main.control.read) {
                 tracing::warn!("control.read stays as it was: {e}");
             }

@@ -17,7 +17,9 @@ use crate::plugin::{self, Judge};
 use pernet_plugin_api::ExitReason;
 
 use super::enlist::{delist, enlist};
+use super::filesystems::{self, Filesystems};
 use super::namespaces::complain;
+use super::pernetfs::Readers;
 use super::plugins::{self, Entry, Live, Maker, Plugins, Prepared, Trouble};
 use super::running_set::{Failed, Running, RunningSet};
 use super::services::Places;
@@ -39,6 +41,10 @@ pub(super) struct Shared {
     pub(super) plugins: Mutex<Plugins>,
     /// Plugins' sockets and protocol families.
     pub(super) sockets: Arc<Sockets>,
+    /// File system types and mounts.
+    pub(super) filesystems: Arc<Filesystems>,
+    /// Who may read `pernetfs`.
+    pub(super) readers: Arc<Readers>,
     /// Makes instances.
     pub(super) maker: Maker,
     /// How long a plugin that goes is waited for, in seconds (`unregister_timeout`); a reload may change it, and a knob.
@@ -385,6 +391,7 @@ pub(super) fn stop(shared: &Shared) -> Result<(), Trouble> {
     let entries = shared.plugins().take();
     for entry in entries.into_iter().rev() {
         if let Entry::Live(live) = entry {
+            filesystems::withdraw(shared, &live);
             destroy(shared, live);
         }
     }

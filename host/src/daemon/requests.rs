@@ -50,8 +50,8 @@ impl Daemon {
     pub(super) fn answer(&mut self, request: Request) {
         match request {
             Request::Status { reply } => self.status(reply),
-            Request::NetnsList { reply } => self.netns_list(reply),
-            Request::NetnsGet { name, reply } => self.netns_get(&name, reply),
+            Request::NetnsList { count, reply } => self.netns_list(count, reply),
+            Request::NetnsGet { name, count, reply } => self.netns_get(&name, count, reply),
             Request::NetnsWait { name, reply } => self.wait(Waiter::SetUp { name, reply }),
             Request::NetnsRetry { name, reply } => self.netns_retry(name, reply),
             Request::NetnsAdd(add) => self.netns_add(add),
@@ -63,6 +63,9 @@ impl Daemon {
             Request::DevList { netns, reply } => self.dev_list(netns.as_deref(), reply),
             Request::DevShow { name, netns, reply } => self.dev_show(name, netns.as_deref(), reply),
             Request::Sysctls { netns, reply } => self.sysctl_sets(netns.as_deref(), reply),
+            Request::FilesystemList { reply } => self.filesystem_list(reply),
+            Request::MountList { reply } => self.mount_list(reply),
+            Request::Mount(ask) => self.mount(ask),
             Request::Reload { reply } => self.reload(Some(reply)),
             Request::SockList { netns, reply } => self.sock_list(netns.as_deref(), reply),
             Request::SockConnect(ask) => self.sock_connect(ask),
@@ -143,9 +146,12 @@ impl Daemon {
         ]
     }
 
-    fn netns_list(&self, reply: Reply<Vec<Netns>>) {
+    fn netns_list(&self, count_devices: bool, reply: Reply<Vec<Netns>>) {
         let rows: Vec<_> =
             self.in_order().into_iter().map(|(net, place)| (self.wire_netns(&net, None), net, place)).collect();
+        if !count_devices {
+            return reply.send(Ok(rows.into_iter().map(|(row, ..)| row).collect()));
+        }
         self.looks.run_anywhere(Box::new(move || {
             let fill = |(mut row, net, place): (Netns, Arc<Net>, Arc<Place>)| {
                 row.devices = count(devices::number(&net, &place));
@@ -155,11 +161,12 @@ impl Daemon {
         }));
     }
 
-    fn netns_get(&self, name: &str, reply: Reply<Netns>) {
+    fn netns_get(&self, name: &str, count_devices: bool, reply: Reply<Netns>) {
         let Some(net) = self.by_name(name).cloned() else {
             return reply.send(Err(ControlError::no_such_netns(name)));
         };
-        self.send_counted(self.wire_netns(&net, None), reply);
+        let row = self.wire_netns(&net, None);
+        if count_devices { self.send_counted(row, reply) } else { reply.send(Ok(row)) }
     }
 
     /// Answers with a namespace, its devices counted where no mirror has them.
@@ -259,6 +266,7 @@ impl Daemon {
             name: net.name().to_string(),
             names: net.names().iter().map(ToString::to_string).collect(),
             cookie: net.cookie.0,
+            generation: net.generation.into(),
             nsid: self.links.subscription(net.cookie).and_then(|s| u64::try_from(s.nsid).ok()),
             state,
             subsystems: net.subsystems().iter().map(ToString::to_string).collect(),

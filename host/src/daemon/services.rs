@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pernet_plugin_api::NetCookie;
 
+use super::filesystems::Filesystems;
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
 use super::sockets::Sockets;
@@ -125,6 +126,8 @@ pub(super) struct Services {
     pub(super) netdevs: Netdevs,
     /// Plugins' sockets and protocol families.
     pub(super) sockets: Arc<Sockets>,
+    /// File system types and mounts.
+    pub(super) filesystems: Arc<Filesystems>,
     /// The instances that may ask.
     pub(super) owners: Owners,
     /// What they are registered in.
@@ -172,18 +175,27 @@ impl Services {
         let mut work = self.work(instance, cookies, task)?;
         let (reply, answer) = bounded(1);
         work.reply = Some(reply);
+        let running = crate::plugin::running::current_hook();
         if crate::plugin::running::in_engine() {
             work.run(None);
-        } else {
-            self.events.send(Event::Work(work)).map_err(|_| gone())?;
+            return wait_for(&answer, instance, &[]);
         }
-        wait_for(&answer, instance)
+        // What is called from outside may be what the end of a namespace waits for.
+        let nets = if running.is_some() { work.nets.clone() } else { Vec::new() };
+        self.events.send(Event::Work(work)).map_err(|_| gone())?;
+        wait_for(&answer, instance, &nets)
     }
 }
 
 /// Waits for work in another namespace, but not beyond the instance's end, or its table's: that end may be waiting for
 /// this very thread, in a reload that holds the work back.
-pub(super) fn wait_for<T>(answer: &Receiver<Result<T, Failure>>, instance: &InstanceRef) -> Result<T, Failure> {
+///
+/// Nor beyond the end of one of the namespaces that are given.
+pub(super) fn wait_for<T>(
+    answer: &Receiver<Result<T, Failure>>,
+    instance: &InstanceRef,
+    nets: &[Arc<Net>],
+) -> Result<T, Failure> {
     let until = Instant::now() + RUN_IN;
     loop {
         match answer.recv_timeout(LOOK) {
@@ -196,6 +208,7 @@ pub(super) fn wait_for<T>(answer: &Receiver<Result<T, Failure>>, instance: &Inst
                     "the sysctl table that this is a handler of is unregistered",
                 ));
             }
+            Err(_) if nets.iter().any(|net| net.dying()) => return Err(gone()),
             Err(_) if Instant::now() >= until => {
                 let what = format!("the namespace was busy for {} s", RUN_IN.as_secs());
                 return Err(Failure::new(libc::ETIMEDOUT, what));
@@ -351,6 +364,14 @@ impl HostServices for Services {
 
     fn unregister_net_sysctl(&self, instance: &InstanceRef, cookie: u64, number: u64) -> Result<(), Failure> {
         self.unregister_table(instance, cookie, number)
+    }
+
+    fn kern_mount(&self, instance: &InstanceRef, fs: &str, cookie: u64, options: &str) -> Result<u64, Failure> {
+        self.mount_internally(instance, fs, cookie, options)
+    }
+
+    fn kern_unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
+        self.filesystems.unmount(instance, mount)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

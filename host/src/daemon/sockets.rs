@@ -20,7 +20,7 @@ use crate::linux::ns;
 use crate::linux::socket::{self, Descriptor};
 use crate::linux::worker::Workers;
 use crate::plugin::InstanceRef;
-use crate::plugin::running::current_hook;
+use crate::plugin::running::{current_hook, in_engine};
 
 /// All sockets and families.
 pub(super) struct Sockets {
@@ -127,7 +127,7 @@ impl Services {
         let (owner, list) = (self.owners.get(instance)?, self.list.upgrade().ok_or_else(gone)?);
         let to = To { net: self.net(cookie)?, family: self.sockets.family(family)? };
         let (net, family) = (Arc::clone(&to.net), Arc::clone(&to.family));
-        let far = if current_hook().is_some() {
+        let far = if in_engine() {
             self.sockets.call(&list, None, &to, kind)?
         } else {
             let (reply, answer) = bounded(1);
@@ -136,7 +136,9 @@ impl Services {
                 let _ = reply.send(sockets.call(&list, Some(token), &to, kind));
             };
             self.events.send(Event::Hook(net.cookie, Box::new(call))).map_err(|_| gone())?;
-            wait_for(&answer, instance)?
+            // What is called from outside may be what the end of the namespace waits for.
+            let nets = if current_hook().is_some() { vec![Arc::clone(&net)] } else { Vec::new() };
+            wait_for(&answer, instance, &nets)?
         };
         let fs = &self.sockets.fs;
         let socket = engine::sock_adopt(fs, &net, &owner, (&family, kind), Box::new(far), Instant::now())?;

@@ -15,9 +15,11 @@ use crate::linux::worker::Workers;
 use crate::plugin::{self, Judge};
 use crate::{control, discovery, logging, systemd};
 
+use super::filesystems::Filesystems;
 use super::identify;
 use super::knobs::{self, Knobs};
 use super::netdevs::Netdevs;
+use super::pernetfs::{self, Readers};
 use super::plugins::{self, Maker, Plugins};
 use super::reload::{self, Shared};
 use super::services::{Owners, Places, Services};
@@ -71,12 +73,18 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
     let sysctls = net_sysctl_init(&config.sysctls);
+    let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout))
+        .map_err(|e| format!("cannot serve mounts: {e}"))?;
+    let filesystems = Arc::new(filesystems);
+    let readers = Arc::new(Readers::new(&config.main.control.read));
+    filesystems.register_own(&pernetfs::new(events.clone(), &readers)).map_err(|e| e.to_string())?;
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
         places: Arc::clone(&places),
         netdevs: Netdevs::default(),
         sockets: Arc::clone(&sockets),
+        filesystems: Arc::clone(&filesystems),
         owners: Owners::default(),
         list: Arc::downgrade(&list),
         sysctls: Arc::clone(&sysctls),
@@ -87,6 +95,8 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         nets: RwLock::default(),
         plugins: Mutex::new(Plugins::default()),
         sockets,
+        filesystems,
+        readers,
         maker: Maker::new(services),
         patience: patience.into(),
         sysctls: Arc::clone(&sysctls),

@@ -20,6 +20,7 @@ pub(super) const ENODEV: i32 = 19;
 pub(super) const ENOTDIR: i32 = 20;
 pub(super) const EINVAL: i32 = 22;
 pub(super) const ENFILE: i32 = 23;
+pub(super) const EROFS: i32 = 30;
 pub(super) const EMLINK: i32 = 31;
 pub(super) const ERANGE: i32 = 34;
 pub(super) const EDEADLK: i32 = 35;

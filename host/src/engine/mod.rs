@@ -17,12 +17,14 @@ mod external;
 mod failure;
 mod family;
 mod fence;
+mod filesystem;
 mod gate;
 mod generic;
 mod initcall;
 mod links;
 mod member;
 mod mirror;
+mod mount;
 mod name;
 mod names;
 mod net;
@@ -38,6 +40,7 @@ mod setup;
 mod socket;
 mod sockfs;
 mod sysctl;
+mod superblock;
 mod todo;
 mod undo;
 mod unregister;
@@ -54,12 +57,14 @@ pub use failure::{Failure, HookError};
 pub use family::{
     Families, Family, NPROTO, NetProtoFamily, SockFamily, sock_register, sock_type, sock_type_name, sock_unregister,
 };
+pub use filesystem::{FileSystemType, FileSystems, Unmounted};
 pub use gate::Blocked;
 pub use generic::Area;
 pub use initcall::{Item, Level, OrderError, order};
 pub use links::{Created, Holder, Link, LinkChange, LinkSpec, Links, Queues, Stats, Wanted};
 pub use member::{At, Class, Member, NotifierBlock, OnInitFailure, Operations, Owner, Registration, Selects};
 pub use mirror::{LinkObservation, NetDevice, Observed, Seen, links_seen};
+pub use mount::{Carrier, Mount, MountRef};
 pub use name::dev_valid_name;
 pub use names::{HOST, Names, NetChange, Observation, escape};
 pub use net::{Namespace, Net, NetState};
@@ -78,6 +83,7 @@ pub use socket::{
     sock_release_all,
 };
 pub use sockfs::{SOCK_MODE, SockFs};
+pub use superblock::{FileSystem, MountRequest, ROOT_INO, SuperBlock};
 pub use sysctl::{CtlFound, CtlNode, CtlSet, register_net_sysctl};
 pub use todo::{NotDeferred, Work};
 pub use unregister::{unregister_many, unregister_netdev};

@@ -12,3 +12,8 @@ pub mod tun;
 pub mod device;
 pub mod peer;
 pub mod socket;
+pub mod mount_table;
+pub mod fuse;
+mod fuse_wire;
+pub mod fuse_session;
+pub mod fuse_server;

@@ -5,6 +5,7 @@
 //!
 //! Not here: entering the namespace and holding its lock, which the caller has done.
 
+use super::fs::FileOp;
 use super::inner::Inner;
 use super::ndo::Ndo;
 use super::running::Guard;
@@ -36,6 +37,9 @@ pub(super) enum Hook {
     Work,
     DropWork,
     SockConnected,
+    FsMount,
+    FsKillSb,
+    File(FileOp),
 }
 
 impl Hook {
@@ -60,15 +64,20 @@ impl Hook {
             Hook::CtlRead => "sysctl.read",
             Hook::CtlWrite => "sysctl.write",
             Hook::CtlFree => "sysctl.free",
+            Hook::FsMount => "fs.mount",
+            Hook::FsKillSb => "fs.kill_sb",
+            Hook::File(op) => op.as_str(),
         }
     }
 
     /// Whether a panicked instance is still asked for it.
     fn is_exit(self) -> bool {
-        use Hook::{CtlFree, DropWork, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
+        use Hook::{CtlFree, DropWork, FsKillSb, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
         match self {
-            PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree | CtlFree => true,
+            PernetPreExit | PernetExit | PernetExitBatch | PernetFree => true,
+            DropWork | NetdevFree | CtlFree | FsKillSb => true,
             Hook::Ndo(ndo) => ndo.is_exit(),
+            Hook::File(op) => op == FileOp::Release,
             _ => false,
         }
     }
@@ -77,9 +86,15 @@ impl Hook {
     fn is_told(self) -> bool {
         match self {
             Hook::PernetFree | Hook::DropWork | Hook::NetdevFree | Hook::CtlFree | Hook::CtlRead => false,
+            Hook::File(_) => false,
             Hook::Ndo(ndo) => ndo.is_told(),
             _ => true,
         }
+    }
+
+    /// Whether an error of it is an answer to somebody outside, rather than something that went wrong.
+    fn errors_are_answers(self) -> bool {
+        matches!(self, Hook::File(_))
     }
 }
 
@@ -92,18 +107,18 @@ pub(super) struct Place<'a> {
     /// The other one, where it is in two.
     pub(super) other: Option<NetCookie>,
     pub(super) device: Option<&'a str>,
-    /// The caller holds nothing for it: it is on any thread, in no namespace and under no lock.
-    pub(super) is_free: bool,
+    /// It is called from outside, with nothing held: on any thread, in no namespace and under no lock.
+    pub(super) alone: bool,
 }
 
 impl Place<'static> {
     pub(super) fn home() -> Self {
-        Place { netns: Arc::from(""), last: None, other: None, device: None, is_free: false }
+        Place { netns: Arc::from(""), last: None, other: None, device: None, alone: false }
     }
 
-    /// For what concerns a namespace and is called from anywhere.
-    pub(super) fn nowhere(netns: Arc<str>) -> Self {
-        Place { netns, is_free: true, ..Place::home() }
+    /// What is called from outside every namespace, with nothing held, though it may be about one.
+    pub(super) fn alone(netns: &Arc<str>) -> Self {
+        Place { netns: Arc::clone(netns), alone: true, ..Place::home() }
     }
 }
 
@@ -141,7 +156,8 @@ impl Inner {
         let duration = guard.since.elapsed();
         drop(guard);
         let failure = failure_of(&status);
-        if hook.is_told() || failure.is_some() {
+        let is_wrong = |failure: &Failure| failure.panicked || !hook.errors_are_answers();
+        if hook.is_told() || failure.as_ref().is_some_and(is_wrong) {
             self.report(hook, place, failure.as_ref(), duration);
         }
         match failure {
@@ -159,7 +175,7 @@ impl Inner {
         let netns = nets.first().map_or_else(|| Arc::from(""), |at| at.net.name());
         let last = nets.iter().map(|at| at.net.cookie).max();
         let other = nets.iter().map(|at| at.net.cookie).find(|cookie| Some(*cookie) != last);
-        let place = Place { netns, last, other, device: None, is_free: false };
+        let place = Place { netns, last, other, device: None, alone: false };
         with_infos(nets, |infos| {
             self.ask(Hook::Work, &place, |table, instance| (table.run_work()(instance, work, infos), ()))
         })
@@ -256,7 +272,7 @@ const FEW: usize = 8;
 
 /// One namespace, for attribution and for the plugin; its name is asked for once.
 pub(super) fn with_info<R>(at: &At<'_>, device: Option<&str>, f: impl FnOnce(&Place<'_>, &NetInfo<'_>) -> R) -> R {
-    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device, is_free: false };
+    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device, alone: false };
     let info = |areas: &[AreaHandle]| {
         let (name, areas) = ((&*place.netns).into(), RSlice::from_slice(areas));
         f(&place, &NetInfo { cookie: at.net.cookie.0, generation: at.net.generation, name, areas })

@@ -9,12 +9,13 @@
 use super::PluginError;
 use super::call::{Hook, NotifierCaller, PernetCaller, Place};
 use super::family::FamilyCaller;
+use super::fs::FsCaller;
 use super::host_api::{self, HostServices};
 use super::inner::{Inner, InstanceRef};
 use super::load::Code;
 use super::running::{Guard, running};
 use super::status::failure_of;
-use crate::engine::{Class, Member, NetProtoFamily, Owner, Registration};
+use crate::engine::{Class, FileSystemType, Member, NetProtoFamily, Owner, Registration};
 use pernet_plugin_api::abi::{self, CreateReturn, InstanceHandle};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,12 +55,16 @@ pub enum RegisteredKind {
     Notifier(i32),
     /// A protocol family; the name is by which others know it.
     Family,
+    /// A file system type; true if it is for internal mounts only.
+    FileSystem(bool),
 }
 
 /// A plugin instance. Dropping it ends it, if [`Instance::destroy`] has not.
 pub struct Instance {
     inner: Arc<Inner>,
     registered: Vec<Registered>,
+    /// Made once: a type is registered and unregistered as the same.
+    filesystems: Vec<Arc<FileSystemType>>,
     ended: Mutex<bool>,
 }
 
@@ -84,9 +89,13 @@ impl Instance {
         let answer = start(&inner, config_json).inspect_err(|_| inner.forget())?;
         let _ = inner.handle.set(answer.instance);
         let understood = understand(answer.registrations.as_slice());
-        let mut instance = Instance { inner, registered: Vec::new(), ended: Mutex::new(false) };
+        let mut instance =
+            Instance { inner, registered: Vec::new(), filesystems: Vec::new(), ended: Mutex::new(false) };
         match understood {
-            Ok(registered) => instance.registered = registered,
+            Ok(registered) => {
+                instance.filesystems = filesystems(&instance.inner, &registered);
+                instance.registered = registered;
+            }
             Err(what) => {
                 instance.destroy()?;
                 return Err(PluginError::Registrations { plugin: instance.name().to_string(), what });
@@ -132,6 +141,18 @@ impl Instance {
         &self.registered
     }
 
+    /// Its file system types, in the order in which it registered them.
+    #[must_use]
+    pub fn filesystems(&self) -> &[Arc<FileSystemType>] {
+        &self.filesystems
+    }
+
+    /// Its registrations are undone, or will be carried out again: while they are undone, nothing that its threads ask
+    /// for is waited for.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.inner.set_leaving(leaving);
+    }
+
     /// Where it is in its life.
     #[must_use]
     pub fn state(&self) -> PluginState {
@@ -154,25 +175,26 @@ impl Instance {
         InstanceRef::of(&self.inner)
     }
 
-    /// What the engine registers for it.
+    /// What the engine registers in every namespace for it.
     #[must_use]
     pub fn member(&self, owner: Arc<Owner>) -> Member {
         let (mut ops, mut notifiers) = (0.., 0..);
         let registrations = self.registered.iter().filter_map(|registered| {
             let mut pernet = |class| {
                 let op = ops.next().unwrap_or_default();
-                Registration::Pernet { class, ops: Arc::new(PernetCaller { instance: Arc::clone(&self.inner), op }) }
+                let ops = Arc::new(PernetCaller { instance: Arc::clone(&self.inner), op });
+                Some(Registration::Pernet { class, ops })
             };
-            Some(match registered.kind {
+            match registered.kind {
                 RegisteredKind::PernetSubsys => pernet(Class::Subsys),
                 RegisteredKind::PernetDevice => pernet(Class::Device),
                 RegisteredKind::Notifier(priority) => {
                     let number = notifiers.next().unwrap_or_default();
                     let block = Arc::new(NotifierCaller { instance: Arc::clone(&self.inner), number });
-                    Registration::Notifier { priority, block }
+                    Some(Registration::Notifier { priority, block })
                 }
-                RegisteredKind::Family => return None,
-            })
+                RegisteredKind::FileSystem(_) | RegisteredKind::Family => None,
+            }
         });
         Member::new(owner, registrations.collect())
     }
@@ -252,14 +274,27 @@ fn start(inner: &Inner, config_json: &str) -> Result<CreateReturn, PluginError> 
     }
 }
 
+fn filesystems(inner: &Arc<Inner>, registered: &[Registered]) -> Vec<Arc<FileSystemType>> {
+    let types = registered.iter().filter_map(|r| {
+        if let RegisteredKind::FileSystem(internal) = r.kind { Some((&r.name, internal)) } else { None }
+    });
+    let one = |(number, (name, internal)): (u32, (&String, bool))| {
+        let ops = Box::new(FsCaller { instance: Arc::clone(inner), number });
+        let fs = FileSystemType::new(name.as_str(), Arc::clone(&inner.name), ops);
+        Arc::new(if internal { fs.for_internal_mounts() } else { fs })
+    };
+    (0..).zip(types).map(one).collect()
+}
+
 /// What an answer of `create` registers, if it makes sense: only a plugin that is not made with the macro can err.
 fn understand(registrations: &[abi::Registration]) -> Result<Vec<Registered>, String> {
-    let (mut ops, mut notifiers, mut families) = (0, 0, 0);
+    let (mut ops, mut notifiers, mut filesystems, mut families) = (0, 0, 0, 0);
     let one = |r: &abi::Registration| {
         let (kind, counter) = match r.class {
             0 => (RegisteredKind::PernetSubsys, &mut ops),
             1 => (RegisteredKind::PernetDevice, &mut ops),
             2 => (RegisteredKind::Notifier(r.priority), &mut notifiers),
+            3 => (RegisteredKind::FileSystem(r.priority & 1 != 0), &mut filesystems),
             4 => (RegisteredKind::Family, &mut families),
             other => return Err(format!("registration class {other} is unknown")),
         };

@@ -23,6 +23,7 @@ mod call;
 mod ndo;
 mod family;
 mod ctl;
+mod fs;
 pub mod instance;
 pub mod host_api;
 mod host_devices;

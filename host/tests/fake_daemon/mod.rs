@@ -19,9 +19,9 @@ use crossbeam_channel::{Receiver, unbounded};
 use pernetd::config::ControlRead;
 use pernetd::control::monitor::Monitor;
 use pernetd::control::wire::{
-    DaemonState, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, LastReload, NamespaceCounts, Netns,
-    NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult,
-    ReloadedPlugin, Socket, Status,
+    DaemonState, Device, DeviceDetails, DeviceHolder, DeviceStats, Facility, Filesystem, LastReload, MountEntry,
+    NamespaceCounts, Netns, NetnsError, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState,
+    ReloadAction, ReloadResult, ReloadedPlugin, Socket, Status,
 };
 use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -151,8 +151,8 @@ pub fn answer(request: Request) {
     let found = |name: &str| known(name).ok_or_else(|| ControlError::no_such_netns(name));
     match request {
         Request::Status { reply } => reply.send(Ok(status())),
-        Request::NetnsList { reply } => reply.send(Ok(namespaces())),
-        Request::NetnsGet { name, reply } | Request::NetnsRetry { name, reply } => reply.send(found(&name)),
+        Request::NetnsList { reply, .. } => reply.send(Ok(namespaces())),
+        Request::NetnsGet { name, reply, .. } | Request::NetnsRetry { name, reply } => reply.send(found(&name)),
         Request::NetnsWait { name, reply } => match known(&name) {
             Some(netns) => reply.send(Ok(netns)),
             // Waits for ever; forgotten when the test ends.
@@ -176,6 +176,12 @@ pub fn answer(request: Request) {
             Some("*") => Ok(vec![Box::new(Canned("blue")), Box::new(Canned("bad"))]),
             Some(other) => Err(ControlError::no_such_netns(other)),
         }),
+        Request::FilesystemList { reply } => reply.send(Ok(vec![filesystem()])),
+        Request::MountList { reply } => reply.send(Ok(vec![mount()])),
+        Request::Mount(ask) => {
+            let remedy = "there is none";
+            ask.reply.send(Err(ControlError::new(ErrorKind::NotFound, ask.fs, "no such type", remedy)));
+        }
         Request::Reload { reply } => {
             let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
             reply.send(Ok(ReloadResult { ok: true, generation: 8, plugins: vec![kept] }));
@@ -196,6 +202,7 @@ pub fn netns(name: &str, state: NetnsState) -> Netns {
         name: name.into(),
         names: vec![name.into()],
         cookie: 4711,
+        generation: 1,
         nsid: None,
         state,
         subsystems: vec!["loopback".into()],
@@ -243,6 +250,23 @@ pub fn plugin() -> Plugin {
         generation: 1,
         namespaces: 2,
         error: Some(why),
+    }
+}
+
+pub fn filesystem() -> Filesystem {
+    Filesystem { name: "pernetfs".into(), owner: "pernetd".into(), user: true, judges_access: false, mounts: 1 }
+}
+
+pub fn mount() -> MountEntry {
+    MountEntry {
+        id: 3,
+        fs: "pernetfs".into(),
+        owner: "pernetd".into(),
+        netns: None,
+        source: "none".into(),
+        target: "/mnt".into(),
+        options: String::new(),
+        calls: 0,
     }
 }
 

@@ -38,6 +38,19 @@ pub(super) enum Command {
     Sock(SockCommand),
     /// The sysctls of pernetd and its plugins: reads them, and sets them
     Sysctl(SysctlArguments),
+    /// File system types
+    #[command(subcommand)]
+    Fs(FsCommand),
+    /// Mount a file system type on a directory; without arguments, the mounts
+    Mount(MountArguments),
+    /// Unmount a file system of pernetd's, also one whose daemon is gone
+    Umount {
+        /// Detach it now, though it is in use: it ends when its last file is closed
+        #[arg(short, long)]
+        lazy: bool,
+        /// Where it is mounted
+        directory: PathBuf,
+    },
     /// Every call of a hook as it happens, until interrupted
     Monitor,
     /// Read the configuration again, as SIGHUP does, and wait for the result
@@ -82,6 +95,31 @@ pub(super) enum PluginCommand {
         /// The shared library
         file: PathBuf,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct MountArguments {
+    /// Its type: pernetfs, netctl, or a plugin's (`pernetctl fs list`)
+    #[arg(short = 't', long = "type", value_name = "TYPE", requires = "places")]
+    pub(super) fs: Option<String>,
+    /// For this namespace only; the mount ends with it
+    #[arg(long, value_name = "NAME", requires = "places")]
+    pub(super) netns: Option<String>,
+    /// Options separated by commas, as of mount(8): ro, netns=NAME, and the type's own
+    #[arg(short, value_name = "OPTIONS", requires = "places")]
+    pub(super) options: Vec<String>,
+    /// The same as -o ro
+    #[arg(short, long, requires = "places")]
+    pub(super) read_only: bool,
+    /// The directory; with something to call the mount by in front of it
+    #[arg(value_name = "[SOURCE] DIRECTORY", num_args = 1..=2, requires = "fs")]
+    pub(super) places: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum FsCommand {
+    /// All types, in the order of registration
+    List,
 }
 
 #[derive(Debug, clap::Subcommand)]

@@ -6,6 +6,8 @@ use serde_json::Value;
 
 /// Failed, for whatever reason.
 const FAILED: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
 /// The daemon cannot be reached.
 const UNREACHABLE: u8 = 3;
 
@@ -50,6 +52,12 @@ impl Failure {
     /// Whether the daemon knows no such thing of this kind.
     pub(super) fn is_of_missing(&self, kind: &str) -> bool {
         self.missing.as_ref().is_some_and(|what| what.split(' ').next() == Some(kind))
+    }
+
+    /// The command line asks for what cannot be.
+    pub(super) fn usage(command: &str, what: &str) -> Failure {
+        let remedy = format!("see `pernetctl {command} --help`");
+        Failure { status: USAGE, ..Failure::new(command, what, remedy) }
     }
 
     /// The daemon is not there, or went away.

@@ -5,6 +5,9 @@
 mod arguments;
 mod connection;
 mod failure;
+mod mount;
+mod mount_helper;
+mod mount_options;
 mod netns;
 mod sock;
 mod sysctl;
@@ -26,17 +29,22 @@ use signal_hook::iterator::Signals;
 use super::wire::generated as call;
 use super::wire::{Netns, NetnsState, ReloadResult};
 use crate::config::runtime_dir;
-use arguments::{Arguments, Command, DevCommand, NetnsCommand, PluginCommand, SockCommand};
+use arguments::{Arguments, Command, DevCommand, FsCommand, MountArguments, NetnsCommand, PluginCommand, SockCommand};
 use connection::Connection;
 pub use failure::Failure;
+use mount_options::Options;
 pub use sock::{SockType, sock_connect};
 
 /// Reads a plugin file's metadata, as a JSON object, without running any of its code; or says why it cannot.
 pub type PluginInfo = fn(&Path) -> Result<Value, String>;
 
-/// Runs `pernetctl`.
+/// Runs `pernetctl`, or the mount helper if it is called by such a name.
 #[must_use]
 pub fn run(plugin_info: PluginInfo) -> ExitCode {
+    let mut words = std::env::args_os();
+    if let Some(fs) = words.next().as_deref().and_then(mount_helper::type_of) {
+        return mount_helper::run(&fs, words);
+    }
     let arguments = Arguments::parse();
     let done = execute(&arguments, plugin_info);
     match done {
@@ -108,6 +116,16 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
         }
         Command::Sock(command) => sock_command(arguments, command),
         Command::Sysctl(arguments) => sysctl::run(&mut open()?, json, arguments),
+        Command::Fs(FsCommand::List) => {
+            let reply: call::FilesystemList_Reply = open()?.call("FilesystemList", &call::FilesystemList_Args {})?;
+            print(json, &reply.filesystems, |all| tables::fs_list(all))
+        }
+        Command::Mount(wanted) => mount_command(arguments, wanted),
+        Command::Umount { lazy, directory } => {
+            // What a daemon that is gone has left is taken away without one.
+            let unmounted = mount::umount(open().ok().as_mut(), directory, *lazy)?;
+            print(json, &unmounted, |_| String::new())
+        }
         Command::Monitor => monitor(open()?, json),
         Command::Reload => {
             let reply: call::Reload_Reply = open()?.call("Reload", &call::Reload_Args {})?;
@@ -130,6 +148,29 @@ fn sock_command(arguments: &Arguments, command: &SockCommand) -> Result<(), End>
             Ok(sock::relay(&socket, *kind)?)
         }
     }
+}
+
+/// Mounts; without a directory it lists.
+fn mount_command(arguments: &Arguments, wanted: &MountArguments) -> Result<(), End> {
+    let MountArguments { fs, netns, options, read_only, places } = wanted;
+    let mut given = Options::default();
+    for list in options {
+        given.add(list).map_err(|what| Failure::usage("mount", &what))?;
+    }
+    netns.iter().for_each(|netns| given.set_netns(netns));
+    if *read_only {
+        given.set_read_only();
+    }
+    let at = arguments.runtime_dir.clone().or_else(|| given.runtime_dir.clone());
+    let mut daemon = Connection::open(&runtime_dir(at))?;
+    let (Some(fs), Some((directory, source))) = (fs, places.split_last()) else {
+        let reply: call::MountList_Reply = daemon.call("MountList", &call::MountList_Args {})?;
+        return print(arguments.json, &reply.mounts, |all| tables::mount_list(all));
+    };
+    let source = source.first().map_or_else(|| "none".into(), |source| source.display().to_string());
+    let wanted = given.into_wanted(fs.clone(), source, directory.clone());
+    let mounted = mount::mount(&mut daemon, &wanted).map_err(mount::Refused::failure)?;
+    print(arguments.json, &mounted, |mounted| tables::mount_list(std::slice::from_ref(mounted)))
 }
 
 fn netns_command(daemon: &mut Connection, json: bool, command: &NetnsCommand) -> Result<(), End> {

@@ -6,7 +6,8 @@ use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use crate::control::wire::{
-    Device, DeviceDetails, DeviceStats, Hook, Netns, NetnsError, Plugin, ReloadResult, Socket, Status,
+    Device, DeviceDetails, DeviceStats, Filesystem, Hook, MountEntry, Netns, NetnsError, Plugin, ReloadResult, Socket,
+    Status,
 };
 
 /// Columns only, so that the lines can be cut and searched.
@@ -192,6 +193,31 @@ fn counters(s: &DeviceStats) -> [(&'static str, String); 2] {
         ("received", line(s.rx_packets, s.rx_bytes, s.rx_dropped, s.rx_errors)),
         ("sent", line(s.tx_packets, s.tx_bytes, s.tx_dropped, s.tx_errors)),
     ]
+}
+
+pub(super) fn fs_list(filesystems: &[Filesystem]) -> String {
+    let mut t = table(&["TYPE", "OWNER", "FOR", "MOUNTS"]);
+    for fs in filesystems {
+        let who = if fs.user { "users" } else { "internal mounts" };
+        t.add_row([fs.name.clone(), fs.owner.clone(), who.to_owned(), fs.mounts.to_string()]);
+    }
+    text(&t)
+}
+
+pub(super) fn mount_list(mounts: &[MountEntry]) -> String {
+    let mut t = table(&["ID", "TYPE", "NETNS", "SOURCE", "TARGET", "OPTIONS", "CALLS"]);
+    for m in mounts {
+        t.add_row([
+            m.id.to_string(),
+            m.fs.clone(),
+            or_dash(m.netns.clone()),
+            m.source.clone(),
+            m.target.clone(),
+            or_dash((!m.options.is_empty()).then(|| m.options.clone())),
+            m.calls.to_string(),
+        ]);
+    }
+    text(&t)
 }
 
 pub(super) fn reload(result: &ReloadResult) -> String {

@@ -16,6 +16,7 @@ mod stream;
 mod ctl_handler;
 mod exhaustion;
 mod family;
+mod filesystem;
 mod gate;
 mod initcall;
 mod model;

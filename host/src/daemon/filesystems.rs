@@ -1,0 +1,169 @@
+//! File system types and mounts in the daemon: what plugins register and mount internally, and when that ends.
+//!
+//! A plugin's types are there before its hooks run anywhere, and go after its last exit; its mounts are ended then, before
+//! its `Drop`, also when another generation follows. Mounts for a namespace end before the exits there. Owns the numbers
+//! under which plugins know their internal mounts. Users' mounts are in `mounts.rs`.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pernet_plugin_api::NetCookie;
+
+use super::errno;
+use super::netdevs::Whose;
+use super::plugins::{Live, Trouble};
+use super::reload::Shared;
+use super::services::Services;
+use crate::engine::{Failure, FileSystemType, FileSystems, Mount, MountRef, MountRequest, Net, Owner};
+use crate::linux::fuse_server::FuseServer;
+use crate::plugin::InstanceRef;
+
+/// All types and mounts.
+pub(super) struct Filesystems {
+    /// The engine's view.
+    pub(super) types: FileSystems,
+    /// What carries mounts to users.
+    pub(super) fuse: FuseServer,
+    /// Plugins' internal mounts, by the number that the plugin knows. Held for a look-up only.
+    internal: Mutex<HashMap<u64, (Whose, MountRef)>>,
+    last: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Filesystems {
+    /// None yet. A call of a file system is given up after the deadline.
+    pub(super) fn new(deadline: Duration) -> io::Result<Filesystems> {
+        Ok(Filesystems {
+            types: FileSystems::new(Box::new(unmounted)),
+            fuse: FuseServer::new(deadline)?,
+            internal: Mutex::default(),
+            last: AtomicU64::new(0),
+        })
+    }
+
+    /// Registers a type of the daemon's own, for its whole life.
+    pub(super) fn register_own(&self, fs: &Arc<FileSystemType>) -> Result<(), Failure> {
+        self.types.register_filesystem(fs)
+    }
+
+    /// A namespace goes: whatever is mounted for it ends.
+    pub(super) fn end_mounts_in(&self, net: &Net, patience: Duration) {
+        complain(&self.types.end_mounts_in(net.cookie, patience));
+    }
+
+    pub(super) fn unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
+        let whose = Whose::of(instance);
+        let mut internal = lock(&self.internal);
+        let mine = internal.get(&mount).is_some_and(|(holder, _)| *holder == whose);
+        let ended = if mine { internal.remove(&mount) } else { None };
+        drop(internal);
+        // Outside the lock: its end is a file system's code.
+        let (_, mount) = ended.ok_or_else(|| Failure::new(libc::EINVAL, "there is no such mount, or no longer"))?;
+        self.types.kern_unmount(Ok(mount));
+        Ok(())
+    }
+
+    /// Takes from an instance what it has mounted.
+    pub(super) fn take_back(&self, owner: &Owner) {
+        let whose = Whose::owner(owner);
+        let left: Vec<_> = lock(&self.internal).extract_if(|_, (holder, _)| *holder == whose).collect();
+        drop(left);
+    }
+}
+
+/// What the daemon says of a mount's end.
+fn unmounted(mount: &Mount, failure: Option<&Failure>) {
+    let (plugin, fs) = (&*mount.fs.owner, &*mount.fs.name);
+    match failure {
+        Some(failure) => tracing::warn!(plugin, fs, mount = mount.id, "its kill_sb failed: {}", errno::told(failure)),
+        None => tracing::debug!(plugin, fs, mount = mount.id, "a mount has ended"),
+    }
+}
+
+fn complain(failures: &[Failure]) {
+    failures.iter().for_each(|failure| tracing::warn!("{}", errno::told(failure)));
+}
+
+/// Registers a plugin's types, or leaves none registered.
+pub(super) fn announce(shared: &Shared, live: &Live) -> Result<(), Trouble> {
+    live.instance.set_leaving(false);
+    for (done, fs) in live.instance.filesystems().iter().enumerate() {
+        fs.set_going(false);
+        if let Err(failure) = shared.filesystems.types.register_filesystem(fs) {
+            for before in live.instance.filesystems()[..done].iter().rev() {
+                complain_of(shared.filesystems.types.unregister_filesystem(before));
+            }
+            return Err(Trouble::new("register_filesystem", errno::told(&failure)));
+        }
+    }
+    Ok(())
+}
+
+/// Its exits are about to run: from now on nobody finds its types.
+pub(super) fn going(live: &Live) {
+    live.instance.filesystems().iter().for_each(|fs| fs.set_going(true));
+}
+
+/// Takes a plugin's types off the list, and ends their mounts.
+pub(super) fn withdraw(shared: &Shared, live: &Live) {
+    going(live);
+    live.instance.set_leaving(true);
+    for fs in live.instance.filesystems().iter().rev() {
+        complain_of(shared.filesystems.types.unregister_filesystem(fs));
+        complain(&shared.filesystems.types.end_mounts(fs, shared.patience()));
+    }
+}
+
+fn complain_of(result: Result<(), Failure>) {
+    if let Err(failure) = result {
+        tracing::warn!("{}", errno::told(&failure));
+    }
+}
+
+impl Services {
+    pub(super) fn mount_internally(
+        &self,
+        instance: &InstanceRef,
+        fs: &str,
+        cookie: u64,
+        options: &str,
+    ) -> Result<u64, Failure> {
+        let types = &self.filesystems.types;
+        let net = if cookie == 0 { None } else { Some(self.net(cookie)?) };
+        let request = MountRequest { options: options.to_owned(), ..request_for(net.as_deref()) };
+        let mount = types.kern_mount(&types.get_fs_type(fs)?, request)?;
+        is_there_still(net.as_deref())?;
+        let number = self.filesystems.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut internal = lock(&self.filesystems.internal);
+        // Asked under the lock, as the end takes it after it: a mount that comes too late is ended at once.
+        let known = self.owners.get(instance);
+        if known.is_ok() {
+            internal.insert(number, (Whose::of(instance), mount));
+            return Ok(number);
+        }
+        drop(internal);
+        drop(mount);
+        known.map(|_| number)
+    }
+}
+
+/// A request for a mount that is for a namespace, or for none.
+pub(super) fn request_for(net: Option<&Net>) -> MountRequest {
+    MountRequest { net: net.map(|net| net.cookie), netns: net.map(Net::name), ..MountRequest::default() }
+}
+
+/// Asked when the mount can be found: whoever ends the namespace's mounts has marked it before.
+pub(super) fn is_there_still(net: Option<&Net>) -> Result<(), Failure> {
+    match net {
+        Some(net) if net.dying() => {
+            Err(Failure::new(libc::ENOENT, format!("namespace {} has just gone", NetCookie(net.cookie.0).0)))
+        }
+        _ => Ok(()),
+    }
+}

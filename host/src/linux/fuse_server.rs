@@ -1,0 +1,356 @@
+//! The threads that serve FUSE mounts, all mounts together.
+//!
+//! A thread that takes a request carries it out itself, so that the fewest have to wake; before a call that may wait it
+//! sees to it that somebody else listens. So one call that takes its time, or never returns, holds up nobody else, as in
+//! [`super::worker`]. Threads that are not needed any more end, and all of them when there is no mount.
+//!
+//! The keeper answers for calls that take too long, and replaces threads that they hold. It sleeps while nothing is
+//! going on. No thread here ever enters a namespace.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::thread;
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::fuse;
+use super::fuse_session::{Ready, Session};
+use super::fuse_wire;
+use crate::engine::{Mount, MountRef};
+
+/// Threads at most, beside those that calls hold which were given up.
+const MOST: usize = 64;
+/// So many may wait for something to do for as long as they like.
+const IDLE: usize = 2;
+/// How long others do.
+const LINGER: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+/// How often the keeper looks while calls are going on.
+const TICK: Duration = Duration::from_millis(50);
+/// Of the descriptor that wakes all who wait; sessions count from 1.
+const WAKE: u64 = 0;
+
+/// Serves mounts. Dropping it ends them all.
+pub struct FuseServer(Arc<Shared>);
+
+struct Shared {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    /// Held for a look-up only.
+    sessions: RwLock<HashMap<u64, Arc<Session>>>,
+    last: AtomicU64,
+    /// How many threads there are; the lock decides who ends.
+    threads: Mutex<Threads>,
+    /// How many of them wait for something to do.
+    idle: AtomicUsize,
+    keeper: Mutex<()>,
+    /// For the keeper: a call has begun while it slept, or there is nothing left to keep.
+    begun: Condvar,
+    keeper_sleeps: AtomicBool,
+    /// Requests that are being carried out.
+    calls: AtomicUsize,
+    /// In milliseconds.
+    deadline: AtomicU64,
+}
+
+#[derive(Default)]
+struct Threads {
+    serving: usize,
+    keeper: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FuseServer {
+    /// A server without mounts. A call is given up after the deadline.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptor for it.
+    pub fn new(deadline: Duration) -> io::Result<FuseServer> {
+        let shared = Shared {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            sessions: RwLock::default(),
+            last: AtomicU64::new(WAKE),
+            threads: Mutex::default(),
+            idle: AtomicUsize::new(0),
+            keeper: Mutex::default(),
+            begun: Condvar::new(),
+            keeper_sleeps: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
+            deadline: AtomicU64::new(0),
+        };
+        epoll::add(&shared.epoll, &shared.wake, EventData::new_u64(WAKE), EventFlags::IN)?;
+        let server = FuseServer(Arc::new(shared));
+        server.set_deadline(deadline);
+        Ok(server)
+    }
+
+    /// After how long a call is given up, from now on.
+    pub fn set_deadline(&self, deadline: Duration) {
+        let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        self.0.deadline.store(millis, Ordering::Relaxed);
+    }
+
+    /// Serves a mount on a connection that is mounted somewhere, or nowhere yet. `ready` is told once when it answers, or
+    /// why it never will. From here on the connection keeps the mount; who else used it need not.
+    ///
+    /// # Errors
+    /// When the descriptor is none of FUSE's, or no thread can be started: the connection and the mount are let go.
+    pub fn serve(&self, device: OwnedFd, mount: MountRef, ready: Ready) -> io::Result<()> {
+        if !fuse::is_device(&device) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is not one of /dev/fuse"));
+        }
+        rustix::fs::fcntl_setfl(&device, OFlags::NONBLOCK)?;
+        let shared = &self.0;
+        let id = shared.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let engines: Arc<Mount> = Arc::clone(&mount);
+        let session = Session::new(id, device, mount, ready);
+        shared.write_sessions().insert(id, Arc::clone(&session));
+        let started = shared.start(&session);
+        if started.is_err() {
+            shared.end(&session, "it cannot be served");
+        }
+        started?;
+        let (server, session) = (Arc::downgrade(shared), Arc::downgrade(&session));
+        engines.carried_by(Box::new(move || ended_from_inside(&server, &session)));
+        Ok(())
+    }
+
+    /// How many mounts are served, and by how many threads.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        (self.0.read_sessions().len(), lock(&self.0.threads).serving)
+    }
+}
+
+impl Drop for FuseServer {
+    fn drop(&mut self) {
+        let all: Vec<_> = self.0.read_sessions().values().cloned().collect();
+        for session in all {
+            self.0.end(&session, "the daemon is stopping");
+        }
+    }
+}
+
+fn ended_from_inside(server: &Weak<Shared>, session: &Weak<Session>) {
+    if let (Some(server), Some(session)) = (server.upgrade(), session.upgrade()) {
+        server.end(&session, "the mount was ended");
+    }
+}
+
+impl Shared {
+    fn read_sessions(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u64, Arc<Session>>> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_sessions(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<u64, Arc<Session>>> {
+        self.sessions.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Listens to a new session.
+    fn start(self: &Arc<Self>, session: &Session) -> io::Result<()> {
+        let listening = EventFlags::IN | EventFlags::ONESHOT;
+        let added =
+            session.with_device(|device| epoll::add(&self.epoll, device, EventData::new_u64(session.id), listening));
+        added.unwrap_or(Err(Errno::NODEV))?;
+        let mut threads = lock(&self.threads);
+        if !threads.keeper {
+            let keeper = Arc::clone(self);
+            thread::Builder::new().name("fuse-keeper".into()).spawn(move || keeper.keep())?;
+            threads.keeper = true;
+        }
+        drop(threads);
+        if self.idle.load(Ordering::Relaxed) == 0 { self.start_thread() } else { Ok(()) }
+    }
+
+    fn start_thread(self: &Arc<Self>) -> io::Result<()> {
+        let mut threads = lock(&self.threads);
+        if threads.serving >= MOST + self.held() {
+            return Ok(());
+        }
+        let server = Arc::clone(self);
+        // Counted from now on, so that nobody starts another for the same reason.
+        self.idle.fetch_add(1, Ordering::Relaxed);
+        let started = thread::Builder::new().name("fuse".into()).spawn(move || server.work());
+        match started {
+            Ok(_) => threads.serving += 1,
+            Err(_) => drop(self.idle.fetch_sub(1, Ordering::Relaxed)),
+        }
+        started.map(drop)
+    }
+
+    /// Calls that were given up and hold a thread each.
+    fn held(&self) -> usize {
+        self.read_sessions().values().map(|session| session.held()).sum()
+    }
+
+    /// Ends a session; nobody finds it any more.
+    fn end(&self, session: &Session, why: &str) {
+        session.with_device(|device| epoll::delete(&self.epoll, device));
+        session.end(why);
+        let mut sessions = self.write_sessions();
+        sessions.remove(&session.id);
+        let last = sessions.is_empty();
+        drop(sessions);
+        if last {
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+            self.wake_keeper();
+        }
+    }
+
+    /// A thread's life. It begins as one that waits.
+    fn work(self: Arc<Self>) {
+        let mut buffer = vec![0; fuse_wire::BUFFER];
+        let mut events: Vec<Event> = Vec::with_capacity(1);
+        loop {
+            let lingers = self.idle.load(Ordering::Relaxed) > IDLE;
+            let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), lingers.then_some(&LINGER));
+            let event = events.pop().map(|event| event.data.u64());
+            match (waited, event) {
+                (Ok(_), Some(WAKE)) | (Ok(0), _) => {
+                    if self.leaves(lingers) {
+                        return;
+                    }
+                    // There is a mount again: nobody needs to look any more.
+                    let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+                }
+                (Ok(_), Some(id)) => {
+                    self.idle.fetch_sub(1, Ordering::Relaxed);
+                    let session = self.read_sessions().get(&id).cloned();
+                    if let Some(session) = session {
+                        self.take_turn(&session, &mut buffer);
+                    }
+                    self.idle.fetch_add(1, Ordering::Relaxed);
+                }
+                (Err(Errno::INTR), _) | (Ok(_), None) => {}
+                (Err(error), _) => {
+                    tracing::error!("a thread that serves mounts ends: epoll: {error}");
+                    self.idle.fetch_sub(1, Ordering::Relaxed);
+                    lock(&self.threads).serving -= 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether a thread that has waited long enough, or was woken to look, is needed no more.
+    fn leaves(&self, lingered: bool) -> bool {
+        let mut threads = lock(&self.threads);
+        let no_mount = self.read_sessions().is_empty();
+        let too_many = lingered && self.idle.load(Ordering::Relaxed) > IDLE;
+        if !no_mount && !too_many {
+            return false;
+        }
+        threads.serving -= 1;
+        self.idle.fetch_sub(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes one request off a session and carries it out.
+    fn take_turn(self: &Arc<Self>, session: &Arc<Session>, buffer: &mut [u8]) {
+        let len = match session.receive(buffer) {
+            Ok(len) => len,
+            // Nothing there, or it was withdrawn meanwhile.
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOENT) => return self.listen(session),
+            Err(error) => {
+                // The mount's end is the file system's code, which may take its time.
+                self.need_a_listener();
+                let why = match error {
+                    Errno::NODEV => "it was unmounted before it could be used".to_owned(),
+                    error => format!("the connection cannot be read: {error}"),
+                };
+                return self.end(session, &why);
+            }
+        };
+        self.listen(session);
+        let (header, operation) = match fuse_wire::parse(&buffer[..len]) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::error!(fs = %session.mount().fs.name, "{error}; the mount is given up");
+                return self.end(session, "the kernel is not understood");
+            }
+        };
+        if Session::may_wait(&operation) {
+            self.need_a_listener();
+        }
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.keeper_sleeps.load(Ordering::SeqCst) {
+            self.wake_keeper();
+        }
+        // A panic of pernetd's own is `EIO` to who asked; a plugin's stops in the plugin.
+        if catch_unwind(AssertUnwindSafe(|| session.carry_out(header, operation))).is_err() {
+            tracing::error!(fs = %session.mount().fs.name, "pernetd itself panicked in a file operation");
+        }
+        self.calls.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Sees to it that somebody waits for requests, where there may be another thread.
+    fn need_a_listener(self: &Arc<Self>) {
+        if self.idle.load(Ordering::Relaxed) == 0
+            && let Err(error) = self.start_thread()
+        {
+            tracing::error!("no other thread can be started for mounts: {error}; they wait for each other's calls");
+        }
+    }
+
+    /// The next request of a session is for whoever is idle.
+    fn listen(&self, session: &Session) {
+        let listening = EventFlags::IN | EventFlags::ONESHOT;
+        session.with_device(|device| epoll::modify(&self.epoll, device, EventData::new_u64(session.id), listening));
+    }
+
+    fn wake_keeper(&self) {
+        let _keeper = lock(&self.keeper);
+        self.begun.notify_all();
+    }
+
+    /// The keeper's life: until there is no mount.
+    fn keep(self: Arc<Self>) {
+        loop {
+            let guard = lock(&self.keeper);
+            self.keeper_sleeps.store(true, Ordering::SeqCst);
+            // Asked after that was said: who begins a call from here on wakes the keeper.
+            if self.calls.load(Ordering::SeqCst) == 0 {
+                if self.keeper_leaves() {
+                    return;
+                }
+                drop(self.begun.wait(guard).unwrap_or_else(PoisonError::into_inner));
+                self.keeper_sleeps.store(false, Ordering::SeqCst);
+            } else {
+                self.keeper_sleeps.store(false, Ordering::SeqCst);
+                drop(self.begun.wait_timeout(guard, TICK).unwrap_or_else(PoisonError::into_inner));
+            }
+            self.look_after_calls();
+        }
+    }
+
+    fn keeper_leaves(&self) -> bool {
+        let mut threads = lock(&self.threads);
+        let no_mount = self.read_sessions().is_empty();
+        if no_mount {
+            threads.keeper = false;
+        }
+        no_mount
+    }
+
+    fn look_after_calls(self: &Arc<Self>) {
+        let deadline = Duration::from_millis(self.deadline.load(Ordering::Relaxed));
+        let sessions: Vec<_> = self.read_sessions().values().cloned().collect();
+        sessions.iter().for_each(|session| session.give_up(deadline));
+        // All may be held by calls that were given up just now.
+        if !sessions.is_empty() {
+            self.need_a_listener();
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Eight processes hammer the mounted types while namespaces come and go: nobody hangs, nobody reads what is no more,
+//! and nothing is left.
+//!
+//! For 5 seconds; `PERNET_HAMMER_SECONDS=30` makes it as long as one likes.
+
+#![allow(clippy::unwrap_used)] // A test ends where something that must work does not.
+
+mod machine;
+mod sandbox;
+mod shell;
+
+use std::env;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use machine::{Machine, one};
+use sandbox::{Trial, tie, wait_until};
+use shell::{errno_of, fuse_is_lacking, run, text};
+
+fn main() -> ExitCode {
+    let lacking = fuse_is_lacking();
+    let trials = one("eight processes, and namespaces that come and go", hammer);
+    let trials = trials.into_iter().map(|trial: Trial| trial.ignored_if(lacking).deadline(duration() + PATIENCE * 2));
+    sandbox::main(trials.collect())
+}
+
+/// For what is to end by itself, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn duration() -> Duration {
+    let seconds = env::var("PERNET_HAMMER_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(5))
+}
+
+/// Until the file `/pernet/stop` is there; what fails beside that is complained about, and ends it.
+fn repeat(what: &str) -> Child {
+    let script = format!("n=0; while ! test -e /pernet/stop; do n=$((n+1)); {what}; done; echo $n");
+    let mut command = Command::new("bash");
+    tie(command.args(["-c", &script]).stdout(Stdio::piped()).stderr(Stdio::piped())).spawn().unwrap()
+}
+
+fn descriptors(m: &Machine) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", m.pid().as_raw_pid())).unwrap().count()
+}
+
+fn threads(m: &Machine) -> usize {
+    fs::read_dir(format!("/proc/{}/task", m.pid().as_raw_pid())).unwrap().count()
+}
+
+/// What is there while nothing is mounted and the daemon is at rest.
+fn at_rest(m: &Machine) -> (usize, usize) {
+    (descriptors(m), threads(m))
+}
+
+fn mount_all(m: &Machine) {
+    for n in 0..4 {
+        fs::create_dir_all(format!("/mnt/fs{n}")).unwrap();
+        m.ctl(["mount", "-t", "probefs", &format!("/mnt/fs{n}")]);
+    }
+    fs::create_dir_all("/mnt/p").unwrap();
+    m.ctl(["mount", "-t", "pernetfs", "/mnt/p"]);
+}
+
+fn unmount_all(m: &Machine) {
+    for at in ["fs0", "fs1", "fs2", "fs3", "p"] {
+        m.ctl(["umount", &format!("/mnt/{at}")]);
+    }
+    wait_until("no mount is left", PATIENCE, || m.ctl(["mount"]).as_array().unwrap().is_empty());
+}
+
+fn hammer(mut m: Machine) {
+    m.probe(20, "fs", "", "filesystems = [{ name = \"probefs\" }]");
+    m.start();
+    // Once before, so that what is made once is there.
+    mount_all(&m);
+    run("find /mnt > /dev/null; grep -r . /mnt > /dev/null");
+    unmount_all(&m);
+    m.ctl(["netns", "add", "first"]);
+    m.ctl(["netns", "del", "first"]);
+    wait_until("the threads for mounts have gone", PATIENCE, || fuse_threads(&m) == 0);
+    let before = at_rest(&m);
+    mount_all(&m);
+
+    let gone = "No such file or directory|Stale file handle";
+    let children = [
+        // What was written and closed is what is read.
+        repeat(
+            "echo $n > /mnt/fs0/note; v=$(cat /mnt/fs0/note); test $v = $n || { echo stale: $v, not $n >&2; exit 1; }",
+        ),
+        repeat("echo a$n > /mnt/fs1/note; v=$(cat /mnt/fs1/note); test $v = a$n || { echo stale: $v >&2; exit 1; }"),
+        repeat("cmp /mnt/fs2/big /mnt/fs3/big || exit 1"),
+        repeat("tar -C /mnt -cf - fs2 fs3 | tar -tf - > /dev/null || exit 1"),
+        repeat("find /mnt -type f > /dev/null 2> /pernet/find || true"),
+        repeat(&format!("grep -r live /mnt/p 2>&1 > /dev/null | grep -Ev '{gone}' && exit 1; true")),
+        repeat("tar -C /mnt -cf - p 2> /dev/null > /dev/null; true"),
+        repeat(&format!("cat /mnt/p/namespaces/*/devices/*/mtu 2>&1 > /dev/null | grep -Ev '{gone}' && exit 1; true")),
+    ];
+    let until = Instant::now() + duration();
+    let mut lives = 0;
+    while Instant::now() < until {
+        let name = format!("n{}", lives % 7);
+        m.ctl(["netns", "add", &name]);
+        let state = format!("/mnt/p/namespaces/{name}/state");
+        assert_eq!(text(&state), "live\n", "what is there shows");
+        m.ctl(["netns", "del", &name]);
+        assert_eq!(errno_of(fs::metadata(&state)), libc::ENOENT, "and what is gone does not");
+        lives += 1;
+    }
+    File::create("/pernet/stop").unwrap();
+    let ended = Instant::now();
+    let mut rounds = Vec::new();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && complaint.is_empty(), "{complaint}");
+        rounds.push(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    assert!(ended.elapsed() < PATIENCE, "nobody hangs");
+    println!("{lives} namespaces; rounds: {}", rounds.join(", "));
+    assert!(rounds.iter().all(|round| round.parse::<u64>().unwrap() > 0) && lives > 0);
+
+    unmount_all(&m);
+    wait_until("the threads for mounts have gone", PATIENCE, || fuse_threads(&m) == 0);
+    wait_until(&format!("as many descriptors and threads as before: {before:?}"), PATIENCE, || at_rest(&m) == before);
+    let count = |hook: &str| m.calls().iter().filter(|call| call.hook == hook).count();
+    assert_eq!((count("fs.mount"), count("fs.kill_sb")), (8, 8), "each mount is killed once");
+    assert!(
+        m.calls().iter().all(|call| call.hook != "fs.kill_sb" || call.errno == Some(0)),
+        "with every file released"
+    );
+    assert!(Path::new("/mnt/fs0").exists());
+    m.stop();
+}
+
+fn fuse_threads(m: &Machine) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", m.pid().as_raw_pid())).unwrap().flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("fuse")).count()
+}
