@@ -25,6 +25,7 @@ mod reload;
 mod requests;
 mod running_set;
 mod services;
+mod sock_init;
 mod sockets;
 mod sysctl_requests;
 mod sysctls;
@@ -41,7 +42,7 @@ use crate::control::{self, wire};
 use crate::control::{ControlError, LeaseId, Reply, Request};
 use crate::discovery::links::{LinkEvent, LinkSource};
 use crate::discovery::{self, Batch};
-use crate::engine::Names;
+use crate::engine::{Names, Undo};
 use crate::linux::ns::Pin;
 use crate::linux::worker::Workers;
 use crate::systemd;
@@ -104,6 +105,8 @@ struct Daemon {
     workers: Arc<Workers>,
     /// Registered as long as the daemon runs.
     _knobs: knobs::Registered,
+    /// Takes the sockets back when dropped.
+    _sock_init: Option<Undo>,
     /// One thread more for looks into the kernel, where no hook runs: hooks that hang must not keep an operator from
     /// asking what hangs.
     looks: Workers,

@@ -156,7 +156,7 @@ fn bench(config: &str) -> Bench {
     let made = Instance::create(&code(), 1, config, Arc::clone(&services) as Arc<dyn HostServices>).expect("made");
     let owner = Arc::new(Owner::new(Arc::clone(made.name()), 1, 0));
     let member = Arc::new(made.member(Arc::clone(&owner)));
-    let (list, families, fs) = (PernetList::new(), Families::default(), SockFs::new(10));
+    let (list, families, fs) = (PernetList::new(), Families::default(), SockFs::new(10, (5, 6)));
     for (name, ops) in made.families() {
         sock_register(&families, &owner, name, ops).expect(name);
     }

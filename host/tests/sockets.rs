@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         one("what a plugin has forgotten ends with the plugin", forgotten),
         one("a replaced plugin leaves no socket, and the next one makes its own", replaced),
         one("plugins have at most half of the descriptors", limit),
+        one("how many sockets plugins may have is a knob", bound),
         one("three hundred namespaces with a socket each", many).map_each(|t| t.deadline(Duration::from_secs(180))),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
@@ -360,13 +361,31 @@ fn limit(mut m: Machine) {
     let errnos: Vec<i32> = find(&m, "sock.create").iter().map(|c| c.errno.unwrap()).collect();
     assert_eq!((errnos.len(), &errnos[..60], errnos[60]), (61, &[0; 60][..], libc::ENFILE));
     let message = find(&m, "sock.create")[60].message.clone().unwrap();
-    assert!(message.contains("raise the limit of open files"), "{message}");
+    assert!(message.contains("raise max_sockets"), "{message}");
     // The daemon has what it needs.
     netns_add("green");
     m.wait_state("green", "live");
     netns_del("blue");
     m.wait_gone("blue");
     assert_eq!(list(&m).len(), 0, "green's init had none of them either");
+    m.stop();
+}
+
+fn bound(mut m: Machine) {
+    fs::create_dir(m.path("sysctl.d")).unwrap();
+    m.write("sysctl.d/50-test.conf", "@host:pernetd.max_sockets = 1\n");
+    m.probe(10, "a", "", &sockets(&[udp(""), udp("")]));
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    let errnos = |m: &Machine| find(m, "sock.create").iter().map(|c| c.errno.unwrap()).collect::<Vec<_>>();
+    assert_eq!(errnos(&m), [0, libc::ENFILE]);
+    assert_eq!(m.ask(["sysctl", "pernetd.max_sockets=3"]).code, 0);
+    netns_add("green");
+    m.wait_state("green", "live");
+    assert_eq!(errnos(&m), [0, libc::ENFILE, 0, 0]);
+    assert_eq!(m.ask(["sysctl", "pernetd.max_sockets=0"]).code, 0);
+    assert_eq!(list(&m).len(), 3, "what is there beyond it stays");
     m.stop();
 }
 

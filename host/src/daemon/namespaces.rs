@@ -139,7 +139,7 @@ impl Daemon {
 
     /// Takes a namespace under management and queues its setup.
     pub(super) fn begin(&mut self, cookie: NetCookie, generation: u32, names: Vec<Arc<str>>, pin: Pin) {
-        let place = Place::new(cookie, pin, &self.links, &self.shared.sockets.world);
+        let place = Place::new(cookie, pin, &self.links, &self.shared.sockets);
         let is_host = names.first().is_some_and(|n| **n == *engine::HOST);
         let handle = Box::new(Handle(Arc::clone(&place)));
         let net = if is_host {

@@ -15,11 +15,11 @@ use crate::engine::{
     sock_type_name,
 };
 use crate::linux::ns::{self, Pin};
-use crate::linux::socket::Sockets;
 use crate::linux::{device, rtnetlink};
 use crate::plugin::running::current_hook;
 
 use super::namespaces::complain;
+use super::sockets::Sockets;
 
 /// How the engine acts in one namespace: the one descriptor that pins it, its links, its sockets.
 pub(super) struct Place {
@@ -110,7 +110,7 @@ impl Namespace for Handle {
     fn socket(&self, spec: &SockSpec) -> Result<Box<dyn Sock>, Failure> {
         let pin = self.0.pin().map_err(|e| failure("cannot reach the namespace", &e))?;
         let inside = current_hook().is_some_and(|hook| hook.cookie == Some(self.0.cookie));
-        Ok(Box::new(self.0.sockets.create(spec, (self.0.cookie, pin), inside)?))
+        Ok(Box::new(self.0.sockets.parts()?.world.create(spec, (self.0.cookie, pin), inside)?))
     }
 
     fn left_open(&self, socket: &Socket) {

@@ -4,7 +4,8 @@
 //! needed for it, and the loop is not asked. To connect to a family is to call a hook, so it is a job of its namespace.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, SendError, bounded};
@@ -24,37 +25,78 @@ use crate::plugin::running::{current_hook, in_engine};
 
 /// All sockets and families.
 pub(super) struct Sockets {
-    pub(super) fs: Arc<SockFs>,
     pub(super) families: Families,
-    /// How descriptors are made and shut.
-    pub(super) world: Arc<socket::Sockets>,
-    workers: Arc<Workers>,
+    /// Between `sock_init` and its undo. Held for a look-up only.
+    parts: RwLock<Option<Arc<Parts>>>,
+    /// How many sockets plugins may have.
+    most: AtomicUsize,
 }
 
-/// What sockets need, before anybody can ask for one.
-pub(super) fn sock_init(workers: &Arc<Workers>) -> Result<Arc<Sockets>, String> {
-    // The daemon needs descriptors of its own, one for each namespace.
-    let fs = SockFs::new(socket::descriptor_limit() / 2);
-    let world = socket::Sockets::start().map_err(|e| format!("cannot make ready for sockets: {e}"))?;
-    Ok(Arc::new(Sockets { fs, families: Families::default(), world, workers: Arc::clone(workers) }))
+/// What is there when sockets can be made.
+pub(super) struct Parts {
+    pub(super) fs: Arc<SockFs>,
+    /// How descriptors are made and shut.
+    pub(super) world: Arc<socket::Sockets>,
+    pub(super) workers: Arc<Workers>,
+}
+
+impl Sockets {
+    /// Without what `sock_init` makes: until then nobody gets any. Half of what the process may have open is for plugins:
+    /// the daemon needs descriptors of its own, one for each namespace.
+    pub(super) fn new() -> Arc<Self> {
+        let most = AtomicUsize::new(socket::descriptor_limit() / 2);
+        Arc::new(Sockets { families: Families::default(), parts: RwLock::default(), most })
+    }
+
+    pub(super) fn parts(&self) -> Result<Arc<Parts>, Failure> {
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner).clone();
+        parts.ok_or_else(|| Failure::new(libc::ENODEV, "there are no sockets: sock_init has failed, see the log"))
+    }
+
+    /// From now on sockets can be made, or with `None` no more.
+    pub(super) fn set_parts(&self, parts: Option<Arc<Parts>>) {
+        let before = std::mem::replace(&mut *self.parts.write().unwrap_or_else(PoisonError::into_inner), parts);
+        drop(before);
+        self.set_most(self.most());
+    }
+
+    /// How many sockets plugins may have.
+    pub(super) fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Has it be so many.
+    pub(super) fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
+        if let Ok(parts) = self.parts() {
+            parts.fs.set_most(most);
+        }
+    }
+
+    /// An instance has ended: whatever it still has is released.
+    pub(super) fn take_back(&self, owner: &Owner) {
+        if let Ok(parts) = self.parts() {
+            engine::sock_release_all(&parts.fs, owner);
+        }
+    }
 }
 
 impl Sockets {
     fn create(self: &Arc<Self>, net: Arc<Net>, owner: Arc<Owner>, spec: SockSpec) -> Result<Arc<Socket>, Failure> {
-        let born = Instant::now();
+        let (born, parts) = (Instant::now(), self.parts()?);
         if ns::has_seat() {
-            return engine::sock_create(&self.fs, &net, &owner, spec, born);
+            return engine::sock_create(&parts.fs, &net, &owner, spec, born);
         }
         // Without room, so that what nobody takes any more comes back.
         let (reply, answer) = bounded(0);
-        let fs = Arc::clone(&self.fs);
+        let fs = Arc::clone(&parts.fs);
         let make = move || {
             let made = engine::sock_create(&fs, &net, &owner, spec, born);
             if let Err(SendError(Ok(late))) = reply.send(made) {
                 let _ = engine::sock_release(&fs, &owner, late.ino());
             }
         };
-        if !self.workers.run_anywhere(Box::new(make)) {
+        if !parts.workers.run_anywhere(Box::new(make)) {
             return Err(Failure::new(libc::ESTALE, "the daemon is stopping"));
         }
         answer.recv_timeout(RUN_IN).unwrap_or_else(|e| {
@@ -74,7 +116,7 @@ impl Sockets {
 
     /// Tells the family that somebody connects, whose end is then given. On a thread with a seat.
     fn call(&self, list: &PernetList, token: Option<&ReadToken>, to: &To, kind: i32) -> Result<Descriptor, Failure> {
-        let (near, far) = self.world.pair(kind, pin_of(&to.net)?)?;
+        let (near, far) = self.parts()?.world.pair(kind, pin_of(&to.net)?)?;
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         self.tell(list, token, to, kind, near, Ucred { uid, gid, pid: std::process::id() })?;
         Ok(far)
@@ -90,7 +132,7 @@ impl Sockets {
         peer: Ucred,
     ) -> Result<(), Failure> {
         let call = Call { kind, sock: Box::new(near), peer, born: Instant::now() };
-        engine::sock_connect(list, token, &self.fs, (&to.net, &to.family), call, RUN_IN)
+        engine::sock_connect(list, token, &self.parts()?.fs, (&to.net, &to.family), call, RUN_IN)
     }
 }
 
@@ -113,7 +155,7 @@ impl Services {
     }
 
     pub(super) fn release_socket(&self, instance: &InstanceRef, ino: u64) -> Result<(), Failure> {
-        engine::sock_release(&self.sockets.fs, &*self.owners.get(instance)?, ino)
+        engine::sock_release(&self.sockets.parts()?.fs, &*self.owners.get(instance)?, ino)
     }
 
     /// At once where this thread's hook may go there itself, else as a job of its own; waits for it.
@@ -140,7 +182,8 @@ impl Services {
             let nets = if current_hook().is_some() { vec![Arc::clone(&net)] } else { Vec::new() };
             wait_for(&answer, instance, &nets)?
         };
-        let fs = &self.sockets.fs;
+        let parts = self.sockets.parts()?;
+        let fs = &parts.fs;
         let socket = engine::sock_adopt(fs, &net, &owner, (&family, kind), Box::new(far), Instant::now())?;
         // Asked again: whoever ends the instance releases what it has after it is no more an owner.
         if let Err(gone) = self.owners.get(instance) {
@@ -159,7 +202,7 @@ impl Daemon {
         };
         let sockets = Arc::clone(&self.shared.sockets);
         self.looks.run_anywhere(Box::new(move || {
-            let all = sockets.fs.sockets().into_iter();
+            let all = sockets.parts().map(|parts| parts.fs.sockets()).unwrap_or_default().into_iter();
             let wanted = all.filter(|socket| cookie.is_none_or(|cookie| socket.cookie == cookie));
             reply.send(Ok(wanted.map(|socket| row(&socket)).collect()));
         }));
@@ -206,7 +249,7 @@ impl Sockets {
         fd: OwnedFd,
         peer: Ucred,
     ) -> Result<(), Failure> {
-        let near = self.world.adopt(fd, kind, pin_of(&to.net)?)?;
+        let near = self.parts()?.world.adopt(fd, kind, pin_of(&to.net)?)?;
         self.tell(list, Some(token), to, kind, near, peer)
     }
 }

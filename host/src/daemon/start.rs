@@ -23,7 +23,8 @@ use super::pernetfs::{self, Readers};
 use super::plugins::{self, Maker, Plugins};
 use super::reload::{self, Shared};
 use super::services::{Owners, Places, Services};
-use super::sockets::sock_init;
+use super::sock_init::sock_init;
+use super::sockets::Sockets;
 use super::sysctls::net_sysctl_init;
 use super::{Daemon, Event, Phase};
 
@@ -69,13 +70,17 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let patience = config.main.unregister_timeout;
     let workers = Workers::new(config.workers()).map_err(|e| format!("cannot start the workers: {e}"))?;
     let workers = Arc::new(workers);
-    let sockets = sock_init(&workers)?;
+    let sockets = Sockets::new();
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
     let sysctls = net_sysctl_init(&config.sysctls);
     let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout))
         .map_err(|e| format!("cannot serve mounts: {e}"))?;
     let filesystems = Arc::new(filesystems);
+    // Without sockets the daemon is of use still.
+    let sock_init = sock_init(&sockets, &sysctls, &filesystems, &workers)
+        .inspect_err(|failure| tracing::error!("sock_init: {failure}"))
+        .ok();
     let readers = Arc::new(Readers::new(&config.main.control.read));
     filesystems.register_own(&pernetfs::new(events.clone(), &readers)).map_err(|e| e.to_string())?;
     let services = Arc::new(Services {
@@ -133,6 +138,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         command_line,
         workers,
         _knobs: knobs,
+        _sock_init: sock_init,
         looks,
         links,
         server,

@@ -44,6 +44,7 @@ mod superblock;
 mod todo;
 mod undo;
 mod unregister;
+mod unwind;
 mod walk;
 
 pub use change::{
@@ -82,11 +83,12 @@ pub use socket::{
     Call, Connection, Sock, SockSpec, Socket, Ucred, sock_adopt, sock_connect, sock_create, sock_release,
     sock_release_all,
 };
-pub use sockfs::{SOCK_MODE, SockFs};
+pub use sockfs::{SOCK_MODE, SockFs, sock_fs_type};
 pub use superblock::{FileSystem, MountRequest, ROOT_INO, SuperBlock};
 pub use sysctl::{CtlFound, CtlNode, CtlSet, register_net_sysctl};
 pub use todo::{NotDeferred, Work};
 pub use unregister::{unregister_many, unregister_netdev};
+pub use unwind::{Step, Undo, do_steps};
 pub use walk::work_in;
 
 #[cfg(test)]

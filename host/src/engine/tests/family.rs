@@ -116,7 +116,7 @@ fn a_plugin_that_has_only_a_family_acts_where_it_is_selected() {
     let nets: Vec<_> = [1, 2].map(|cookie| world.net(cookie, &["lo"])).into();
     nets.iter().for_each(|net| assert_eq!(set_up(&list, net).state, NetState::Live));
     assert_eq!((names(&nets[0]), names(&nets[1])), (vec!["c".to_owned()], vec![]));
-    let (fs, families) = (SockFs::new(2), Families::default());
+    let (fs, families) = (SockFs::new(2, (5, 6)), Families::default());
     let room = Room { world, list, fs, families, nets, a: c.clone(), b: c };
     room.register(&room.a, "echo").unwrap();
     room.connect(1, "echo").unwrap();

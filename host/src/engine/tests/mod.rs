@@ -35,4 +35,5 @@ mod pernet;
 mod rtnl;
 mod setup;
 mod socket;
+mod sockfs;
 mod sysctl;

@@ -92,7 +92,7 @@ pub(super) fn room() -> Room {
     let nets: Vec<_> = [1, 2].map(|cookie| world.net(cookie, &["lo"])).into();
     nets.iter().for_each(|net| assert_eq!(set_up(&list, net).state, NetState::Live));
     world.take();
-    Room { world, list, fs: SockFs::new(8), families: Families::default(), nets, a, b }
+    Room { world, list, fs: SockFs::new(8, (5, 6)), families: Families::default(), nets, a, b }
 }
 
 pub(super) fn udp() -> SockSpec {

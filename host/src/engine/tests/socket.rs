@@ -33,7 +33,7 @@ fn k6_6_each_socket_is_an_inode_whose_number_never_comes_back() {
 #[test]
 fn k6_6_a_socket_is_closed_before_its_inode_is_given_back_and_once() {
     let room = room();
-    let fs = SockFs::new(1);
+    let fs = SockFs::new(1, (5, 6));
     let one = sock_create(&fs, room.net(1), &room.a, udp(), Instant::now()).unwrap();
     let ino = one.ino();
     // Somebody looks at it while it is released: it is closed when he has looked away.
@@ -215,7 +215,7 @@ fn a_plugin_that_a_change_of_names_drives_out_leaves_no_socket() {
     let a = add(&list, world.plugin("a", 0).subsys().only(|net| &*net.name() != "red"), &[]).owner.clone();
     let net = world.net(1, &["lo"]);
     set_up(&list, &net);
-    let fs = SockFs::new(2);
+    let fs = SockFs::new(2, (5, 6));
     let socket = sock_create(&fs, &net, &a, udp(), Instant::now()).unwrap();
     net.set_names(vec!["red".into()]);
     rejudge_net(&list.read().unwrap(), &net);
@@ -238,7 +238,7 @@ fn a_socket_that_cannot_be_shut_is_complained_about_and_stops_nobody() {
 #[test]
 fn sockets_are_made_by_many_threads_at_once() {
     let room = room();
-    let fs = SockFs::new(100);
+    let fs = SockFs::new(100, (5, 6));
     let refused = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for thread in 0..4 {
