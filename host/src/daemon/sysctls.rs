@@ -81,15 +81,15 @@ impl NetSysctl {
 
     /// Carries out what the lines say now of tables that are there, and said not before. Handlers are called for it: on a
     /// thread of its own, which is waited for only so long, or one that hangs would hold up all that comes after.
-    pub(super) fn changed(&self, nets: Vec<Arc<Net>>, before: Arc<Sysctls>, patience: Duration) {
-        let lines = self.lines();
-        if lines == before {
+    pub(super) fn changed(self: &Arc<Self>, nets: Vec<Arc<Net>>, before: Arc<Sysctls>, patience: Duration) {
+        if self.lines() == before {
             return;
         }
-        let (done, is_done) = bounded(1);
+        let (me, (done, is_done)) = (Arc::clone(self), bounded(1));
         let carry_out = move || {
             for net in nets {
-                let named = Named::of(&net);
+                // Asked for each time: while a handler hung, another reload may have brought others.
+                let (lines, named) = (me.lines(), Named::of(&net));
                 set_where_different(&net, (&before, &named), (&lines, &named));
             }
             let _ = done.send(());
