@@ -6,16 +6,18 @@
 
 pub(crate) mod start;
 mod devices;
+mod ask;
 mod enlist;
-mod errno;
+mod file_names;
 mod filesystems;
 mod identify;
-mod knobs;
 mod inodes;
+mod knobs;
 mod leases;
 mod links;
 mod mounts;
 mod namespaces;
+mod netctl;
 mod netdevs;
 mod operations;
 mod pernetfs;

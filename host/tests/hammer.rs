@@ -8,6 +8,7 @@
 mod machine;
 mod sandbox;
 mod shell;
+mod sysctls;
 
 use std::env;
 use std::fs::{self, File};
@@ -59,12 +60,14 @@ fn mount_all(m: &Machine) {
         fs::create_dir_all(format!("/mnt/fs{n}")).unwrap();
         m.ctl(["mount", "-t", "probefs", &format!("/mnt/fs{n}")]);
     }
-    fs::create_dir_all("/mnt/p").unwrap();
-    m.ctl(["mount", "-t", "pernetfs", "/mnt/p"]);
+    for (at, fs) in [("/mnt/p", "pernetfs"), ("/mnt/c", "netctl")] {
+        fs::create_dir_all(at).unwrap();
+        m.ctl(["mount", "-t", fs, at]);
+    }
 }
 
 fn unmount_all(m: &Machine) {
-    for at in ["fs0", "fs1", "fs2", "fs3", "p"] {
+    for at in ["fs0", "fs1", "fs2", "fs3", "p", "c"] {
         m.ctl(["umount", &format!("/mnt/{at}")]);
     }
     wait_until("no mount is left", PATIENCE, || m.ctl(["mount"]).as_array().unwrap().is_empty());
@@ -72,7 +75,7 @@ fn unmount_all(m: &Machine) {
 
 fn hammer(mut m: Machine) {
     m.probe(20, "fs", "", "filesystems = [{ name = \"probefs\" }]");
-    m.start();
+    sysctls::started(&mut m, "");
     // Once before, so that what is made once is there.
     mount_all(&m);
     run("find /mnt > /dev/null; grep -r . /mnt > /dev/null");
@@ -84,18 +87,25 @@ fn hammer(mut m: Machine) {
     mount_all(&m);
 
     let gone = "No such file or directory|Stale file handle";
+    // What tar says where a file goes, or becomes shorter, while it looks at it.
+    let changed =
+        "file changed as we read it|File removed before we read it|File shrank|Exiting with failure|Cannot stat";
     let children = [
         // What was written and closed is what is read.
         repeat(
             "echo $n > /mnt/fs0/note; v=$(cat /mnt/fs0/note); test $v = $n || { echo stale: $v, not $n >&2; exit 1; }",
         ),
-        repeat("echo a$n > /mnt/fs1/note; v=$(cat /mnt/fs1/note); test $v = a$n || { echo stale: $v >&2; exit 1; }"),
+        repeat(
+            "k=/mnt/c/blue/probe/int; echo $n > $k; v=$(cat $k); test $v = $n || { echo stale: $v, not $n >&2; exit 1; }",
+        ),
         repeat("cmp /mnt/fs2/big /mnt/fs3/big || exit 1"),
         repeat("tar -C /mnt -cf - fs2 fs3 | tar -tf - > /dev/null || exit 1"),
         repeat("find /mnt -type f > /dev/null 2> /pernet/find || true"),
         repeat(&format!("grep -r live /mnt/p 2>&1 > /dev/null | grep -Ev '{gone}' && exit 1; true")),
-        repeat("tar -C /mnt -cf - p 2> /dev/null > /dev/null; true"),
-        repeat(&format!("cat /mnt/p/namespaces/*/devices/*/mtu 2>&1 > /dev/null | grep -Ev '{gone}' && exit 1; true")),
+        repeat(&format!("tar -C /mnt -cf - p c/@host 2>&1 > /dev/null | grep -Ev '{gone}|{changed}' && exit 1; true")),
+        repeat(&format!(
+            "cat /mnt/p/namespaces/*/devices/*/mtu /mnt/c/*/probe/interval 2>&1 > /dev/null | grep -Ev '{gone}' && exit 1; true"
+        )),
     ];
     let until = Instant::now() + duration();
     let mut lives = 0;

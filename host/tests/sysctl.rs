@@ -58,7 +58,7 @@ fn shown(mut m: Machine) {
     let workers = std::thread::available_parallelism().unwrap();
     let sockets = getrlimit(Resource::Nofile).current.unwrap() / 2;
     let own = format!(
-        "pernetd.log_level = info\npernetd.max_sockets = {sockets}\npernetd.receive_buffer = 8388608\npernetd.unregister_timeout = 10\npernetd.workers = {workers}\n"
+        "pernetd.filesystem_timeout = 10\npernetd.log_level = info\npernetd.max_sockets = {sockets}\npernetd.receive_buffer = 8388608\npernetd.unregister_timeout = 10\npernetd.workers = {workers}\n"
     );
     assert_eq!(good(&m, &["-a"]), own, "without --netns it is the host's own namespace, where the probe is not");
     m.stop();

@@ -152,8 +152,8 @@ pub(crate) struct Shared {
     pub(crate) work: WorkTable,
     pub(crate) devices: OpsTable,
     pub(crate) notifiers: NotifierTable,
-    pub(crate) sysctls: SysctlTables,
     pub(crate) supers: SuperTable,
+    pub(crate) sysctls: SysctlTables,
     pub(crate) pool: Arc<Pool>,
     pub(crate) starter: Arc<Starter>,
 }
@@ -165,8 +165,8 @@ impl Shared {
             work: WorkTable::new(),
             devices: OpsTable::new(),
             notifiers: NotifierTable::new(),
-            sysctls: SysctlTables::new(),
             supers: SuperTable::new(),
+            sysctls: SysctlTables::new(),
             pool: Arc::new(Pool::new()),
             starter: Arc::new(Starter::new()),
         }

@@ -179,19 +179,23 @@ impl Methods {
         self.wait(&ask, None)
     }
 
+    /// The type's own code is asked, which takes the time that it takes.
+    fn mount(
+        &self,
+        ask: impl FnOnce(std::os::fd::OwnedFd, Reply<MountEntry>) -> MountAsk,
+        fs: &str,
+    ) -> Result<MountEntry, Refusal> {
+        self.judge(Need::Change, "Mount")?;
+        let device = self.descriptor(format!("file system type {fs}"), "the one descriptor of /dev/fuse")?;
+        self.wait(&self.ask(|reply| Request::Mount(ask(device, reply))), None)
+    }
+
     /// The sysctls of the namespaces that are meant. What is asked of them then runs on this thread.
     fn sysctls(&self, need: Need, method: &str, netns: Option<String>) -> Result<(Sets, Asker), Refusal> {
         self.judge(need, method)?;
         let answer = self.ask(|reply| Request::Sysctls { netns: netns.clone(), reply });
         let sets = self.wait(&answer, after(self.shared.limits.answer))?;
         Ok((Sets { netns, sets }, Asker::of(&self.connection.peer)))
-    }
-
-    /// The type's own code is asked, which takes the time that it takes.
-    fn mount(&self, ask: impl FnOnce(OwnedFd, Reply<MountEntry>) -> MountAsk, fs: &str) -> Result<MountEntry, Refusal> {
-        self.judge(Need::Change, "Mount")?;
-        let device = self.descriptor(format!("file system type {fs}"), "the one descriptor of /dev/fuse")?;
-        self.wait(&self.ask(|reply| Request::Mount(ask(device, reply))), None)
     }
 
     /// Lines until the client goes. A client that reads slowly only fills its own queue.

@@ -18,6 +18,7 @@ pub mod client;
 pub use request::{Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request, SockConnect};
 pub use server::{Limits, Server};
 pub use socket::{Door, DoorError, SOCKET};
+pub use sysctl::name as errno_name;
 
 /// Where requests go: into the daemon loop's queue. Called from connection threads; must not block.
 pub type RequestSink = Box<dyn Fn(Request) + Send + Sync>;

@@ -91,13 +91,6 @@ pub enum Request {
         /// For the answer: at least one.
         reply: Reply<Vec<DeviceDetails>>,
     },
-    /// The sysctls of the namespaces that are meant, for the connection's thread to ask.
-    Sysctls {
-        /// A name or a pattern of names; `None` for the host's own namespace.
-        netns: Option<String>,
-        /// For the answer: at least one.
-        reply: Reply<Vec<Box<dyn SysctlSet>>>,
-    },
     /// The file system types in the order of registration.
     FilesystemList {
         /// For the answer.
@@ -110,6 +103,13 @@ pub enum Request {
     },
     /// Serve a mount that the client has made.
     Mount(MountAsk),
+    /// The sysctls of the namespaces that are meant, for the connection's thread to ask.
+    Sysctls {
+        /// A name or a pattern of names; `None` for the host's own namespace.
+        netns: Option<String>,
+        /// For the answer: at least one.
+        reply: Reply<Vec<Box<dyn SysctlSet>>>,
+    },
     /// Reload as SIGHUP does; answered when it is done. A refused configuration is [`ErrorKind::Failed`] with the
     /// errors, or `ok: false` with the plugins concerned.
     Reload {

@@ -149,7 +149,8 @@ fn failed(sysctl: Sysctl, error: &Errno) -> Sysctl {
 }
 
 /// The kernel's name of an error number.
-pub(super) fn name(errno: i32) -> Cow<'static, str> {
+#[must_use]
+pub fn name(errno: i32) -> Cow<'static, str> {
     let name = match errno {
         libc::EPERM => "EPERM",
         libc::ENOENT => "ENOENT",

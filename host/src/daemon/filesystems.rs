@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use pernet_plugin_api::NetCookie;
 
-use super::errno;
 use super::netdevs::Whose;
 use super::plugins::{Live, Trouble};
 use super::reload::Shared;
 use super::services::Services;
+use crate::control::errno_name;
 use crate::engine::{Failure, FileSystemType, FileSystems, Mount, MountRef, MountRequest, Net, Owner};
 use crate::linux::fuse_server::FuseServer;
 use crate::plugin::InstanceRef;
@@ -77,29 +77,33 @@ impl Filesystems {
     }
 }
 
+/// `EBUSY: what happened`.
+pub(super) fn told(failure: &Failure) -> String {
+    format!("{}: {}", errno_name(failure.errno), failure.message)
+}
+
 /// What the daemon says of a mount's end.
 fn unmounted(mount: &Mount, failure: Option<&Failure>) {
     let (plugin, fs) = (&*mount.fs.owner, &*mount.fs.name);
     match failure {
-        Some(failure) => tracing::warn!(plugin, fs, mount = mount.id, "its kill_sb failed: {}", errno::told(failure)),
+        Some(failure) => tracing::warn!(plugin, fs, mount = mount.id, "its kill_sb failed: {}", told(failure)),
         None => tracing::debug!(plugin, fs, mount = mount.id, "a mount has ended"),
     }
 }
 
 fn complain(failures: &[Failure]) {
-    failures.iter().for_each(|failure| tracing::warn!("{}", errno::told(failure)));
+    failures.iter().for_each(|failure| tracing::warn!("{}", told(failure)));
 }
 
 /// Registers a plugin's types, or leaves none registered.
 pub(super) fn announce(shared: &Shared, live: &Live) -> Result<(), Trouble> {
-    live.instance.set_leaving(false);
     for (done, fs) in live.instance.filesystems().iter().enumerate() {
         fs.set_going(false);
         if let Err(failure) = shared.filesystems.types.register_filesystem(fs) {
             for before in live.instance.filesystems()[..done].iter().rev() {
                 complain_of(shared.filesystems.types.unregister_filesystem(before));
             }
-            return Err(Trouble::new("register_filesystem", errno::told(&failure)));
+            return Err(Trouble::new("register_filesystem", told(&failure)));
         }
     }
     Ok(())
@@ -113,7 +117,6 @@ pub(super) fn going(live: &Live) {
 /// Takes a plugin's types off the list, and ends their mounts.
 pub(super) fn withdraw(shared: &Shared, live: &Live) {
     going(live);
-    live.instance.set_leaving(true);
     for fs in live.instance.filesystems().iter().rev() {
         complain_of(shared.filesystems.types.unregister_filesystem(fs));
         complain(&shared.filesystems.types.end_mounts(fs, shared.patience()));
@@ -122,7 +125,7 @@ pub(super) fn withdraw(shared: &Shared, live: &Live) {
 
 fn complain_of(result: Result<(), Failure>) {
     if let Err(failure) = result {
-        tracing::warn!("{}", errno::told(&failure));
+        tracing::warn!("{}", told(&failure));
     }
 }
 

@@ -27,13 +27,15 @@ const LEVELS: [(&str, LogLevel); 5] = [
 /// The entries, by position in the table.
 #[derive(Clone, Copy)]
 enum Knob {
+    FilesystemTimeout,
     LogLevel,
     ReceiveBuffer,
     UnregisterTimeout,
     Workers,
 }
 
-const KNOBS: [Knob; 4] = [Knob::LogLevel, Knob::ReceiveBuffer, Knob::UnregisterTimeout, Knob::Workers];
+const KNOBS: [Knob; 5] =
+    [Knob::FilesystemTimeout, Knob::LogLevel, Knob::ReceiveBuffer, Knob::UnregisterTimeout, Knob::Workers];
 
 impl Knob {
     fn entry(self) -> CtlEntry {
@@ -56,6 +58,7 @@ impl Knob {
             },
             // Fixed when the socket for link events is opened.
             Knob::ReceiveBuffer => number("receive_buffer", 0o444, CtlKind::Ulong, 0, Number::from(u64::MAX)),
+            Knob::FilesystemTimeout => number("filesystem_timeout", 0o644, CtlKind::Uint, 1, 3600),
             Knob::UnregisterTimeout => number("unregister_timeout", 0o644, CtlKind::Uint, 1, 3600),
             Knob::Workers => number("workers", 0o644, CtlKind::Uint, 1, 1024),
         }
@@ -113,6 +116,7 @@ impl CtlData for Knobs {
     fn load(&self, at: &CtlAt, _: usize) -> Result<Number, Failure> {
         match knob(at)? {
             Knob::ReceiveBuffer => Ok(self.receive_buffer as Number),
+            Knob::FilesystemTimeout => Ok(self.shared()?.filesystems.fuse.deadline().as_secs().into()),
             Knob::UnregisterTimeout => Ok(self.shared()?.patience.load(Ordering::Relaxed).into()),
             Knob::Workers => Ok(self.workers.size() as Number),
             Knob::LogLevel => Err(not_of_this_kind()),
@@ -122,6 +126,10 @@ impl CtlData for Knobs {
     fn store(&self, at: &CtlAt, _: usize, value: Number) -> Result<(), Failure> {
         let beyond = |_| Failure::new(libc::EINVAL, "the number is too large");
         match knob(at)? {
+            Knob::FilesystemTimeout => {
+                let seconds = u64::try_from(value).map_err(beyond)?;
+                self.shared()?.filesystems.fuse.set_deadline(Duration::from_secs(seconds));
+            }
             Knob::UnregisterTimeout => self.shared()?.set_patience(u64::try_from(value).map_err(beyond)?),
             Knob::Workers => self.workers.set_size(usize::try_from(value).map_err(beyond)?),
             Knob::ReceiveBuffer | Knob::LogLevel => return Err(not_of_this_kind()),

@@ -11,7 +11,7 @@ use crate::control::{ControlError, ErrorKind, MountAsk, Reply};
 use crate::engine::{Failure, Mount, MountRequest, Net};
 
 use super::filesystems::{self, Filesystems};
-use super::{Daemon, Phase, errno};
+use super::{Daemon, Phase};
 
 impl Daemon {
     pub(super) fn mount(&mut self, ask: MountAsk) {
@@ -76,7 +76,7 @@ fn refusal(fs: &str, failure: &Failure) -> ControlError {
         }
         _ => (ErrorKind::Failed, "correct that and mount it again"),
     };
-    ControlError::new(kind, format!("file system type {fs}"), errno::told(failure), remedy)
+    ControlError::new(kind, format!("file system type {fs}"), filesystems::told(failure), remedy)
 }
 
 fn row(mount: &Mount) -> wire::MountEntry {

@@ -186,6 +186,9 @@ impl Daemon {
         if changed(main.log.level != old.log.level, "log_level") {
             knobs::set_log_level(main.log.level);
         }
+        if changed(main.filesystem != old.filesystem, "filesystem_timeout") {
+            self.shared.filesystems.fuse.set_deadline(Duration::from_secs(main.filesystem.timeout));
+        }
         if changed(main.workers != old.workers, "workers") {
             self.workers.set_size(self.config.workers());
         }
@@ -196,7 +199,6 @@ impl Daemon {
             let config_now = Arc::new(self.in_force(config));
             let before = std::mem::replace(&mut self.config, config_now);
             self.turn_knobs(&before);
-            self.shared.filesystems.fuse.set_deadline(Duration::from_secs(self.config.main.filesystem.timeout));
             self.shared.readers.set(&config.main.control.read);
             if let Err(e) = self.server.set_read(&config.main.control.read) {
                 tracing::warn!("control.read stays as it was: {e}");

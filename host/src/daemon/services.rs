@@ -175,27 +175,18 @@ impl Services {
         let mut work = self.work(instance, cookies, task)?;
         let (reply, answer) = bounded(1);
         work.reply = Some(reply);
-        let running = crate::plugin::running::current_hook();
         if crate::plugin::running::in_engine() {
             work.run(None);
-            return wait_for(&answer, instance, &[]);
+        } else {
+            self.events.send(Event::Work(work)).map_err(|_| gone())?;
         }
-        // What is called from outside may be what the end of a namespace waits for.
-        let nets = if running.is_some() { work.nets.clone() } else { Vec::new() };
-        self.events.send(Event::Work(work)).map_err(|_| gone())?;
-        wait_for(&answer, instance, &nets)
+        wait_for(&answer, instance)
     }
 }
 
-/// Waits for work in another namespace, but not beyond the instance's end, or its table's: that end may be waiting for
-/// this very thread, in a reload that holds the work back.
-///
-/// Nor beyond the end of one of the namespaces that are given.
-pub(super) fn wait_for<T>(
-    answer: &Receiver<Result<T, Failure>>,
-    instance: &InstanceRef,
-    nets: &[Arc<Net>],
-) -> Result<T, Failure> {
+/// Waits for work in another namespace, but not beyond the instance's end, or its table's, or its mount's: that end may
+/// be waiting for this very thread, in a reload that holds the work back.
+pub(super) fn wait_for<T>(answer: &Receiver<Result<T, Failure>>, instance: &InstanceRef) -> Result<T, Failure> {
     let until = Instant::now() + RUN_IN;
     loop {
         match answer.recv_timeout(LOOK) {
@@ -208,7 +199,9 @@ pub(super) fn wait_for<T>(
                     "the sysctl table that this is a handler of is unregistered",
                 ));
             }
-            Err(_) if nets.iter().any(|net| net.dying()) => return Err(gone()),
+            Err(_) if engine::in_ended_mount() => {
+                return Err(Failure::new(libc::ECANCELED, "the mount that this is a file operation of has ended"));
+            }
             Err(_) if Instant::now() >= until => {
                 let what = format!("the namespace was busy for {} s", RUN_IN.as_secs());
                 return Err(Failure::new(libc::ETIMEDOUT, what));
@@ -334,6 +327,14 @@ impl HostServices for Services {
         self.remove_notifier(instance, cookie, number)
     }
 
+    fn kern_mount(&self, instance: &InstanceRef, fs: &str, cookie: u64, options: &str) -> Result<u64, Failure> {
+        self.mount_internally(instance, fs, cookie, options)
+    }
+
+    fn kern_unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
+        self.filesystems.unmount(instance, mount)
+    }
+
     fn sock_create(&self, instance: &InstanceRef, cookie: u64, spec: SockSpec) -> Result<(u64, i32), Failure> {
         self.create_socket(instance, cookie, spec)
     }
@@ -364,14 +365,6 @@ impl HostServices for Services {
 
     fn unregister_net_sysctl(&self, instance: &InstanceRef, cookie: u64, number: u64) -> Result<(), Failure> {
         self.unregister_table(instance, cookie, number)
-    }
-
-    fn kern_mount(&self, instance: &InstanceRef, fs: &str, cookie: u64, options: &str) -> Result<u64, Failure> {
-        self.mount_internally(instance, fs, cookie, options)
-    }
-
-    fn kern_unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
-        self.filesystems.unmount(instance, mount)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

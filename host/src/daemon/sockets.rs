@@ -21,7 +21,7 @@ use crate::linux::ns;
 use crate::linux::socket::{self, Descriptor};
 use crate::linux::worker::Workers;
 use crate::plugin::InstanceRef;
-use crate::plugin::running::{current_hook, in_engine};
+use crate::plugin::running::in_engine;
 
 /// All sockets and families.
 pub(super) struct Sockets {
@@ -178,9 +178,7 @@ impl Services {
                 let _ = reply.send(sockets.call(&list, Some(token), &to, kind));
             };
             self.events.send(Event::Hook(net.cookie, Box::new(call))).map_err(|_| gone())?;
-            // What is called from outside may be what the end of the namespace waits for.
-            let nets = if current_hook().is_some() { vec![Arc::clone(&net)] } else { Vec::new() };
-            wait_for(&answer, instance, &nets)?
+            wait_for(&answer, instance)?
         };
         let parts = self.sockets.parts()?;
         let fs = &parts.fs;

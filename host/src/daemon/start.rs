@@ -18,6 +18,7 @@ use crate::{control, discovery, logging, systemd};
 use super::filesystems::Filesystems;
 use super::identify;
 use super::knobs::{self, Knobs};
+use super::netctl;
 use super::netdevs::Netdevs;
 use super::pernetfs::{self, Readers};
 use super::plugins::{self, Maker, Plugins};
@@ -73,16 +74,18 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let sockets = Sockets::new();
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
-    let sysctls = net_sysctl_init(&config.sysctls);
     let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout))
         .map_err(|e| format!("cannot serve mounts: {e}"))?;
     let filesystems = Arc::new(filesystems);
+    let sysctls = net_sysctl_init(&config.sysctls);
     // Without sockets the daemon is of use still.
     let sock_init = sock_init(&sockets, &sysctls, &filesystems, &workers)
         .inspect_err(|failure| tracing::error!("sock_init: {failure}"))
         .ok();
     let readers = Arc::new(Readers::new(&config.main.control.read));
-    filesystems.register_own(&pernetfs::new(events.clone(), &readers)).map_err(|e| e.to_string())?;
+    for fs in [pernetfs::new(events.clone(), &readers), netctl::new(events.clone(), &places)] {
+        filesystems.register_own(&fs).map_err(|e| e.to_string())?;
+    }
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),

@@ -7,8 +7,10 @@
 //!
 //! No lock is held while the file system is called. Which mounts there are is `filesystem.rs`'s.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -17,6 +19,18 @@ use pernet_plugin_api::{DirEntry, FileAttr, FileCaller, OpenFile};
 use super::failure::{EBUSY, ENODEV, Failure};
 use super::filesystem::{FileSystemType, Table};
 use super::superblock::{MountRequest, SuperBlock, judge_attr, judge_entries, judge_link, judge_read, judge_written};
+
+thread_local! {
+    /// Of the mounts in whose calls this thread is, whether they were ended from inside; the innermost last.
+    static INSIDE: RefCell<Vec<Arc<AtomicBool>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether this thread is in a call of a mount that was ended from inside: whoever ended it waits for the call, which
+/// should not wait for anything of his.
+#[must_use]
+pub fn in_ended_mount() -> bool {
+    INSIDE.with_borrow(|inside| inside.iter().any(|over| over.load(Ordering::Acquire)))
+}
 
 /// Who is told that a mount was ended from inside: whoever carries it to its users.
 pub type Carrier = Box<dyn Fn() + Send + Sync>;
@@ -39,6 +53,8 @@ pub struct Mount {
     open: Mutex<HashMap<(u64, u64), usize>>,
     /// A call has come out of a mount that has ended.
     left: Condvar,
+    /// The same as in `life`, for those who are inside.
+    over: Arc<AtomicBool>,
     carrier: OnceLock<Carrier>,
 }
 
@@ -96,6 +112,7 @@ impl MountRef {
             life: Mutex::new(Life { uses: 1, ..Life::default() }),
             open: Mutex::default(),
             left: Condvar::new(),
+            over: Arc::default(),
             carrier: OnceLock::new(),
         }))
     }
@@ -166,6 +183,7 @@ impl Mount {
         let mut life = self.life();
         (life.ended, life.enders) = (true, life.enders + 1);
         drop(life);
+        self.over.store(true, Ordering::Release);
         self.tell_carrier();
         let busy = |life: &mut Life| life.calls > 0 || life.kill == Kill::Running;
         let waiting = self.left.wait_timeout_while(self.life(), patience, busy);
@@ -218,6 +236,7 @@ impl Mount {
             return Err(Failure::new(ENODEV, what));
         }
         life.calls += 1;
+        INSIDE.with_borrow_mut(|inside| inside.push(Arc::clone(&self.over)));
         Ok(Inside(self))
     }
 
@@ -293,10 +312,20 @@ impl Mount {
 
     /// See [`SuperBlock::no_create`].
     pub fn no_create(&self) -> Failure {
-        let refuse = |sb: &dyn SuperBlock| {
-            Err::<(), _>(Failure::new(sb.no_create(), "only the file system itself makes and removes its files"))
-        };
-        self.call(refuse).err().unwrap_or_else(|| Failure::new(ENODEV, "the mount has ended"))
+        self.refuse(|sb| sb.no_create())
+    }
+
+    /// See [`SuperBlock::no_change`].
+    pub fn no_change(&self) -> Failure {
+        self.refuse(|sb| sb.no_change())
+    }
+
+    fn refuse(&self, errno: impl FnOnce(&dyn SuperBlock) -> i32) -> Failure {
+        let what = "only the file system itself makes and removes its files";
+        match self.call(|sb| Ok(errno(sb))) {
+            Ok(errno) => Failure::new(errno, what),
+            Err(ended) => ended,
+        }
     }
 }
 
@@ -306,6 +335,7 @@ struct Inside<'a>(&'a Mount);
 impl Drop for Inside<'_> {
     /// Also when the file system panics.
     fn drop(&mut self) {
+        drop(INSIDE.with_borrow_mut(Vec::pop));
         let mut life = self.0.life();
         life.calls -= 1;
         // Whoever ends it from inside waits for this, and kills; unless he has given up, or its last use went.

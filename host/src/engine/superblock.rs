@@ -98,6 +98,10 @@ pub trait SuperBlock: Send + Sync {
     fn no_create(&self) -> i32 {
         EPERM
     }
+    /// With which one is not removed, renamed or linked.
+    fn no_change(&self) -> i32 {
+        EPERM
+    }
     /// Ends the mount.
     ///
     /// # Errors

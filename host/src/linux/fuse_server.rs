@@ -102,6 +102,12 @@ impl FuseServer {
         self.0.deadline.store(millis, Ordering::Relaxed);
     }
 
+    /// After how long a call is given up.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        Duration::from_millis(self.0.deadline.load(Ordering::Relaxed))
+    }
+
     /// Serves a mount on a connection that is mounted somewhere, or nowhere yet. `ready` is told once when it answers, or
     /// why it never will. From here on the connection keeps the mount; who else used it need not.
     ///

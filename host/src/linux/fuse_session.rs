@@ -247,10 +247,7 @@ impl Session {
             }
             Operation::Access { mask } => answer.give(mount.access(caller, ino, mask).map(|()| Vec::new())),
             Operation::Create => answer.fail(&mount.no_create()),
-            Operation::Change => {
-                let what = "only the file system itself makes and removes its files";
-                answer.fail(&Failure::new(libc::EPERM, what));
-            }
+            Operation::Change => answer.fail(&mount.no_change()),
             _ => answer.fail(&Failure::new(libc::ENOSYS, "this is carried out elsewhere")),
         }
     }

@@ -11,6 +11,7 @@ pub mod link_stats;
 pub mod tun;
 pub mod device;
 pub mod peer;
+pub mod process;
 pub mod socket;
 pub mod mount_table;
 pub mod fuse;

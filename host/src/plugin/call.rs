@@ -60,13 +60,13 @@ impl Hook {
             Hook::Netdev(kind) => kind.hook_name(),
             Hook::Ndo(ndo) => ndo.as_str(),
             Hook::NetdevFree => "netdev.free",
+            Hook::FsMount => "fs.mount",
+            Hook::FsKillSb => "fs.kill_sb",
+            Hook::File(op) => op.as_str(),
             Hook::SockConnected => "sock.connected",
             Hook::CtlRead => "sysctl.read",
             Hook::CtlWrite => "sysctl.write",
             Hook::CtlFree => "sysctl.free",
-            Hook::FsMount => "fs.mount",
-            Hook::FsKillSb => "fs.kill_sb",
-            Hook::File(op) => op.as_str(),
         }
     }
 
@@ -74,8 +74,9 @@ impl Hook {
     fn is_exit(self) -> bool {
         use Hook::{CtlFree, DropWork, FsKillSb, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
         match self {
-            PernetPreExit | PernetExit | PernetExitBatch | PernetFree => true,
-            DropWork | NetdevFree | CtlFree | FsKillSb => true,
+            PernetPreExit | PernetExit | PernetExitBatch | PernetFree | DropWork | NetdevFree | CtlFree | FsKillSb => {
+                true
+            }
             Hook::Ndo(ndo) => ndo.is_exit(),
             Hook::File(op) => op == FileOp::Release,
             _ => false,
@@ -85,8 +86,8 @@ impl Hook {
     /// Whether its calls are told even when all went well; freeing memory is nobody's event, and neither is a look.
     fn is_told(self) -> bool {
         match self {
-            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree | Hook::CtlFree | Hook::CtlRead => false,
-            Hook::File(_) => false,
+            Hook::PernetFree | Hook::DropWork | Hook::NetdevFree | Hook::CtlFree => false,
+            Hook::CtlRead | Hook::File(_) => false,
             Hook::Ndo(ndo) => ndo.is_told(),
             _ => true,
         }
@@ -107,18 +108,18 @@ pub(super) struct Place<'a> {
     /// The other one, where it is in two.
     pub(super) other: Option<NetCookie>,
     pub(super) device: Option<&'a str>,
-    /// It is called from outside, with nothing held: on any thread, in no namespace and under no lock.
-    pub(super) alone: bool,
+    /// The caller holds nothing for it: it is on any thread, in no namespace and under no lock.
+    pub(super) is_free: bool,
 }
 
 impl Place<'static> {
     pub(super) fn home() -> Self {
-        Place { netns: Arc::from(""), last: None, other: None, device: None, alone: false }
+        Place { netns: Arc::from(""), last: None, other: None, device: None, is_free: false }
     }
 
-    /// What is called from outside every namespace, with nothing held, though it may be about one.
-    pub(super) fn alone(netns: &Arc<str>) -> Self {
-        Place { netns: Arc::clone(netns), alone: true, ..Place::home() }
+    /// For what concerns a namespace and is called from anywhere.
+    pub(super) fn nowhere(netns: Arc<str>) -> Self {
+        Place { netns, is_free: true, ..Place::home() }
     }
 }
 
@@ -175,7 +176,7 @@ impl Inner {
         let netns = nets.first().map_or_else(|| Arc::from(""), |at| at.net.name());
         let last = nets.iter().map(|at| at.net.cookie).max();
         let other = nets.iter().map(|at| at.net.cookie).find(|cookie| Some(*cookie) != last);
-        let place = Place { netns, last, other, device: None, alone: false };
+        let place = Place { netns, last, other, device: None, is_free: false };
         with_infos(nets, |infos| {
             self.ask(Hook::Work, &place, |table, instance| (table.run_work()(instance, work, infos), ()))
         })
@@ -272,7 +273,7 @@ const FEW: usize = 8;
 
 /// One namespace, for attribution and for the plugin; its name is asked for once.
 pub(super) fn with_info<R>(at: &At<'_>, device: Option<&str>, f: impl FnOnce(&Place<'_>, &NetInfo<'_>) -> R) -> R {
-    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device, alone: false };
+    let place = Place { netns: at.net.name(), last: Some(at.net.cookie), other: None, device, is_free: false };
     let info = |areas: &[AreaHandle]| {
         let (name, areas) = ((&*place.netns).into(), RSlice::from_slice(areas));
         f(&place, &NetInfo { cookie: at.net.cookie.0, generation: at.net.generation, name, areas })

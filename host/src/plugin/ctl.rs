@@ -33,7 +33,7 @@ impl CtlCaller {
             What::Read => Hook::CtlRead,
             What::Write => Hook::CtlWrite,
         };
-        self.instance.ask(hook, &Place::alone(&netns), |table, instance| {
+        self.instance.ask(hook, &Place::nowhere(netns), |table, instance| {
             let Some(entry) = table.ctl() else { return (no_entry(), (0, Vec::new())) };
             let answer = entry(instance, self.table, &call);
             (answer.status, (answer.number, answer.bytes.into_vec()))
@@ -80,7 +80,7 @@ impl CtlData for CtlCaller {
     }
 
     fn free(&self) -> Result<(), Failure> {
-        self.instance.ask(Hook::CtlFree, &Place::alone(&"".into()), |table, instance| {
+        self.instance.ask(Hook::CtlFree, &Place::nowhere("".into()), |table, instance| {
             (table.ctl_free().map_or_else(no_entry, |free| free(instance, self.table)), ())
         })
     }

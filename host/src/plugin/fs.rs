@@ -68,7 +68,7 @@ impl FileSystem for FsCaller {
             source: request.source.as_str().into(),
             options: request.options.as_str().into(),
         };
-        let sb = self.instance.ask(Hook::FsMount, &Place::alone(&netns), |table, instance| {
+        let sb = self.instance.ask(Hook::FsMount, &Place::nowhere(Arc::clone(&netns)), |table, instance| {
             let Some(mount) = table.fs_mount() else { return (no_entry(), 0) };
             let answer = mount(instance, self.number, &call);
             (answer.status, answer.number)
@@ -79,7 +79,7 @@ impl FileSystem for FsCaller {
 
 impl SuperCaller {
     fn ask(&self, op: FileOp, call: FileCall<'_>) -> Result<FileReturn, Failure> {
-        self.instance.ask(Hook::File(op), &Place::alone(&self.netns), |table, instance| {
+        self.instance.ask(Hook::File(op), &Place::nowhere(Arc::clone(&self.netns)), |table, instance| {
             let Some(file) = table.file() else { return (no_entry(), nothing()) };
             let mut answer = file(instance, self.fs, self.sb, &FileCall { op: op as u8, ..call });
             let status = std::mem::replace(&mut answer.status, Status { errno: 0, panicked: 0, message: "".into() });
@@ -136,7 +136,7 @@ impl SuperBlock for SuperCaller {
     }
 
     fn kill_sb(&self) -> Result<(), Failure> {
-        self.instance.ask(Hook::FsKillSb, &Place::alone(&self.netns), |table, instance| {
+        self.instance.ask(Hook::FsKillSb, &Place::nowhere(Arc::clone(&self.netns)), |table, instance| {
             (table.fs_kill_sb().map_or_else(no_entry, |kill_sb| kill_sb(instance, self.fs, self.sb)), ())
         })
     }

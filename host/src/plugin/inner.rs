@@ -28,8 +28,6 @@ pub(super) struct Inner {
     pub(super) gate: Gate,
     pub(super) handle: OnceLock<InstanceHandle>,
     poisoned: AtomicBool,
-    /// Its registrations are undone: nobody waits any more for what its threads still ask for.
-    leaving: AtomicBool,
     /// What was deferred before there was an instance to call; none from then on.
     early: Mutex<Option<Early>>,
 }
@@ -66,10 +64,10 @@ impl InstanceRef {
         self.upgrade()?.drop_work(work)
     }
 
-    /// Whether its end has begun: nobody waits for anything for its sake.
+    /// Whether its end has begun: nothing is called any more.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.inner.upgrade().is_none_or(|inner| inner.is_closed() || inner.leaving.load(Ordering::Relaxed))
+        self.inner.upgrade().is_none_or(|inner| inner.is_closed())
     }
 
     fn upgrade(&self) -> Result<Arc<Inner>, Failure> {
@@ -90,17 +88,12 @@ impl Inner {
             gate: Gate::default(),
             handle: OnceLock::new(),
             poisoned: AtomicBool::new(false),
-            leaving: AtomicBool::new(false),
             early: Mutex::new(Some(Vec::new())),
         }
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.gate.is_closed()
-    }
-
-    pub(super) fn set_leaving(&self, leaving: bool) {
-        self.leaving.store(leaving, Ordering::Relaxed);
     }
 
     pub(super) fn is_coming(&self) -> bool {
@@ -144,8 +137,8 @@ impl Inner {
             hook: hook.as_str(),
             cookie: place.last,
             other: place.other,
-            alone: place.alone,
             netns: Arc::clone(&place.netns),
+            is_free: place.is_free,
             since: Instant::now(),
             token: self.token,
         }

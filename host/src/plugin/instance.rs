@@ -1,8 +1,8 @@
 //! A plugin at work: code and configuration made into an instance, from the author's `init` to its `Drop`.
 //!
 //! Mirrors a module's states Coming, Live and Going. What `init` registered is data here; the engine carries it out
-//! ([`Instance::member`], [`Instance::families`]). Once [`Instance::destroy`] has begun, no call goes in any more, and the plugin's `Drop` runs
-//! when the last one has come out.
+//! ([`Instance::member`], [`Instance::families`]). Once [`Instance::destroy`] has begun, no call goes in any more, and
+//! the plugin's `Drop` runs when the last one has come out.
 //!
 //! Not here: the calls themselves ([`super::call`]), and which generation replaces which (daemon).
 
@@ -145,12 +145,6 @@ impl Instance {
     #[must_use]
     pub fn filesystems(&self) -> &[Arc<FileSystemType>] {
         &self.filesystems
-    }
-
-    /// Its registrations are undone, or will be carried out again: while they are undone, nothing that its threads ask
-    /// for is waited for.
-    pub fn set_leaving(&self, leaving: bool) {
-        self.inner.set_leaving(leaving);
     }
 
     /// Where it is in its life.

@@ -23,10 +23,10 @@ pub struct Running {
     pub cookie: Option<NetCookie>,
     /// The earlier one of two.
     pub(super) other: Option<NetCookie>,
-    /// It is called from outside, with nothing held.
-    pub(super) alone: bool,
-    /// That namespace's name; empty for what runs at home. Of what is called from outside, the one that it concerns.
+    /// That namespace's name; empty for what runs at home. Of what is called from anywhere, the one that it concerns.
     pub netns: Arc<str>,
+    /// It is called from anywhere, and nothing is held for it.
+    pub(super) is_free: bool,
     /// Since when.
     pub since: Instant,
     pub(super) token: u64,
@@ -80,7 +80,7 @@ pub fn current_hook() -> Option<Running> {
 /// Whether the calling thread is in a hook that runs where and while the engine says: it has a seat, and may hold locks.
 #[must_use]
 pub fn in_engine() -> bool {
-    with_slot(|slot| lock(slot).iter().any(|hook| !hook.alone)).unwrap_or(false)
+    with_slot(|slot| lock(slot).iter().any(|hook| !hook.is_free)).unwrap_or(false)
 }
 
 /// What the calling thread's hooks hold, as far as waiting for a namespace is concerned.
@@ -95,8 +95,7 @@ pub(super) enum Held {
 
 pub(super) fn held_by_this_thread() -> Held {
     let held = with_slot(|slot| {
-        let holding = |hook: &&Running| !hook.alone;
-        lock(slot).iter().filter(holding).fold(Held::Nothing, |held, hook| match (held, hook.cookie) {
+        lock(slot).iter().filter(|hook| !hook.is_free).fold(Held::Nothing, |held, hook| match (held, hook.cookie) {
             (Held::Everything, _) | (_, None) => Held::Everything,
             (Held::Nothing, Some(cookie)) => Held::UpTo(cookie),
             (Held::UpTo(most), Some(cookie)) => Held::UpTo(most.max(cookie)),
@@ -134,8 +133,8 @@ impl Guard {
             hook: hook.as_str(),
             cookie: None,
             other: None,
-            alone: false,
             netns,
+            is_free: false,
             since,
             token: 0,
         })
@@ -161,8 +160,8 @@ mod tests {
             hook: "pernet.init",
             cookie,
             other: None,
-            alone: false,
             netns,
+            is_free: false,
             since: Instant::now(),
             token: 77,
         }
@@ -177,9 +176,6 @@ mod tests {
         let seen = std::thread::spawn(|| running().iter().filter(|r| r.token == 77).count()).join().expect("no panic");
         assert_eq!(seen, 2, "another thread sees both");
         drop(inner);
-        let from_outside = Guard::enter(Running { alone: true, ..hook(None) });
-        assert!(matches!(held_by_this_thread(), Held::UpTo(NetCookie(5))), "that holds nothing");
-        drop(from_outside);
         let home = Guard::enter(hook(None));
         assert!(matches!(held_by_this_thread(), Held::Everything));
         drop((home, outer));
@@ -188,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_is_called_from_anywhere_holds_nothing() {
-        let anywhere = || Guard::enter(Running { alone: true, ..hook(None) });
+        let anywhere = || Guard::enter(Running { is_free: true, ..hook(None) });
         let first = anywhere();
         assert!(matches!(held_by_this_thread(), Held::Nothing) && !in_engine());
         assert!(current_hook().is_some(), "it is shown all the same");

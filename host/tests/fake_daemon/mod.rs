@@ -170,18 +170,18 @@ pub fn answer(request: Request) {
             reply.send(found(&name).map(|n| vec![device(&n.name)]));
         }
         Request::DevShow { name, netns, reply } => reply.send(devices(&name, netns.as_deref())),
-        Request::Sysctls { netns, reply } => reply.send(match netns.as_deref() {
-            None | Some("@host") => Ok(vec![Box::new(Canned("@host"))]),
-            Some("blue") => Ok(vec![Box::new(Canned("blue"))]),
-            Some("*") => Ok(vec![Box::new(Canned("blue")), Box::new(Canned("bad"))]),
-            Some(other) => Err(ControlError::no_such_netns(other)),
-        }),
         Request::FilesystemList { reply } => reply.send(Ok(vec![filesystem()])),
         Request::MountList { reply } => reply.send(Ok(vec![mount()])),
         Request::Mount(ask) => {
             let remedy = "there is none";
             ask.reply.send(Err(ControlError::new(ErrorKind::NotFound, ask.fs, "no such type", remedy)));
         }
+        Request::Sysctls { netns, reply } => reply.send(match netns.as_deref() {
+            None | Some("@host") => Ok(vec![Box::new(Canned("@host"))]),
+            Some("blue") => Ok(vec![Box::new(Canned("blue"))]),
+            Some("*") => Ok(vec![Box::new(Canned("blue")), Box::new(Canned("bad"))]),
+            Some(other) => Err(ControlError::no_such_netns(other)),
+        }),
         Request::Reload { reply } => {
             let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
             reply.send(Ok(ReloadResult { ok: true, generation: 8, plugins: vec![kept] }));

@@ -60,7 +60,7 @@ impl Trial {
 
     /// Reported as ignored: this machine lacks what it is about.
     pub fn ignored_if(self, lacking: bool) -> Trial {
-        Trial { ignored: lacking, ..self }
+        Trial { ignored: self.ignored || lacking, ..self }
     }
 }
 

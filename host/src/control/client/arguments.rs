@@ -36,8 +36,6 @@ pub(super) enum Command {
     /// Sockets that plugins have in namespaces, and protocol families that they offer
     #[command(subcommand)]
     Sock(SockCommand),
-    /// The sysctls of pernetd and its plugins: reads them, and sets them
-    Sysctl(SysctlArguments),
     /// File system types
     #[command(subcommand)]
     Fs(FsCommand),
@@ -51,6 +49,8 @@ pub(super) enum Command {
         /// Where it is mounted
         directory: PathBuf,
     },
+    /// The sysctls of pernetd and its plugins: reads them, and sets them
+    Sysctl(SysctlArguments),
     /// Every call of a hook as it happens, until interrupted
     Monitor,
     /// Read the configuration again, as SIGHUP does, and wait for the result

@@ -115,7 +115,6 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
             }
         }
         Command::Sock(command) => sock_command(arguments, command),
-        Command::Sysctl(arguments) => sysctl::run(&mut open()?, json, arguments),
         Command::Fs(FsCommand::List) => {
             let reply: call::FilesystemList_Reply = open()?.call("FilesystemList", &call::FilesystemList_Args {})?;
             print(json, &reply.filesystems, |all| tables::fs_list(all))
@@ -126,6 +125,7 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
             let unmounted = mount::umount(open().ok().as_mut(), directory, *lazy)?;
             print(json, &unmounted, |_| String::new())
         }
+        Command::Sysctl(arguments) => sysctl::run(&mut open()?, json, arguments),
         Command::Monitor => monitor(open()?, json),
         Command::Reload => {
             let reply: call::Reload_Reply = open()?.call("Reload", &call::Reload_Args {})?;

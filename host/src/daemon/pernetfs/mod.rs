@@ -1,9 +1,8 @@
 //! `pernetfs`: what is running, as files. The kernel's counterpart is `/proc`: one value per file, made when it is read.
 //!
 //! A mount for a namespace shows that namespace's folder only. Who may read is what `control.read` says, as over the
-//! control socket; nobody writes. What there is, is in `tree.rs`; the values are those that a client gets (`ask.rs`).
+//! control socket; nobody writes. What there is, is in `tree.rs`; the values are those that a client gets.
 
-mod ask;
 mod tree;
 
 use std::collections::HashMap;
@@ -19,8 +18,8 @@ use crate::engine::{Failure, FileSystem, FileSystemType, MountRequest, SuperBloc
 use crate::linux::peer;
 
 use super::Event;
+use super::ask::Ask;
 use super::inodes::Inodes;
-use ask::Ask;
 use tree::{Node, Tree};
 
 /// Its name.

@@ -7,12 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::control::wire::{Device, Filesystem, MountEntry, Netns, Plugin, PluginState, Status};
+use crate::daemon::ask::Ask;
+use crate::daemon::file_names::{file_name, real_name};
 use crate::engine::Failure;
-
-use super::ask::Ask;
-
-/// The longest name of a file.
-const NAME_MAX: usize = 255;
 
 /// A namespace, in one of its lives.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -258,17 +255,6 @@ fn value<T>(all: &[File<T>], place: usize, of: &T) -> String {
     all.get(place).map_or_else(String::new, |(_, value)| value(of))
 }
 
-/// A namespace that is called by its path has slashes in its name, which a file cannot have: they are escaped as other
-/// bytes in such names are. A name that is too long is its number's.
-fn file_name(name: &str, number: u64) -> String {
-    let escaped = name.replace('/', r"\x2f");
-    if escaped.len() <= NAME_MAX { escaped } else { format!("#{number}") }
-}
-
-fn real_name(file: &str) -> String {
-    file.replace(r"\x2f", "/")
-}
-
 fn line(value: impl ToString) -> String {
     // One value, one line, whatever a plugin's error says.
     value.to_string().replace('\n', " | ") + "\n"
@@ -326,14 +312,6 @@ fn status(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_with_slashes_is_a_file_name_and_back() {
-        assert_eq!(file_name("/run/docker/netns/a", 7), r"\x2frun\x2fdocker\x2fnetns\x2fa");
-        assert_eq!(real_name(&file_name("/run/netns/a", 7)), "/run/netns/a");
-        assert_eq!(file_name(&"/".repeat(64), 7), "#7", "too long for a file");
-        assert_eq!(file_name(&"n".repeat(255), 7).len(), 255);
-    }
 
     #[test]
     fn values_are_one_line_each() {

@@ -6,8 +6,9 @@ use crossbeam_channel::Sender;
 
 use crate::control::wire::{Device, DeviceHolder, Filesystem, MountEntry, Netns, Plugin, Status};
 use crate::control::{ErrorKind, Reply, Request};
-use crate::daemon::Event;
 use crate::engine::Failure;
+
+use super::Event;
 
 /// Who reads a file has had his answer long before; this is for the thread.
 const PATIENCE: Duration = Duration::from_secs(30);
