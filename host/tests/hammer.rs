@@ -78,7 +78,7 @@ fn hammer(mut m: Machine) {
     sysctls::started(&mut m, "");
     // Once before, so that what is made once is there.
     mount_all(&m);
-    run("find /mnt > /dev/null; grep -r . /mnt > /dev/null");
+    run("find /mnt > /dev/null; grep -rs . /mnt > /dev/null; true");
     unmount_all(&m);
     m.ctl(["netns", "add", "first"]);
     m.ctl(["netns", "del", "first"]);

@@ -1,7 +1,7 @@
 //! The figures of the README's speed section: what pernetd costs, and how soon it has acted.
 //!
 //! A program that prints tables: `cargo bench -p pernetd --bench figures`; with a word behind `--`, only the part of
-//! that name (`namespaces`, `links`, `devices`, `wire`, `boundary`); `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the
+//! that name (`namespaces`, `links`, `files`, `devices`, `wire`, `boundary`); `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the
 //! real `pernetd` with `loopback` and `sysctl` over real namespaces, in a sandbox of its own, so it needs no root. Costs
 //! are CPU time, which hardly depends on what else the machine does; times by the clock do.
 //!
@@ -16,6 +16,7 @@ mod sandbox;
 mod boundary;
 mod daemon;
 mod devices;
+mod files;
 mod links;
 mod namespaces;
 mod numbers;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let parts = [
         trial("boundary", boundary::measure),
         trial("devices", devices::measure),
+        trial("files", files::measure),
         trial("links", links::measure),
         trial("namespaces", namespaces::measure),
         trial("sysctl", sysctl::measure),

@@ -241,7 +241,7 @@ extern "C" fn unregister_net_sysctl(_: u64, cookie: u64, number: u64) -> Status 
     (module.ctl_free().expect("there"))(instance, table)
 }
 
-fn host() -> HostModRef {
+pub(crate) fn host() -> HostModRef {
     HostMod {
         log_level,
         log,

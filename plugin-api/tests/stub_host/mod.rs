@@ -1,5 +1,7 @@
-//! The entries of a host's table that a test's host has nothing behind: each answers `ENOSYS`.
+//! The entries of a host's table that a test's host has nothing behind: each answers `ENOSYS`, but for internal mounts.
 #![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::sync::{Mutex, PoisonError};
 
 use abi_stable::std_types::{RSlice, RStr, RString};
 use pernet_plugin_api::abi::{CtlEntry, CtlHandle, NumberReturn, SockReturn, Status};
@@ -22,12 +24,25 @@ pub(crate) extern "C" fn unregister_net_sysctl(_: u64, _: u64, _: u64) -> Status
     nothing()
 }
 
-pub(crate) extern "C" fn kern_mount(_: u64, _: RStr<'_>, _: u64, _: RStr<'_>) -> NumberReturn {
-    NumberReturn { status: nothing(), number: 0 }
+/// Knows one type, and numbers its mounts as their namespaces.
+pub(crate) extern "C" fn kern_mount(_: u64, fs: RStr<'_>, cookie: u64, _: RStr<'_>) -> NumberReturn {
+    if fs != "known" {
+        let status = Status { errno: libc::ENODEV, panicked: 0, message: RString::from("no such type") };
+        return NumberReturn { status, number: 0 };
+    }
+    NumberReturn { status: Status { errno: 0, panicked: 0, message: RString::new() }, number: cookie }
 }
 
-pub(crate) extern "C" fn kern_unmount(_: u64, _: u64) -> Status {
-    nothing()
+static UNMOUNTED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+/// What was unmounted since it was asked for last.
+pub(crate) fn unmounted() -> Vec<u64> {
+    std::mem::take(&mut UNMOUNTED.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+pub(crate) extern "C" fn kern_unmount(_: u64, mount: u64) -> Status {
+    UNMOUNTED.lock().unwrap_or_else(PoisonError::into_inner).push(mount);
+    Status { errno: 0, panicked: 0, message: RString::new() }
 }
 
 pub(crate) extern "C" fn sock_create(_: u64, _: u64, _: i32, _: i32, _: i32) -> SockReturn {

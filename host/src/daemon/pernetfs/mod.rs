@@ -108,9 +108,9 @@ impl Super {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A file that is not there any more shows at its content; a folder is for the caller to look after.
     fn attr(&self, ino: u64, node: &Node) -> Result<FileAttr, Failure> {
         let attr = if node.is_directory() {
-            self.tree.check(node)?;
             FileAttr::directory(ino, 0o555)
         } else {
             FileAttr::file(ino, 0o444).with_size(self.tree.content(node)?.len() as u64)
@@ -121,7 +121,9 @@ impl Super {
 
 impl SuperBlock for Super {
     fn getattr(&self, ino: u64) -> Result<FileAttr, Failure> {
-        self.attr(ino, &self.inodes.node(ino)?)
+        let node = self.inodes.node(ino)?;
+        self.tree.check(&node)?;
+        self.attr(ino, &node)
     }
 
     fn lookup(&self, _: FileCaller, parent: u64, name: &str) -> Result<FileAttr, Failure> {

@@ -169,10 +169,20 @@ impl Tree {
         })
     }
 
-    /// The file of a name in a folder. What is many is asked for by its name, not listed.
+    /// The file of a name in a folder: a folder that is there, or a file that is to be there if what it tells of is. What
+    /// is many is asked for by its name, not listed.
     pub(super) fn child(&self, folder: &Node, name: &str) -> Result<Node, Failure> {
         let none = || Failure::new(libc::ENOENT, format!("there is no `{name}` here"));
         match folder {
+            Node::Netns(key) if name != DEVICES => {
+                place(&NETNS, name).map(|place| Node::NetnsFile(Arc::clone(key), place)).ok_or_else(none)
+            }
+            Node::Device(key) if name != HOLDERS => {
+                place(&DEVICE, name).map(|place| Node::DeviceFile(Arc::clone(key), place)).ok_or_else(none)
+            }
+            Node::Plugin(plugin) => {
+                place(&PLUGIN, name).map(|place| Node::PluginFile(Arc::clone(plugin), place)).ok_or_else(none)
+            }
             Node::Namespaces if !name.starts_with('#') => self.namespace(&real_name(name)),
             Node::Devices(key) => {
                 let device = self.devices(key)?.remove(name).ok_or_else(none)?;
@@ -249,6 +259,10 @@ fn device_key(netns: &Arc<Key>, device: &Device) -> Arc<DeviceKey> {
 
 fn files<T>(all: &'static [File<T>], node: impl Fn(usize) -> Node) -> impl Iterator<Item = (String, Node)> {
     all.iter().enumerate().map(move |(place, (name, _))| ((*name).to_owned(), node(place)))
+}
+
+fn place<T>(all: &[File<T>], name: &str) -> Option<usize> {
+    all.iter().position(|(known, _)| *known == name)
 }
 
 fn value<T>(all: &[File<T>], place: usize, of: &T) -> String {
