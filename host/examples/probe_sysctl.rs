@@ -232,9 +232,10 @@ impl Own {
         inside()
     }
 
+    /// In one write: many handlers write at once.
     fn record(&self, line: &str) {
         let file = OpenOptions::new().append(true).create(true).open(&self.record);
-        let _ = file.and_then(|mut file| writeln!(file, "{line}"));
+        let _ = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
     }
 }
 

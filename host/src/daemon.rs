@@ -31,6 +31,8 @@ mod requests;
 mod running_set;
 mod services;
 mod setups;
+mod sock_init;
+mod sockets;
 mod sysctl_requests;
 mod sysctls;
 
@@ -84,6 +86,8 @@ pub(crate) enum Event {
     Departed(Option<NetCookie>, InTransit),
     /// A plugin handed over work for later.
     Work(Work),
+    /// A plugin asks for what calls a hook in a namespace.
+    Hook(NetCookie, namespaces::HookJob),
     /// A plugin panicked: this generation of it.
     Poisoned(Arc<str>, u64, Trouble),
     /// An operation ended.
@@ -181,6 +185,10 @@ impl Daemon {
             Event::LeaseLooked(lease, there) => self.lease_looked(lease, there),
             Event::Departed(to, device) => self.departed(to, device),
             Event::Work(work) => self.work(work),
+            Event::Hook(cookie, job) => {
+                // Unless it can be queued it is dropped, which whoever waits for it learns.
+                self.submit(cookie, job);
+            }
             Event::Poisoned(plugin, generation, trouble) => {
                 // Once stopping its exits come anyway.
                 if self.phase != Phase::Stopping {

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         trial("a_request_that_the_daemon_drops_is_answered", a_request_that_the_daemon_drops_is_answered),
         trial("going_is_watched_before_it_is_announced", going_is_watched_before_it_is_announced),
         trial("add_needs_more_and_one_descriptor", add_needs_more_and_one_descriptor),
+        trial("connecting_needs_one_descriptor_and_hands_it_over", connecting_needs_one_descriptor_and_hands_it_over),
         trial("add_hands_over_the_namespace_and_answers_twice", add_hands_over_the_namespace_and_answers_twice),
         trial("the_connection_is_the_lease", the_connection_is_the_lease),
         trial("monitor_tells_every_hook_in_order", monitor_tells_every_hook_in_order),
@@ -156,6 +158,10 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     let of_hook = "device duration_us error hook plugin result start_us";
     assert_eq!((fields(&setup), fields(&setup["hooks"][1])), (of_setup.into(), of_hook.into()));
     assert_eq!((&setup["hooks"][1]["device"], &setup["hooks"][1]["result"]), (&json!("lo"), &json!("error")));
+    let sockets = daemon.json(&["sock", "list", "--netns", "@host"]);
+    assert_eq!(fields(&sockets[0]), "age_ms family ino netns owner protocol state type");
+    assert_eq!((&sockets[0]["netns"], &sockets[0]["type"]), (&json!("@host"), &json!("raw")));
+    assert_eq!(daemon.json(&["sock", "list"])[0]["netns"], "blue");
 
     let reload = daemon.json(&["reload"]);
     assert_eq!(
@@ -175,6 +181,7 @@ fn tables_are_for_people() {
     assert!(lines[3].ends_with("sysctl pernet.init: net.x: no such key"), "{list}");
     assert!(table(&["plugin", "list"]).contains("loopback"));
     assert!(table(&["dev", "list"]).contains("65536"));
+    assert!(table(&["sock", "list"]).contains(" packet  raw   1544      1m 1s  open"), "{}", table(&["sock", "list"]));
     let shown = table(&["dev", "show", "wire0"]);
     for line in [
         "also             uplink, wan",
@@ -497,6 +504,36 @@ fn add_needs_more_and_one_descriptor() {
     assert_eq!(client.receive()["error"], "org.varlink.service.ExpectedMore");
 }
 
+fn connecting_needs_one_descriptor_and_hands_it_over() {
+    let daemon = FakeDaemon::silent(Limits::default());
+    let connect = call("SockConnect", &json!({ "netns": "blue", "family": "echo", "type": "stream" }));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut client = daemon.connect();
+    for (descriptors, what) in [(&[][..], "0 descriptors"), (&[theirs.as_fd(), theirs.as_fd()], "2 descriptors")] {
+        if descriptors.is_empty() {
+            client.send(&connect);
+        } else {
+            client.send_with(&connect, descriptors);
+        }
+        let reply = client.receive();
+        assert_eq!(reply["error"], "io.pernetd.Invalid");
+        assert!(reply["parameters"]["what"].as_str().unwrap().starts_with(what), "{reply}");
+    }
+    client.send_with(&connect, &[theirs.as_fd()]);
+    drop(theirs);
+    let Request::SockConnect(ask) = daemon.next() else { panic!("another request") };
+    assert_eq!((&*ask.netns, &*ask.family, &*ask.kind), ("blue", "echo", "stream"));
+    // Who connects is the kernel's word, not the client's.
+    assert_eq!(ask.uid, rustix::process::geteuid().as_raw());
+    assert_eq!((ask.gid, ask.pid), (rustix::process::getegid().as_raw(), std::process::id()));
+    ask.reply.send(Ok(()));
+    assert_eq!(client.receive(), json!({}));
+    UnixStream::from(ask.fd).write_all(b"hello").unwrap();
+    let mut said = String::new();
+    (&ours).read_to_string(&mut said).unwrap();
+    assert_eq!(said, "hello", "and nobody else has it");
+}
+
 fn add_hands_over_the_namespace_and_answers_twice() {
     let daemon = FakeDaemon::silent(Limits::default());
     let namespace = File::open("/proc/self/ns/net").unwrap();
@@ -717,12 +754,13 @@ fn others_read_as_configured_and_never_change() {
         (output.status.code(), text(&output.stderr))
     };
     let server = daemon.server.as_ref().unwrap();
-    let reads: [&[&str]; 6] = [
+    let reads: [&[&str]; 7] = [
         &["status"],
         &["netns", "list"],
         &["netns", "wait", "blue"],
         &["plugin", "list"],
         &["dev", "list"],
+        &["sock", "list"],
         &["monitor"],
     ];
     for arguments in reads {
@@ -737,7 +775,7 @@ fn others_read_as_configured_and_never_change() {
     assert_eq!(server.missing_group().as_deref(), Some("no such group"));
     assert_eq!(run(&["status"], 0).0, Some(1));
     server.set_read(&ControlRead::All).unwrap();
-    for arguments in &reads[..5] {
+    for arguments in &reads[..6] {
         assert_eq!(run(arguments, NOBODY).0, Some(0), "{arguments:?}");
     }
     // What may be read of sysctls is said by their modes.
@@ -749,7 +787,8 @@ fn others_read_as_configured_and_never_change() {
     let asked =
         fake_daemon::sysctls::ASKED.lock().unwrap().iter().rev().find(|who| who.gid == NOBODY).copied().unwrap();
     assert_eq!((asked.uid, asked.privileged), (NOBODY, false));
-    for change in [&["reload"][..], &["netns", "retry", "blue"], &["sysctl", "neighbour.count=1"]] {
+    let connect = ["sock", "connect", "--netns", "blue", "echo"];
+    for change in [&["reload"][..], &["netns", "retry", "blue"], &["sysctl", "neighbour.count=1"], &connect] {
         let (code, line) = run(change, NOBODY);
         assert_eq!(code, Some(1));
         assert!(line.contains("that is for root and the daemon's own user"), "{line}");

@@ -74,7 +74,10 @@ fn pernetfs(mut m: Machine) {
     let plugin = |name: &str| text(format!("/mnt/plugins/probe-a/{name}"));
     assert_eq!((plugin("state"), plugin("order"), plugin("namespaces")), ("live\n".into(), "0\n".into(), "1\n".into()));
     assert_eq!(plugin("sha256").trim(), m.plugin("a")["sha256"].as_str().unwrap());
-    assert_eq!(text("/mnt/filesystems"), "nodev\tpernetfs\nnodev\tnetctl\nnodev\tprobefs\nnodev\thidden\n");
+    assert_eq!(
+        text("/mnt/filesystems"),
+        "nodev\tsockfs\nnodev\tpernetfs\nnodev\tnetctl\nnodev\tprobefs\nnodev\thidden\n"
+    );
     assert_eq!(text("/mnt/mounts"), "none /mnt fuse.pernetfs rw 0 0\n");
     assert!(text("/mnt/status").contains("\nState:\trunning\n"));
     assert_eq!(m.ctl(["mount"]).as_array().unwrap().len(), 1);
@@ -168,6 +171,7 @@ fn refused(mut m: Machine) {
     fs::write("/file", "").unwrap();
     for (arguments, expected) in [
         (&["-t", "nofs", "/mnt"][..], "ENODEV: it is not registered; there are: pernetfs, netctl, probefs"),
+        (&["-t", "sockfs", "/mnt"], "EINVAL: it is for internal mounts only"),
         (&["-t", "hidden", "/mnt"], "EINVAL: it is for internal mounts only"),
         (&["-t", "pernetfs", "/none"], "ENOENT: there is no such directory; make it first"),
         (&["-t", "pernetfs", "/file"], "ENOTDIR: it is no directory"),

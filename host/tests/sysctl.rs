@@ -11,6 +11,7 @@ use std::io::Write;
 use std::process::{ExitCode, Stdio};
 
 use machine::{Machine, SOON, one};
+use rustix::process::{Resource, getrlimit};
 use sandbox::wait_until;
 use serde_json::{Value, json};
 use sysctls::{Done, add, bad, good, lines, probe, started, sysctl, value, wait_log};
@@ -55,8 +56,9 @@ fn shown(mut m: Machine) {
     let names = good(&m, &["-a", "-N", "--netns", "blue"]);
     assert_eq!(names.lines().count(), 15, "also one that nobody may read: {names}");
     let workers = std::thread::available_parallelism().unwrap();
+    let sockets = getrlimit(Resource::Nofile).current.unwrap() / 2;
     let own = format!(
-        "pernetd.filesystem_timeout = 10\npernetd.log_level = info\npernetd.receive_buffer = 8388608\npernetd.unregister_timeout = 10\npernetd.workers = {workers}\n"
+        "pernetd.filesystem_timeout = 10\npernetd.log_level = info\npernetd.max_sockets = {sockets}\npernetd.receive_buffer = 8388608\npernetd.unregister_timeout = 10\npernetd.workers = {workers}\n"
     );
     assert_eq!(good(&m, &["-a"]), own, "without --netns it is the host's own namespace, where the probe is not");
     m.stop();

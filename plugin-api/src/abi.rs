@@ -440,8 +440,9 @@ pub struct SockReturn {
     pub status: Status,
     /// Its inode in sockfs, never used again; 0 is none. To be given to [`HostMod::sock_release`] once.
     pub ino: u64,
-    /// The descriptor, the host's: the plugin uses it and does not close it. What the host has shut stays open until it
-    /// is released, as a socket that is connected to nothing, so that its number is nobody else's.
+    /// The descriptor, the host's: the plugin uses it and does not close it; -1 for none. What the host has shut stays
+    /// open until it is released or the instance has ended, as a socket whose other end is closed, so that its number is
+    /// nobody else's.
     pub fd: i32,
 }
 
@@ -456,7 +457,7 @@ pub struct ConnectCall {
     pub pid: u32,
     /// The plugin's end; the host's descriptor as in [`SockReturn`].
     pub fd: i32,
-    /// Its inode, to be released as if it came from [`HostMod::sock_create`].
+    /// Its inode, to be released as if it came from [`HostMod::sock_create`]; where the call fails, the host does so.
     pub ino: u64,
 }
 

@@ -29,6 +29,7 @@ use crate::host::Shared;
 use crate::log::{self, Caller};
 use crate::pernet::AnyOps;
 use crate::plugin;
+use crate::socket::{Connection, SocketFamily};
 use crate::super_block::AnyFileSystem;
 use crate::sysctl;
 use crate::{Error, Event, ExitReason, Host, MountRequest, Net, Notifier, Plugin, Registrar, Result, Verdict, guard};
@@ -143,6 +144,7 @@ struct Instance {
 struct Parts {
     ops: Vec<Box<dyn AnyOps>>,
     notifiers: Vec<Box<dyn Notifier>>,
+    families: Vec<Box<dyn SocketFamily>>,
     filesystems: Vec<Box<dyn AnyFileSystem>>,
     /// Held for its drop only; the mutex, never locked, makes it shareable without asking `Sync` of the author.
     plugin: Option<Mutex<Box<dyn Any + Send>>>,
@@ -195,14 +197,15 @@ fn start<P: Plugin>(caller: Caller, config: &str) -> Result<(InstanceHandle, RVe
         Ok(plugin) => (Some(Mutex::new(Box::new(plugin) as Box<dyn Any + Send>)), None),
         Err(status) => (None, Some(status)),
     };
-    let parts = Parts { ops: reg.ops, notifiers: reg.notifiers, filesystems: reg.filesystems, plugin, shared };
+    let Registrar { ops, notifiers, filesystems, families, registrations, .. } = reg;
+    let parts = Parts { ops, notifiers, filesystems, families, plugin, shared };
     if let Some(status) = failure {
         // The first failure is the one to tell; the panic hook has logged what follows from it.
         let _ = end(caller, parts);
         return Err(status);
     }
     let instance = Box::into_raw(Box::new(Instance { id, caller, parts }));
-    Ok((InstanceHandle(instance.expose_provenance() as u64), reg.registrations.into()))
+    Ok((InstanceHandle(instance.expose_provenance() as u64), registrations.into()))
 }
 
 extern "C" fn destroy(instance: InstanceHandle) -> Status {
@@ -246,6 +249,9 @@ fn end(caller: Caller, parts: Parts) -> Result<(), Status> {
         then(guard::discard(caller, device));
     }
     shared.starter.stop();
+    for family in parts.families.into_iter().rev() {
+        then(guard::discard(caller, family));
+    }
     for fs in parts.filesystems.into_iter().rev() {
         then(guard::discard(caller, fs));
     }
@@ -375,13 +381,12 @@ extern "C" fn file(instance: InstanceHandle, fs: u32, sb: u64, call: &FileCall<'
     on(instance, |i| i.filesystem(fs)?.call(&*i.parts.shared.supers.get(fs, sb)?, call)).into()
 }
 
-extern "C" fn sock_connected(
-    instance: InstanceHandle,
-    _family: u32,
-    _net: &NetInfo<'_>,
-    _call: &ConnectCall,
-) -> Status {
-    on(instance, |_| Err::<(), _>(not_registered("protocol family"))).into()
+extern "C" fn sock_connected(instance: InstanceHandle, family: u32, net: &NetInfo<'_>, call: &ConnectCall) -> Status {
+    let connected = |i: &Instance| {
+        let family = i.parts.families.get(family as usize).ok_or_else(|| not_registered("protocol family"))?;
+        family.connected(&i.net(net), Connection::read(i.caller, call)?)
+    };
+    on(instance, connected).into()
 }
 
 fn not_registered(what: &str) -> Error {
@@ -422,7 +427,7 @@ impl Instance {
     fn net<'a>(&self, info: &'a NetInfo<'a>) -> Net<'a> {
         // SAFETY: `new` asks for handles that are 0 or live areas of this mapping: what the host lists in `areas` are
         // those that `pernet_init` returned and that are not freed, as `NetInfo` states.
-        Net::new(info, unsafe { Areas::new(self.id, info.areas.as_slice()) })
+        Net::new(self.caller, info, unsafe { Areas::new(self.id, info.areas.as_slice()) })
     }
 
     fn nets<'a>(&self, infos: RSlice<'a, NetInfo<'a>>) -> Vec<Net<'a>> {

@@ -14,6 +14,7 @@ use crate::filesystem::{FileSystem, KernMount};
 use crate::log::{self, Caller};
 use crate::netdev_ops::OpsTable;
 use crate::pernet::{AnyOps, Registered};
+use crate::socket::SocketFamily;
 use crate::super_block::{AnyFileSystem, SuperTable};
 use crate::sysctl::SysctlTables;
 use crate::work::{Work, WorkTable};
@@ -25,6 +26,7 @@ pub struct Registrar {
     pub(crate) registrations: Vec<Registration>,
     pub(crate) ops: Vec<Box<dyn AnyOps>>,
     pub(crate) notifiers: Vec<Box<dyn Notifier>>,
+    pub(crate) families: Vec<Box<dyn SocketFamily>>,
     pub(crate) filesystems: Vec<Box<dyn AnyFileSystem>>,
 }
 
@@ -35,6 +37,7 @@ enum Class {
     Device = 1,
     Notifier = 2,
     FileSystem = 3,
+    Family = 4,
 }
 
 /// [`Registration::priority`] of a file system type: users cannot mount it.
@@ -48,6 +51,7 @@ impl Registrar {
             ops: Vec::new(),
             notifiers: Vec::new(),
             filesystems: Vec::new(),
+            families: Vec::new(),
         }
     }
 
@@ -69,6 +73,18 @@ impl Registrar {
         let number = number(self.notifiers.len())?;
         self.declare(Class::Notifier, number, priority, name)?;
         self.notifiers.push(Box::new(notifier));
+        Ok(())
+    }
+
+    /// Offers a protocol family by this name (`sock_register`), in every namespace in which the plugin acts: 1 to 63 letters
+    /// a–z, digits, `-` and `_`, a letter first. Whoever connects to it there gets the other end of a socket pair.
+    ///
+    /// It is registered before the plugin's first hook in a namespace, and taken back after its last. A name that the
+    /// kernel or another plugin has fails the plugin's start (`EEXIST`, K6.8).
+    pub fn sock_family<F: SocketFamily>(&mut self, name: &str, family: F) -> Result<()> {
+        let number = number(self.families.len())?;
+        self.declare(Class::Family, number, 0, name)?;
+        self.families.push(Box::new(family));
         Ok(())
     }
 

@@ -42,6 +42,8 @@ mod sysctl;
 mod filesystem;
 mod super_block;
 mod socket;
+mod packet;
+mod lent;
 mod area;
 mod export;
 
@@ -61,6 +63,7 @@ pub use notifier::{Device, Event, Notifier};
 pub use own::{Netdev, NetdevInfo, NetdevRef};
 pub use pernet::{Net, PernetId, PernetOps};
 pub use plugin::{ConfigError, NoConfig, Plugin};
+pub use socket::{Connection, Socket, SocketFamily};
 pub use spec::{MacvlanMode, NetdevSpec, Vxlan};
 pub use sysctl::CtlHeader;
 pub use tracing;
@@ -68,11 +71,11 @@ pub use tracing;
 /// What a plugin's file usually needs: `use pernet_plugin_api::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Batch, BoolKnob, ConfigError, CtlHeader, CtlTable, Datapath, Device, DirEntry, Error, Event, EventKind,
-        ExitReason, FileAttr, FileCaller, FileSystem, Frame, Host, IntKnob, KernMount, MountRequest, NdoDevice, Net,
-        NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier, NotifierId, OpenFile,
-        PernetId, PernetOps, Plugin, Queue, RegState, Registrar, Result, Stats, TextKnob, UintKnob, UlongKnob, Verdict,
-        export_plugin, tracing,
+        Batch, BoolKnob, ConfigError, Connection, CtlHeader, CtlTable, Datapath, Device, DirEntry, Error, Event,
+        EventKind, ExitReason, FileAttr, FileCaller, FileSystem, Frame, Host, IntKnob, KernMount, MountRequest,
+        NdoDevice, Net, NetCookie, NetDeviceOps, Netdev, NetdevInfo, NetdevRef, NetdevSpec, NoConfig, Notifier,
+        NotifierId, OpenFile, PernetId, PernetOps, Plugin, Queue, RegState, Registrar, Result, Socket, SocketFamily,
+        Stats, TextKnob, UintKnob, UlongKnob, Verdict, export_plugin, tracing,
     };
 }
 

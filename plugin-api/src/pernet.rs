@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 
 use crate::abi::{AreaHandle, NetInfo};
 use crate::area::{self, Areas, Owner, Taken};
+use crate::log::Caller;
 use crate::{Error, ExitReason, NetCookie, Result};
 
 /// A pernet subsystem or device: what happens in each namespace.
@@ -84,13 +85,18 @@ impl<S> fmt::Debug for PernetId<S> {
 /// A namespace, for the time of one call.
 #[derive(Clone, Copy)]
 pub struct Net<'a> {
+    caller: Caller,
     info: &'a NetInfo<'a>,
     areas: Areas<'a>,
 }
 
 impl<'a> Net<'a> {
-    pub(crate) fn new(info: &'a NetInfo<'a>, areas: Areas<'a>) -> Self {
-        Net { info, areas }
+    pub(crate) fn new(caller: Caller, info: &'a NetInfo<'a>, areas: Areas<'a>) -> Self {
+        Net { caller, info, areas }
+    }
+
+    pub(crate) fn caller(&self) -> Caller {
+        self.caller
     }
 
     /// The kernel's cookie of the namespace: never reused, so a good key.

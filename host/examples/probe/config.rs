@@ -55,6 +55,83 @@ pub(crate) struct Config {
     /// Devices to hold from their REGISTER on; the notifier has to be there.
     #[serde(default)]
     pub(super) holds: Vec<Hold>,
+    /// Sockets to make.
+    #[serde(default)]
+    pub(super) sockets: Vec<WantedSocket>,
+    /// Families to connect to.
+    #[serde(default)]
+    pub(super) connects: Vec<Connect>,
+    /// Protocol families to offer, each of which sends back what it is sent.
+    #[serde(default)]
+    pub(super) families: Vec<String>,
+}
+
+/// Where something is done.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Place {
+    /// In this hook …
+    hook: String,
+    /// … of the namespaces that this glob fits.
+    #[serde(default = "everywhere")]
+    netns: String,
+    /// In the namespace of this name, whose init this instance has seen; in the hook's own without.
+    #[serde(default)]
+    pub(super) to: String,
+    /// From a thread of the plugin's own, instead of from the hook.
+    #[serde(default)]
+    pub(super) own_thread: bool,
+}
+
+impl Place {
+    pub(super) fn is(&self, hook: &str, netns: &str) -> bool {
+        self.hook == hook && glob::Pattern::new(&self.netns).is_ok_and(|glob| glob.matches(netns))
+    }
+}
+
+/// A socket to make.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct WantedSocket {
+    #[serde(flatten)]
+    pub(super) at: Place,
+    /// `AF_*`
+    pub(super) family: i32,
+    /// `SOCK_*`
+    pub(super) kind: i32,
+    #[serde(default)]
+    pub(super) protocol: i32,
+    /// For how long.
+    #[serde(default)]
+    pub(super) keep: Keep,
+    /// A thread reads it once.
+    #[serde(default)]
+    pub(super) read: bool,
+}
+
+/// How long a socket is kept.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Keep {
+    /// Dropped at once.
+    Drop,
+    /// Until the namespace's exit.
+    #[default]
+    Net,
+    /// Until the plugin's own end: it leaks from the namespace.
+    Plugin,
+    /// For ever.
+    Forget,
+}
+
+/// A family to connect to.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Connect {
+    #[serde(flatten)]
+    pub(super) at: Place,
+    pub(super) family: String,
+    /// `SOCK_*`
+    pub(super) kind: i32,
+    /// Said; the answer is recorded.
+    pub(super) say: String,
 }
 
 /// A file system type to register.

@@ -8,6 +8,7 @@ mod config;
 mod files;
 mod netdevs;
 mod record;
+mod socks;
 mod spec;
 mod work;
 
@@ -25,6 +26,7 @@ use config::{Action, Config};
 use files::Files;
 use netdevs::Netdevs;
 use record::{Line, Record};
+use socks::{Echo, Socks};
 use work::Works;
 
 /// Counts the instances of this mapping, so that a fresh one can be told from the one before.
@@ -44,6 +46,7 @@ struct Shared {
     works: Works,
     netdevs: Netdevs,
     acts: Acts,
+    socks: Socks,
     host: Host,
     /// Internal mounts, for as long as the instance.
     kern_mounts: Mutex<Vec<KernMount>>,
@@ -126,9 +129,9 @@ impl Plugin for Probe {
         let instance = INSTANCES.fetch_add(1, Ordering::Relaxed);
         let record = Record::new(&config, instance);
         let (works, netdevs) = (Works::new(host.clone(), record.clone()), Netdevs::new(host.clone()));
-        let (acts, kern_mounts) = (Acts::default(), Mutex::default());
+        let (acts, socks, kern_mounts) = (Acts::default(), Socks::new(host.clone()), Mutex::default());
         let counts = Mutex::default();
-        let shared = Arc::new(Shared { config, record, counts, works, netdevs, acts, host, kern_mounts });
+        let shared = Arc::new(Shared { config, record, counts, works, netdevs, acts, socks, host, kern_mounts });
         let config = &shared.config;
         if config.subsys {
             reg.pernet_subsys("subsys", Ops { shared: Arc::clone(&shared), op: "subsys" })?;
@@ -138,6 +141,9 @@ impl Plugin for Probe {
         }
         if let Some(priority) = config.notifier {
             reg.notifier("devices", priority, Devices(Arc::clone(&shared)))?;
+        }
+        for name in &config.families {
+            reg.sock_family(name, Echo(Arc::clone(&shared), name.clone()))?;
         }
         for wanted in &config.filesystems {
             let files = Files { shared: Arc::clone(&shared), host: shared.host.clone() };
@@ -161,6 +167,7 @@ impl Drop for Probe {
         self.shared.works.end();
         self.shared.kern_mounts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.shared.netdevs.end();
+        self.shared.socks.end();
         let _ = self.shared.call(Line::at_home("drop"));
     }
 }
@@ -192,6 +199,10 @@ impl Ops {
         let reason = reason_word(reason);
         self.shared.call(Line { reason: Some(reason), area_is_mine: Some(mine), ..Line::of(hook, self.op, net) })?;
         self.shared.works.begin(&self.shared.config, hook, net);
+        self.shared.socks.begin(&self.shared, hook, net);
+        if hook == "pernet.exit" {
+            self.shared.socks.leave(net);
+        }
         Ok(())
     }
 }
@@ -204,6 +215,7 @@ impl PernetOps for Ops {
         self.shared.call(Line::of("pernet.init", self.op, net))?;
         self.shared.mount_internally(net);
         self.shared.works.begin(&self.shared.config, "pernet.init", net);
+        self.shared.socks.begin(&self.shared, "pernet.init", net);
         if self.op == "device" {
             self.shared.netdevs.listen(&self.shared, net)?;
             self.shared.netdevs.register(&self.shared, net)?;
@@ -241,6 +253,7 @@ impl Notifier for Devices {
             Line { device: Some(event.device.name), replay: Some(event.replay), ..Line::of(&hook, "notifier", net) };
         self.0.call(line)?;
         self.0.works.begin(&self.0.config, &hook, net);
+        self.0.socks.begin(&self.0, &hook, net);
         if event.kind == EventKind::Register {
             self.0.netdevs.hold(&self.0, net, event);
         }

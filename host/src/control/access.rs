@@ -6,7 +6,6 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
 use super::request::{ControlError, ErrorKind};
@@ -25,8 +24,10 @@ pub(super) enum Need {
 /// Who connected.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
-    uid: u32,
-    gid: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// 0 where it has no number here.
+    pub(super) pid: u32,
     groups: Vec<u32>,
 }
 
@@ -41,9 +42,8 @@ pub(super) enum Readers {
 impl Peer {
     /// The credentials of a connection's other end.
     pub(super) fn of(stream: &UnixStream) -> io::Result<Peer> {
-        let credentials = socket_peercred(stream)?;
-        let groups = peer::groups(stream)?;
-        Ok(Peer { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw(), groups })
+        let peer::Credentials { uid, gid, pid } = peer::credentials(stream)?;
+        Ok(Peer { uid, gid, pid, groups: peer::groups(stream)? })
     }
 
     /// Root or the daemon's own user: may do everything.
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn reading_is_as_configured_and_changing_never_is() {
-        let peer = Peer { uid: geteuid().as_raw() + 1000, gid: 100, groups: vec![7] };
+        let peer = Peer { uid: geteuid().as_raw() + 1000, gid: 100, pid: 1, groups: vec![7] };
         let group = |id| Readers::Group { name: "g".into(), id };
         for (readers, may_read) in [
             (Readers::Root, false),

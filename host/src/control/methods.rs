@@ -1,5 +1,6 @@
 //! The interface's methods: judge, ask the daemon, wait for its answer or for the client to go.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,16 +8,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::select;
 use varlink::VarlinkService;
 
-use super::access::Need;
+use super::access::{Need, Peer};
 use super::connection::{Connection, at};
-use super::request::{Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request};
+use super::request::{Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request, SockConnect};
 use super::server::{Shared, after};
 use super::sysctl::{Asker, Sets};
 use super::wire::generated::{
     Call_Boot, Call_DevList, Call_DevShow, Call_FilesystemList, Call_Monitor, Call_Mount, Call_MountList,
     Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry, Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList,
-    Call_Reload, Call_Status, Call_SysctlList, Call_SysctlRead, Call_SysctlWrite, VarlinkCallError, VarlinkInterface,
-    new,
+    Call_Reload, Call_SockConnect, Call_SockList, Call_Status, Call_SysctlList, Call_SysctlRead, Call_SysctlWrite,
+    VarlinkCallError, VarlinkInterface, new,
 };
 use super::wire::{MountEntry, Netns, NetnsState};
 
@@ -157,7 +158,7 @@ impl Methods {
     }
 
     /// The one descriptor that came with the call.
-    fn descriptor(&self, place: String, which: &str) -> Result<std::os::fd::OwnedFd, Refusal> {
+    fn descriptor(&self, place: String, which: &str) -> Result<OwnedFd, Refusal> {
         let mut descriptors = self.connection.take_descriptors();
         match (descriptors.pop(), descriptors.is_empty()) {
             (Some(one), true) => Ok(one),
@@ -167,6 +168,15 @@ impl Methods {
                 Err(ControlError::new(ErrorKind::Invalid, place, what, remedy).into())
             }
         }
+    }
+
+    fn sock_connect(&self, netns: String, family: String, kind: String) -> Result<(), Refusal> {
+        self.judge(Need::Change, "SockConnect")?;
+        let place = format!("protocol family {family} in namespace {netns}");
+        let fd = self.descriptor(place, "the socket's one descriptor")?;
+        let Peer { uid, gid, pid, .. } = self.connection.peer;
+        let ask = self.ask(|reply| Request::SockConnect(SockConnect { netns, family, kind, uid, gid, pid, fd, reply }));
+        self.wait(&ask, None)
     }
 
     /// The type's own code is asked, which takes the time that it takes.
@@ -342,9 +352,29 @@ impl VarlinkInterface for Methods {
         refuse(call, e)
     }
 
+    fn sock_list(&self, call: &mut dyn Call_SockList, netns: Option<String>) -> varlink::Result<()> {
+        match self.read("SockList", |reply| Request::SockList { netns, reply }) {
+            Ok(sockets) => call.reply(sockets),
+            Err(e) => refuse(call, e),
+        }
+    }
+
     fn filesystem_list(&self, call: &mut dyn Call_FilesystemList) -> varlink::Result<()> {
         match self.read("FilesystemList", |reply| Request::FilesystemList { reply }) {
             Ok(filesystems) => call.reply(filesystems),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn sock_connect(
+        &self,
+        call: &mut dyn Call_SockConnect,
+        netns: String,
+        family: String,
+        r#type: String,
+    ) -> varlink::Result<()> {
+        match self.sock_connect(netns, family, r#type) {
+            Ok(()) => call.reply(),
             Err(e) => refuse(call, e),
         }
     }

@@ -11,7 +11,9 @@ use std::sync::{Arc, Weak};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::sysctl::SysctlSet;
-use super::wire::{BootRecord, Device, DeviceDetails, Filesystem, MountEntry, Netns, Plugin, ReloadResult, Status};
+use super::wire::{
+    BootRecord, Device, DeviceDetails, Filesystem, MountEntry, Netns, Plugin, ReloadResult, Socket, Status,
+};
 
 /// One thing that a client asks for.
 #[derive(Debug)]
@@ -123,6 +125,36 @@ pub enum Request {
         /// For the answer.
         reply: Reply<ReloadResult>,
     },
+    /// The sockets of plugins in one namespace, or in all.
+    SockList {
+        /// Any of the namespace's names; `None` for all.
+        netns: Option<String>,
+        /// For the answer.
+        reply: Reply<Vec<Socket>>,
+    },
+    /// Connect to a protocol family that a plugin offers.
+    SockConnect(SockConnect),
+}
+
+/// The arguments of [`Request::SockConnect`].
+#[derive(Debug)]
+pub struct SockConnect {
+    /// Any of the namespace's names.
+    pub netns: String,
+    /// The family's name.
+    pub family: String,
+    /// `stream`, `dgram` or `seqpacket`.
+    pub kind: String,
+    /// Who connects: effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Process; 0 where it has no number here.
+    pub pid: u32,
+    /// The plugin's end; not looked at yet.
+    pub fd: OwnedFd,
+    /// Answered when the plugin has taken it, or refused.
+    pub reply: Reply<()>,
 }
 
 /// The arguments of [`Request::NetnsAdd`].

@@ -22,7 +22,7 @@ pub use generated::{
     BootRecord, DaemonState, DaemonStatus as Status, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats,
     Facility, Filesystem, Hook, HookResult, Initcall, InitcallResult, LastReload, MountEntry, NamespaceCounts, Netns,
     NetnsError, NetnsSetup, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction,
-    ReloadResult, ReloadedPlugin, SetupHook, Sysctl,
+    ReloadResult, ReloadedPlugin, SetupHook, Socket, Sysctl,
 };
 
 /// The interface's text, as it is also given to clients that ask for it.

@@ -17,7 +17,12 @@ use super::reload::Shared;
 /// Registers everything, or leaves nothing registered.
 pub(super) fn enlist(shared: &Shared, write: &WriteToken, live: &Live) -> Result<(), Trouble> {
     filesystems::announce(shared, live)?;
+    if let Err(trouble) = register_families(shared, live) {
+        filesystems::withdraw(shared, live);
+        return Err(trouble);
+    }
     engine::register(write, live.member(), &shared.nets()).map_err(|errors| {
+        unregister_families(shared, live);
         filesystems::withdraw(shared, live);
         errors.first().map_or_else(|| Trouble::new("pernet.init", "failed without saying why"), Trouble::from)
     })
@@ -29,5 +34,26 @@ pub(super) fn delist(shared: &Shared, write: &WriteToken, live: &Live, reason: E
     let name: &Arc<str> = live.instance.name();
     let (_, errors) = engine::unregister(write, name, &shared.nets(), reason);
     complain(&errors);
+    unregister_families(shared, live);
     filesystems::withdraw(shared, live);
+}
+
+fn register_families(shared: &Shared, live: &Live) -> Result<(), Trouble> {
+    for (name, ops) in live.instance.families() {
+        if let Err(failure) = engine::sock_register(&shared.sockets.families, &live.owner, name, ops) {
+            unregister_families(shared, live);
+            return Err(Trouble::new("sock.register", format!("{failure} (errno {})", failure.errno)));
+        }
+        tracing::info!(plugin = %live.owner.name, "registered protocol family {name}");
+    }
+    Ok(())
+}
+
+/// Those that are registered and its own, newest first.
+fn unregister_families(shared: &Shared, live: &Live) {
+    let names: Vec<&str> = live.instance.families().map(|(name, _)| name).collect();
+    for name in names.into_iter().rev() {
+        // Not registered, or somebody else's: where its registration failed.
+        let _ = engine::sock_unregister(&shared.sockets.families, &live.owner, name);
+    }
 }

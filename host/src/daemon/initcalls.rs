@@ -13,7 +13,7 @@ use pernet_plugin_api::NetCookie;
 use crate::config::{self, Config};
 use crate::control::monitor::Monitor;
 use crate::discovery::links::LinkSource;
-use crate::engine::{Blacklist, Failure, Level, Step, Undo, WriteToken, do_steps};
+use crate::engine::{Blacklist, Failure, Level, Undo, WriteToken};
 use crate::linux::ns::{self, Pin};
 use crate::linux::worker::Workers;
 use crate::{control, discovery, systemd};
@@ -21,7 +21,7 @@ use crate::{control, discovery, systemd};
 use super::knobs::{self, Knobs};
 use super::plugins::Entry;
 use super::reload::Shared;
-use super::{Event, identify, netctl, pernetfs};
+use super::{Event, identify, netctl, pernetfs, sock_init};
 
 /// One of the daemon's own initcalls.
 pub(super) struct Own {
@@ -41,7 +41,7 @@ pub(super) const OWN: [Own; 10] = [
     Own { name: "net_ns_init", level: Level::Pure, vital: true, requires: &[], run: net_ns_init },
     Own { name: "workqueue_init", level: Level::Pure, vital: true, requires: &[], run: workqueue_init },
     Own { name: "net_sysctl_init", level: Level::Core, vital: false, requires: &[], run: net_sysctl_init },
-    Own { name: "sock_init", level: Level::Core, vital: false, requires: &[], run: sock_init },
+    Own { name: "sock_init", level: Level::Core, vital: false, requires: &["net_sysctl_init"], run: sock_init },
     Own { name: "rtnetlink_init", level: Level::Core, vital: true, requires: &[], run: rtnetlink_init },
     Own { name: "net_dev_init", level: Level::Subsys, vital: false, requires: &[], run: net_dev_init },
     Own { name: "pernetfs_init", level: Level::Fs, vital: false, requires: &[], run: pernetfs_init },
@@ -133,11 +133,10 @@ fn made<T>(part: &Option<Arc<T>>) -> Result<Arc<T>, Failure> {
     part.clone().ok_or_else(|| Failure::new(libc::ENODEV, "an initcall before this one has not run"))
 }
 
-/// Sockets and what they stand on, each a step in the kernel's order (K6.7): the root of the net sysctls, the cache of
-/// inodes, the type `sockfs`, its mount. Where the kernel's unwinds in part, this does wholly.
+/// Sockets and what they stand on, each a step in the kernel's order (K6.7).
 fn sock_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
-    let steps: [Step<Booting<'_>>; 0] = [];
-    do_steps(&steps, booting)
+    let shared = booting.shared;
+    sock_init::sock_init(&shared.sockets, &shared.sysctls, &shared.filesystems, &made(&booting.made.workers)?)
 }
 
 /// The source of link events; it opens its socket when somebody wants to hear.

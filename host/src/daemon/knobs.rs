@@ -157,18 +157,6 @@ impl CtlData for Knobs {
         set_log_level(*level);
         Ok(())
     }
-
-    fn read(&self, _: &CtlAt, _: u64, _: usize) -> Result<Vec<u8>, Failure> {
-        Err(not_of_this_kind())
-    }
-
-    fn write(&self, _: &CtlAt, _: u64, _: &[u8]) -> Result<usize, Failure> {
-        Err(not_of_this_kind())
-    }
-
-    fn free(&self) -> Result<(), Failure> {
-        Ok(())
-    }
 }
 
 /// Has the daemon log so much from now on, and its plugins too.

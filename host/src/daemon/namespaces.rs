@@ -58,7 +58,7 @@ pub(super) struct Rebirth {
 /// A job that waits for the pernet list.
 pub(super) struct Held(NetCookie, HookJob);
 
-type HookJob = Box<dyn FnOnce(&ReadToken) + Send>;
+pub(super) type HookJob = Box<dyn FnOnce(&ReadToken) + Send>;
 
 /// When to try a namespace again; the heap's top is the earliest.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -142,7 +142,7 @@ impl Daemon {
 
     /// Takes a namespace under management and queues its setup.
     pub(super) fn begin(&mut self, cookie: NetCookie, generation: u32, names: Vec<Arc<str>>, pin: Pin) {
-        let place = Place::new(cookie, pin, &self.links);
+        let place = Place::new(cookie, pin, &self.links, &self.shared.sockets);
         let is_host = names.first().is_some_and(|n| **n == *engine::HOST);
         let handle = Box::new(Handle(Arc::clone(&place)));
         let net = if is_host {

@@ -128,6 +128,7 @@ impl Services {
     pub(super) fn ended(&self, owner: &Arc<Owner>) {
         self.owners.remove(owner);
         self.netdevs.take_back(owner);
+        self.sockets.take_back(owner);
         self.filesystems.take_back(owner);
         let whose = Whose::owner(owner);
         lock(&self.netdevs.notifiers).retain(|(theirs, ..), _| *theirs != whose);

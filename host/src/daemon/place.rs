@@ -1,4 +1,4 @@
-//! How the daemon and the engine act in one namespace: the one descriptor that pins it, and its links.
+//! How the daemon and the engine act in one namespace: the one descriptor that pins it, its links, its sockets.
 //!
 //! It decides nothing. Whoever enters is a thread with a seat; the loop only makes one and, after the exits, closes it.
 
@@ -11,28 +11,33 @@ use pernet_plugin_api::{Error, NetCookie};
 use crate::discovery::links::LinkSource;
 use crate::discovery::nsid;
 use crate::engine::{
-    Created, Failure, Holder, HookError, Link, LinkChange, LinkSpec, Links, Namespace, Net, Queues, Wanted,
+    Created, Failure, Holder, HookError, Link, LinkChange, LinkSpec, Links, Namespace, Net, Queues, Sock, SockSpec,
+    Socket, Wanted, sock_type_name,
 };
 use crate::linux::ns::{self, Pin};
 use crate::linux::{device, rtnetlink};
+use crate::plugin::running::current_hook;
 
 use super::namespaces::complain;
+use super::sockets::Sockets;
 
-/// How the engine acts in one namespace: the one descriptor that pins it, and its links.
+/// How the engine acts in one namespace: the one descriptor that pins it, its links, its sockets.
 pub(super) struct Place {
     cookie: NetCookie,
     /// Taken out by the loop when the exits are done. The lock is held to reach it only: the loop must not wait for
     /// what runs inside.
     pin: RwLock<Option<Arc<Pin>>>,
     links: Arc<LinkSource>,
+    sockets: Arc<Sockets>,
 }
 
 /// The engine owns its handle; the loop keeps another to close the pin.
 pub(super) struct Handle(pub(super) Arc<Place>);
 
 impl Place {
-    pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>) -> Arc<Place> {
-        Arc::new(Place { cookie, pin: RwLock::new(Some(Arc::new(pin))), links: Arc::clone(links) })
+    pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>, sockets: &Arc<Sockets>) -> Arc<Place> {
+        let (pin, links, sockets) = (RwLock::new(Some(Arc::new(pin))), Arc::clone(links), Arc::clone(sockets));
+        Arc::new(Place { cookie, pin, links, sockets })
     }
 
     fn pin(&self) -> std::io::Result<Arc<Pin>> {
@@ -103,6 +108,18 @@ impl Namespace for Handle {
 
     fn home(&self) -> Result<(), Failure> {
         ns::home().map_err(|e| failure("cannot come home from the namespace", &e))
+    }
+
+    fn socket(&self, spec: &SockSpec) -> Result<Box<dyn Sock>, Failure> {
+        let pin = self.0.pin().map_err(|e| failure("cannot reach the namespace", &e))?;
+        let inside = current_hook().is_some_and(|hook| hook.cookie == Some(self.0.cookie));
+        Ok(Box::new(self.0.sockets.parts()?.world.create(spec, (self.0.cookie, pin), inside)?))
+    }
+
+    fn left_open(&self, socket: &Socket) {
+        let (plugin, netns, age) = (&*socket.owner.name, &*socket.netns(), socket.born.elapsed().as_secs());
+        let (family, kind) = (&socket.family, sock_type_name(socket.kind));
+        tracing::warn!(plugin, netns, "left {socket} open: {family} {kind}, {age} s old; it is shut");
     }
 }
 
@@ -189,7 +206,8 @@ fn place_of(net: &Net) -> Option<&Place> {
     namespace.downcast_ref::<Handle>().map(|handle| &*handle.0)
 }
 
-fn pin_of(net: &Net) -> Result<Arc<Pin>, Failure> {
+/// The descriptor that pins another namespace.
+pub(super) fn pin_of(net: &Net) -> Result<Arc<Pin>, Failure> {
     let gone = || std::io::Error::from_raw_os_error(libc::ESTALE);
     let pin = place_of(net).ok_or_else(gone).and_then(Place::pin);
     pin.map_err(|e| failure("cannot reach the other namespace", &e))

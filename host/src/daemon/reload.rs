@@ -26,6 +26,7 @@ use super::plugins::{Entry, Live, Maker, Plugins, Trouble};
 use super::prepared::{Prepared, order, prepare_all, sort_out};
 use super::running_set::{Failed, Running, RunningSet};
 use super::services::Places;
+use super::sockets::Sockets;
 use super::sysctls::NetSysctl;
 
 /// How long a writer waits for the hooks that run. Longer than any hook should take, shorter than an operator's patience.
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) places: Arc<Places>,
     /// The plugins. Held for moments by the loop, and by these works only to read and to publish, not across a hook.
     pub(super) plugins: Mutex<Plugins>,
+    /// Plugins' sockets and protocol families.
+    pub(super) sockets: Arc<Sockets>,
     /// File system types and mounts.
     pub(super) filesystems: Arc<Filesystems>,
     /// Who may read `pernetfs`.

@@ -68,6 +68,8 @@ impl Daemon {
             Request::Mount(ask) => self.mount(ask),
             Request::Sysctls { netns, reply } => self.sysctl_sets(netns.as_deref(), reply),
             Request::Reload { reply } => self.reload(Some(reply)),
+            Request::SockList { netns, reply } => self.sock_list(netns.as_deref(), reply),
+            Request::SockConnect(ask) => self.sock_connect(ask),
         }
     }
 

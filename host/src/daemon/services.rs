@@ -13,17 +13,19 @@ use pernet_plugin_api::NetCookie;
 use super::filesystems::Filesystems;
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
+use super::sockets::Sockets;
 use super::sysctls::NetSysctl;
 use super::{Daemon, Event, setups};
 use crate::control::monitor::{HookLine, Monitor};
 use crate::engine::{
     self, CtlTable, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
+    SockSpec,
 };
 use crate::logging;
 use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
 
 /// How long `run_in` waits: longer than a namespace's queue should ever be.
-const RUN_IN: Duration = Duration::from_secs(30);
+pub(super) const RUN_IN: Duration = Duration::from_secs(30);
 
 /// How often it looks whether there is still somebody to wait for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -122,6 +124,8 @@ pub(super) struct Services {
     pub(super) places: Arc<Places>,
     /// Plugins' own devices.
     pub(super) netdevs: Netdevs,
+    /// Plugins' sockets and protocol families.
+    pub(super) sockets: Arc<Sockets>,
     /// File system types and mounts.
     pub(super) filesystems: Arc<Filesystems>,
     /// The instances that may ask.
@@ -182,7 +186,7 @@ impl Services {
 
 /// Waits for work in another namespace, but not beyond the instance's end, or its table's, or its mount's: that end may
 /// be waiting for this very thread, in a reload that holds the work back.
-fn wait_for(answer: &Receiver<Result<(), Failure>>, instance: &InstanceRef) -> Result<(), Failure> {
+pub(super) fn wait_for<T>(answer: &Receiver<Result<T, Failure>>, instance: &InstanceRef) -> Result<T, Failure> {
     let until = Instant::now() + RUN_IN;
     loop {
         match answer.recv_timeout(LOOK) {
@@ -334,6 +338,24 @@ impl HostServices for Services {
 
     fn kern_unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
         self.filesystems.unmount(instance, mount)
+    }
+
+    fn sock_create(&self, instance: &InstanceRef, cookie: u64, spec: SockSpec) -> Result<(u64, i32), Failure> {
+        self.create_socket(instance, cookie, spec)
+    }
+
+    fn sock_release(&self, instance: &InstanceRef, ino: u64) -> Result<(), Failure> {
+        self.release_socket(instance, ino)
+    }
+
+    fn sock_connect(
+        &self,
+        instance: &InstanceRef,
+        cookie: u64,
+        family: &str,
+        kind: i32,
+    ) -> Result<(u64, i32), Failure> {
+        self.connect_to(instance, cookie, family, kind)
     }
 
     fn register_net_sysctl(

@@ -22,6 +22,7 @@ use super::plugins::{Maker, Plugins};
 use super::prepared::{order, prepare_all, sort_out};
 use super::reload::Shared;
 use super::services::{Owners, Places, Services};
+use super::sockets::Sockets;
 use super::sysctls::NetSysctl;
 use super::{Daemon, Event, Phase};
 
@@ -64,6 +65,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     listen_to_signals(&events)?;
 
     let patience = config.main.unregister_timeout;
+    let sockets = Sockets::new();
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
     let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout))
@@ -76,6 +78,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         monitor: Arc::clone(&monitor),
         places: Arc::clone(&places),
         netdevs: Netdevs::default(),
+        sockets: Arc::clone(&sockets),
         filesystems: Arc::clone(&filesystems),
         owners: Owners::default(),
         list: Arc::downgrade(&list),
@@ -86,6 +89,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         places,
         nets: RwLock::default(),
         plugins: Mutex::new(Plugins::default()),
+        sockets,
         filesystems,
         readers,
         maker: Maker::new(services),

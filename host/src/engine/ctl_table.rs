@@ -99,22 +99,42 @@ pub struct CtlAt {
     pub entry: usize,
 }
 
-/// What stands behind a table. Called from any thread, many at once, and with none of the engine's locks held.
+/// What stands behind a table. Called from any thread, many at once, and with none of the engine's locks held. Only what
+/// its entries' kinds need is called.
+#[expect(unused_variables, reason = "what has no entry of a kind needs nothing of it")]
 pub trait CtlData: Send + Sync {
     /// One element of a number.
-    fn load(&self, at: &CtlAt, index: usize) -> Result<Number, Failure>;
+    fn load(&self, at: &CtlAt, index: usize) -> Result<Number, Failure> {
+        Err(of_another_kind())
+    }
     /// Changes one element; it is within the entry's bounds.
-    fn store(&self, at: &CtlAt, index: usize, value: Number) -> Result<(), Failure>;
+    fn store(&self, at: &CtlAt, index: usize, value: Number) -> Result<(), Failure> {
+        Err(of_another_kind())
+    }
     /// A text.
-    fn text(&self, at: &CtlAt) -> Result<Vec<u8>, Failure>;
+    fn text(&self, at: &CtlAt) -> Result<Vec<u8>, Failure> {
+        Err(of_another_kind())
+    }
     /// Changes it; it is shorter than the entry's `len`, and has neither NUL nor newline.
-    fn set_text(&self, at: &CtlAt, text: &[u8]) -> Result<(), Failure>;
+    fn set_text(&self, at: &CtlAt, text: &[u8]) -> Result<(), Failure> {
+        Err(of_another_kind())
+    }
     /// An own entry: at most `count` bytes from a position on; none at its end.
-    fn read(&self, at: &CtlAt, position: u64, count: usize) -> Result<Vec<u8>, Failure>;
+    fn read(&self, at: &CtlAt, position: u64, count: usize) -> Result<Vec<u8>, Failure> {
+        Err(of_another_kind())
+    }
     /// An own entry: how many of the bytes were taken.
-    fn write(&self, at: &CtlAt, position: u64, bytes: &[u8]) -> Result<usize, Failure>;
+    fn write(&self, at: &CtlAt, position: u64, bytes: &[u8]) -> Result<usize, Failure> {
+        Err(of_another_kind())
+    }
     /// The table is unregistered, and no call follows.
-    fn free(&self) -> Result<(), Failure>;
+    fn free(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn of_another_kind() -> Failure {
+    Failure::new(EINVAL, "this entry is of another kind")
 }
 
 /// A table before it is registered.

@@ -11,6 +11,7 @@ pub(super) const EPERM: i32 = 1;
 pub(super) const ENOENT: i32 = 2;
 pub(super) const EIO: i32 = 5;
 pub(super) const E2BIG: i32 = 7;
+pub(super) const EBADF: i32 = 9;
 pub(super) const ENOMEM: i32 = 12;
 pub(super) const EACCES: i32 = 13;
 pub(super) const EBUSY: i32 = 16;
@@ -23,6 +24,9 @@ pub(super) const EROFS: i32 = 30;
 pub(super) const EMLINK: i32 = 31;
 pub(super) const ERANGE: i32 = 34;
 pub(super) const EDEADLK: i32 = 35;
+pub(super) const ENOSYS: i32 = 38;
+pub(super) const EAFNOSUPPORT: i32 = 97;
+pub(super) const ENOBUFS: i32 = 105;
 pub(super) const ETIMEDOUT: i32 = 110;
 pub(super) const ESTALE: i32 = 116;
 

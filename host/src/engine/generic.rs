@@ -34,9 +34,10 @@ impl Tenant {
         self.areas.clone()
     }
 
-    /// Whether any of the plugin's hooks is in force here.
+    /// Whether any of the plugin's hooks is in force here. One that has none in namespaces (it offers a protocol family)
+    /// acts as long as it is here.
     pub(super) fn in_force(&self) -> bool {
-        self.live | self.chained != 0
+        self.live | self.chained != 0 || self.member.steps().is_empty()
     }
 
     pub(super) fn is_live(&self, op: usize) -> bool {

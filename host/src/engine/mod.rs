@@ -16,6 +16,7 @@ mod ctl_value;
 mod destination;
 mod external;
 mod failure;
+mod family;
 mod fence;
 mod filesystem;
 mod gate;
@@ -39,6 +40,8 @@ mod register;
 mod relocate;
 mod rtnl;
 mod setup;
+mod socket;
+mod sockfs;
 mod superblock;
 mod sysctl;
 mod todo;
@@ -54,6 +57,9 @@ pub use ctl_header::{CtlHeader, in_unregistered_table};
 pub use ctl_table::{CtlAt, CtlData, CtlEntry, CtlKind, CtlTable};
 pub use ctl_value::Number;
 pub use failure::{Failure, HookError};
+pub use family::{
+    Families, Family, NPROTO, NetProtoFamily, SockFamily, sock_register, sock_type, sock_type_name, sock_unregister,
+};
 pub use filesystem::{FileSystemType, FileSystems, Unmounted};
 pub use gate::Blocked;
 pub use generic::Area;
@@ -76,6 +82,11 @@ pub use register::{register_netdev, register_netdevice, register_pair};
 pub use relocate::{Departed, arrived, dev_change_net_namespace, lost};
 pub use rtnl::{HeldRtnl, LockError, Rtnl, RtnlGuard, RtnlPair, lock_two};
 pub use setup::{Setup, cleanup_all, cleanup_net, rejudge_net, setup_net};
+pub use socket::{
+    Call, Connection, Sock, SockSpec, Socket, Ucred, sock_adopt, sock_connect, sock_create, sock_release,
+    sock_release_all,
+};
+pub use sockfs::{SOCK_MODE, SockFs, sock_fs_type};
 pub use superblock::{FileSystem, MountRequest, ROOT_INO, SuperBlock};
 pub use sysctl::{CtlFound, CtlNode, CtlSet, register_net_sysctl};
 pub use todo::{NotDeferred, Work};

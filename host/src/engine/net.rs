@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pernet_plugin_api::{NetCookie, RegState};
 
-use super::failure::{ENODEV, EPERM, ESTALE, Failure, HookError};
+use super::failure::{ENODEV, ENOSYS, EPERM, ESTALE, Failure, HookError};
 use super::fence::Ahead;
 use super::generic::{Area, Tenant};
 use super::links::Links;
@@ -20,6 +20,7 @@ use super::mirror::NetDevice;
 use super::net_chain::NetNotifier;
 use super::netdev::OwnDevice;
 use super::rtnl::{Rtnl, RtnlGuard};
+use super::socket::{Sock, SockSpec, Socket};
 use super::sysctl::CtlSet;
 
 /// Where a namespace stands.
@@ -63,6 +64,14 @@ pub trait Namespace: Links + Any {
     fn enter(&self) -> Result<(), Failure>;
     /// The calling thread acts at home again. After a failure it must not be used for anything else.
     fn home(&self) -> Result<(), Failure>;
+    /// `socket(2)` inside, by a thread that may be anywhere and is there again afterwards.
+    fn socket(&self, spec: &SockSpec) -> Result<Box<dyn Sock>, Failure> {
+        Err(Failure::new(ENOSYS, format!("this namespace has no sockets ({spec:?})")))
+    }
+    /// A plugin that has gone from here left this socket open; it is shut next.
+    fn left_open(&self, socket: &Socket) {
+        let _ = socket;
+    }
 }
 
 /// An error that stops nobody (a notifier's), shown until the same plugin is content with the same device.
@@ -90,6 +99,8 @@ pub(super) struct Record {
     pub(super) chain: Vec<Arc<NetNotifier>>,
     /// Whose observations lag behind what was done here.
     pub(super) ahead: Vec<Ahead>,
+    /// Sockets of plugins' that keep the namespace.
+    sockets: Vec<Arc<Socket>>,
 }
 
 impl Record {
@@ -155,6 +166,7 @@ impl Net {
             own: Vec::new(),
             chain: Vec::new(),
             ahead: Vec::new(),
+            sockets: Vec::new(),
         };
         let (rtnl, dying) = (Rtnl::new(cookie), AtomicBool::new(false));
         Arc::new(Net { cookie, generation, is_host, namespace, rtnl, dying, sysctl, record: Mutex::new(record) })
@@ -309,6 +321,36 @@ impl Net {
         }
     }
 
+    /// Whether a plugin is here, from before its first init until after its last exit.
+    pub(super) fn check_joined(&self, owner: &Owner) -> Result<(), Failure> {
+        joined(&self.record(), owner)
+    }
+
+    /// In the list as long as the plugin is here: who leaves later finds it.
+    pub(super) fn add_socket(&self, socket: &Arc<Socket>) -> Result<(), Failure> {
+        let mut record = self.record();
+        joined(&record, &socket.owner)?;
+        record.sockets.push(socket.clone());
+        Ok(())
+    }
+
+    pub(super) fn remove_socket(&self, socket: &Arc<Socket>) {
+        let mut record = self.record();
+        // The youngest first: those that are released soon are many.
+        let at = record.sockets.iter().rposition(|known| Arc::ptr_eq(known, socket));
+        let removed = at.map(|at| record.sockets.swap_remove(at));
+        drop(record);
+        drop(removed);
+    }
+
+    /// The sockets of a plugin that has left; oldest first.
+    pub(super) fn take_sockets(&self, owner: &Owner) -> Vec<Arc<Socket>> {
+        let mine = |socket: &mut Arc<Socket>| std::ptr::eq(&raw const *socket.owner, owner);
+        let mut taken: Vec<_> = self.record().sockets.extract_if(.., mine).collect();
+        taken.sort_unstable_by_key(|socket| socket.ino());
+        taken
+    }
+
     pub(super) fn has_tenant(&self, member: &Arc<Member>) -> bool {
         self.record().tenants.iter().any(|t| Arc::ptr_eq(&t.member, member))
     }
@@ -377,6 +419,11 @@ impl Net {
         let same = |n: &mut Box<Notice>| n.ifindex == ifindex && plugin.is_none_or(|p| p == &*n.error.plugin);
         self.record().notice.take_if(same);
     }
+}
+
+fn joined(record: &Record, owner: &Owner) -> Result<(), Failure> {
+    let absent = || Failure::new(ESTALE, format!("plugin `{}` does not act in this namespace", owner.name));
+    record.tenant_of(owner).map(drop).ok_or_else(absent)
 }
 
 impl fmt::Debug for Net {

@@ -3,7 +3,8 @@
 //! A failed setup, the death of a namespace, a failed registration, an unregistration, a skipped plugin and the stop
 //! of the daemon are all this routine, over some plugins in some nets. Phases, each finished for all ops and all nets
 //! before the next (K1.1(5)): every `pre_exit`, reverse → pernet-device exits, reverse → the plugins' own devices unregistered
-//! and the others told gone, newest first → subsystem exits, reverse → areas dropped. Errors are collected; nothing stops a teardown.
+//! and the others told gone, newest first → subsystem exits, reverse → areas dropped → what is left of sockets shut. Errors
+//! are collected; nothing stops a teardown.
 
 use std::sync::Arc;
 
@@ -160,7 +161,7 @@ impl Walk {
         }
     }
 
-    /// Drops a plugin's areas in a net, newest first, and forgets it there.
+    /// Drops a plugin's areas in a net, newest first, and forgets it there. What it holds or left open ends then.
     fn free(&mut self, net: &Arc<Net>, member: &Arc<Member>) {
         for (number, (_, ops)) in member.ops().iter().enumerate().rev() {
             if let Some(area) = net.tenant(member, |t| t.take_area(number)).flatten() {
@@ -171,5 +172,6 @@ impl Walk {
         net.leave(member);
         self.unregister_left_tables(net, &member.owner);
         self.let_go(net, &member.owner);
+        self.shut_sockets(net, &member.owner);
     }
 }

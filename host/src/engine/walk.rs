@@ -236,7 +236,7 @@ impl Walk {
     fn work(
         &mut self,
         nets: &[Arc<Net>],
-        owner: &Owner,
+        (owner, hook): (&Owner, &'static str),
         patience: Duration,
         f: impl FnOnce(&[At<'_>]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
@@ -253,7 +253,7 @@ impl Walk {
         if let Err(failure) = answer.as_ref().map_err(Failure::clone)
             && failure.panicked
         {
-            self.note(first, owner, "work.run", failure);
+            self.note(first, owner, hook, failure);
         }
         self.release(held);
         answer
@@ -285,12 +285,24 @@ pub fn work_in(
     patience: Duration,
     f: impl FnOnce(&[At<'_>]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    hook_in(list, token, nets, (owner, "work.run"), patience, f)
+}
+
+/// The same for a hook that has a name of its own.
+pub(super) fn hook_in(
+    list: &PernetList,
+    token: Option<&ReadToken>,
+    nets: &[Arc<Net>],
+    who: (&Owner, &'static str),
+    patience: Duration,
+    f: impl FnOnce(&[At<'_>]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     if FRAMES.with_borrow(|frames| !frames.is_empty()) {
-        return Walk::within(|walk| walk.work(nets, owner, patience, f));
+        return Walk::within(|walk| walk.work(nets, who, patience, f));
     }
     let list = token.map_or_else(|| list.current(), |token| token.list().clone());
     let mut walk = Walk::new(&list);
-    let answer = walk.work(nets, owner, patience, f);
+    let answer = walk.work(nets, who, patience, f);
     if let Some(net) = nets.first() {
         walk.finish_at(net);
     }

@@ -12,6 +12,7 @@ pub mod tun;
 pub mod device;
 pub mod peer;
 pub mod process;
+pub mod socket;
 pub mod mount_table;
 pub mod fuse;
 mod fuse_wire;

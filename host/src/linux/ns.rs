@@ -115,6 +115,12 @@ pub fn home() -> io::Result<()> {
     })
 }
 
+/// Whether the calling thread may enter namespaces.
+#[must_use]
+pub fn has_seat() -> bool {
+    SEAT.with_borrow(Option::is_some)
+}
+
 /// Whether the calling thread is inside a namespace that is not its home.
 #[must_use]
 pub fn is_away() -> bool {
@@ -233,7 +239,14 @@ fn id_of(fd: BorrowedFd<'_>) -> io::Result<NetCookie> {
 }
 
 fn socket_cookie() -> io::Result<NetCookie> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    cookie_of(socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?.as_fd())
+}
+
+/// Which namespace a socket was made in.
+///
+/// # Errors
+/// When it is no socket.
+pub fn cookie_of(socket: BorrowedFd<'_>) -> io::Result<NetCookie> {
     let mut id: u64 = 0;
     let mut len: libc::socklen_t = 8;
     // SAFETY: getsockopt writes at most `len` bytes, the size of `id`, and the length; both outlive the call.

@@ -1,7 +1,8 @@
 //! Who is at the other end of a Unix socket, and sockets that systemd hands over.
 //!
-//! `SO_PEERGROUPS` and the group database have no safe wrapper in the crates at hand; that is all that is here. What
-//! the peer may do is judged elsewhere.
+//! `SO_PEERGROUPS` and the group database have no safe wrapper in the crates at hand, and that of `SO_PEERCRED` takes a
+//! process for one with a number, which one of another PID namespace has not here. What the peer may do is judged
+//! elsewhere.
 #![allow(unsafe_code)] // getsockopt(2), getgrnam_r(3), and taking over an inherited descriptor.
 
 use std::ffi::CString;
@@ -10,6 +11,42 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// More groups than this are an error; the kernel allows 65536 per process.
 const GROUPS_MAX: usize = 65536;
+
+/// Who connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Process; 0 where it has no number in this PID namespace.
+    pub pid: u32,
+}
+
+/// The credentials of the peer, as they were when it connected.
+///
+/// # Errors
+/// When the descriptor is no socket.
+pub fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut bytes = libc::socklen_t::try_from(size_of_val(&credentials)).map_err(io::Error::other)?;
+    // SAFETY: getsockopt writes at most `bytes` bytes to the credentials, which are that large and any bytes of which are
+    // a value, and the length to `bytes`; both live across the call, and the descriptor is open because it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut bytes,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let libc::ucred { pid, uid, gid } = credentials;
+    Ok(Credentials { uid, gid, pid: u32::try_from(pid).unwrap_or_default() })
+}
 
 /// The supplementary groups of the peer, as they were when it connected.
 ///
@@ -93,6 +130,14 @@ pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn the_peer_is_this_process() -> io::Result<()> {
+        let (ours, _theirs) = UnixStream::pair()?;
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        assert_eq!(credentials(&ours)?, Credentials { uid, gid, pid: std::process::id() });
+        Ok(())
+    }
 
     #[test]
     fn groups_of_the_peer_are_those_of_this_process() -> io::Result<()> {

@@ -10,7 +10,7 @@ use super::inner::{Inner, InstanceRef};
 use super::running::{Held, current_hook, held_by_this_thread};
 use super::status::status_of;
 use super::{host_filesystem, host_socket, host_sysctl};
-use crate::engine::{CtlTable, Failure, LinkSpec, NetDeviceOps, NotifierBlock};
+use crate::engine::{CtlTable, Failure, LinkSpec, NetDeviceOps, NotifierBlock, SockSpec};
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::{RSlice, RString};
 use pernet_plugin_api::NetCookie;
@@ -184,9 +184,10 @@ pub trait HostServices: Send + Sync {
         let _ = (instance, mount);
         Err(Failure::new(libc::ENOSYS, "this host has no file systems"))
     }
-    /// Makes a socket inside a namespace; its inode and descriptor, which stays the host's.
-    fn sock_create(&self, instance: &InstanceRef, cookie: u64, kind: [i32; 3]) -> Result<(u64, i32), Failure> {
-        let _ = (instance, cookie, kind);
+    /// Makes a socket inside a namespace; its inode and descriptor, which stays the host's. Waits for no lock of a
+    /// namespace: it is called from hooks.
+    fn sock_create(&self, instance: &InstanceRef, cookie: u64, spec: SockSpec) -> Result<(u64, i32), Failure> {
+        let _ = (instance, cookie, spec);
         Err(Failure::new(libc::ENOSYS, "this host has no sockets"))
     }
     /// Releases a socket that the instance has.
@@ -194,7 +195,7 @@ pub trait HostServices: Send + Sync {
         let _ = (instance, ino);
         Err(Failure::new(libc::ENOSYS, "this host has no sockets"))
     }
-    /// Connects to a family that a plugin offers; the caller's end.
+    /// Connects to a family that a plugin offers, as [`HostServices::run_in`] does its work; the caller's end.
     fn sock_connect(
         &self,
         instance: &InstanceRef,
@@ -248,10 +249,19 @@ fn find(token: u64) -> Option<Arc<Inner>> {
     instances().get(&token).and_then(Weak::upgrade)
 }
 
+/// The instance behind a token, until its end is over: its `Drop` gives back what it has.
+pub(super) fn find_ending(token: u64) -> Result<Arc<Inner>, Failure> {
+    find(token).ok_or_else(gone)
+}
+
 /// The instance behind a token, while it may still ask for things.
 pub(super) fn find_open(token: u64) -> Result<Arc<Inner>, Failure> {
     let instance = find(token).filter(|i| !i.is_closed());
-    instance.ok_or_else(|| Failure::new(libc::ESTALE, "this plugin instance is gone"))
+    instance.ok_or_else(gone)
+}
+
+fn gone() -> Failure {
+    Failure::new(libc::ESTALE, "this plugin instance is gone")
 }
 
 /// The table that every instance is given.

@@ -1,20 +1,21 @@
 //! A plugin at work: code and configuration made into an instance, from the author's `init` to its `Drop`.
 //!
 //! Mirrors a module's states Coming, Live and Going. What `init` registered is data here; the engine carries it out
-//! ([`Instance::member`]). Once [`Instance::destroy`] has begun, no call goes in any more, and the plugin's `Drop` runs
-//! when the last one has come out.
+//! ([`Instance::member`], [`Instance::families`]). Once [`Instance::destroy`] has begun, no call goes in any more, and
+//! the plugin's `Drop` runs when the last one has come out.
 //!
 //! Not here: the calls themselves ([`super::call`]), and which generation replaces which (daemon).
 
 use super::PluginError;
 use super::call::{Hook, NotifierCaller, PernetCaller, Place};
+use super::family::FamilyCaller;
 use super::fs::FsCaller;
 use super::host_api::{self, HostServices};
 use super::inner::{Inner, InstanceRef};
 use super::load::Code;
 use super::running::{Guard, running};
 use super::status::failure_of;
-use crate::engine::{Class, FileSystemType, Member, Owner, Registration};
+use crate::engine::{Class, FileSystemType, Member, NetProtoFamily, Owner, Registration};
 use pernet_plugin_api::abi::{self, CreateReturn, InstanceHandle};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +53,8 @@ pub enum RegisteredKind {
     PernetDevice,
     /// A netdevice notifier, with its priority.
     Notifier(i32),
+    /// A protocol family; the name is by which others know it.
+    Family,
     /// A file system type; true if it is for internal mounts only.
     FileSystem(bool),
 }
@@ -184,10 +187,19 @@ impl Instance {
                     let block = Arc::new(NotifierCaller { instance: Arc::clone(&self.inner), number });
                     Some(Registration::Notifier { priority, block })
                 }
-                RegisteredKind::FileSystem(_) => None,
+                RegisteredKind::FileSystem(_) | RegisteredKind::Family => None,
             }
         });
         Member::new(owner, registrations.collect())
+    }
+
+    /// The protocol families that it offers, in order.
+    pub fn families(&self) -> impl Iterator<Item = (&str, Arc<dyn NetProtoFamily>)> {
+        let families = self.registered.iter().filter(|registered| registered.kind == RegisteredKind::Family);
+        (0..).zip(families).map(|(number, family)| {
+            let ops = Arc::new(FamilyCaller { instance: Arc::clone(&self.inner), number });
+            (&*family.name, ops as Arc<dyn NetProtoFamily>)
+        })
     }
 
     /// Ends it: waits for the last call, then runs the author's `Drop`. Its registrations must have been undone.
@@ -270,13 +282,14 @@ fn filesystems(inner: &Arc<Inner>, registered: &[Registered]) -> Vec<Arc<FileSys
 
 /// What an answer of `create` registers, if it makes sense: only a plugin that is not made with the macro can err.
 fn understand(registrations: &[abi::Registration]) -> Result<Vec<Registered>, String> {
-    let (mut ops, mut notifiers, mut filesystems) = (0, 0, 0);
+    let (mut ops, mut notifiers, mut filesystems, mut families) = (0, 0, 0, 0);
     let one = |r: &abi::Registration| {
         let (kind, counter) = match r.class {
             0 => (RegisteredKind::PernetSubsys, &mut ops),
             1 => (RegisteredKind::PernetDevice, &mut ops),
             2 => (RegisteredKind::Notifier(r.priority), &mut notifiers),
             3 => (RegisteredKind::FileSystem(r.priority & 1 != 0), &mut filesystems),
+            4 => (RegisteredKind::Family, &mut families),
             other => return Err(format!("registration class {other} is unknown")),
         };
         if r.number != *counter {

@@ -21,6 +21,7 @@ pub mod load;
 pub mod running;
 mod call;
 mod ndo;
+mod family;
 mod fs;
 mod ctl;
 pub mod instance;

@@ -22,7 +22,7 @@ use pernetd::control::wire::{
     BootRecord, DaemonState, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats, Facility, Filesystem,
     HookResult, Initcall, InitcallResult, LastReload, MountEntry, NamespaceCounts, Netns, NetnsError, NetnsSetup,
     NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin,
-    SetupHook, Status,
+    SetupHook, Socket, Status,
 };
 use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -195,6 +195,12 @@ pub fn answer(request: Request) {
             let kept = ReloadedPlugin { name: "loopback".into(), action: ReloadAction::kept, error: None };
             reply.send(Ok(ReloadResult { ok: true, generation: 8, plugins: vec![kept] }));
         }
+        Request::SockList { netns, reply } => {
+            let name = netns.unwrap_or_else(|| "blue".to_owned());
+            reply.send(found(&name).map(|n| vec![socket(&n.name)]));
+        }
+        // Takes the connection and ends it.
+        Request::SockConnect(ask) => ask.reply.send(found(&ask.netns).map(|_| ())),
     }
 }
 
@@ -286,6 +292,19 @@ pub fn device(netns: &str) -> Device {
         alt_names: Vec::new(),
         address: Some("00:00:00:00:00:00".into()),
         stats: None,
+    }
+}
+
+pub fn socket(netns: &str) -> Socket {
+    Socket {
+        ino: 12,
+        netns: netns.into(),
+        owner: "neighbour".into(),
+        family: "packet".into(),
+        r#type: "raw".into(),
+        protocol: 1544,
+        age_ms: 61_999,
+        state: "open".into(),
     }
 }
 

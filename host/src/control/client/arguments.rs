@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::sock::SockType;
+
 /// Shows and changes what pernetd does.
 ///
 /// Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon cannot be reached.
@@ -33,6 +35,9 @@ pub(super) enum Command {
     Dev(DevCommand),
     /// What ran at the start, in order, with time and result; and the last setup of each namespace
     Boot(BootArguments),
+    /// Sockets that plugins have in namespaces, and protocol families that they offer
+    #[command(subcommand)]
+    Sock(SockCommand),
     /// File system types
     #[command(subcommand)]
     Fs(FsCommand),
@@ -146,6 +151,31 @@ pub(super) enum DevCommand {
         /// Only in this namespace
         #[arg(long, value_name = "NAME")]
         netns: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum SockCommand {
+    /// The sockets of plugins in all namespaces, or in one
+    List {
+        /// Only those of this namespace
+        #[arg(long, value_name = "NAME")]
+        netns: Option<String>,
+    },
+    /// Connect standard input and output to a protocol family that a plugin offers
+    ///
+    /// When the plugin's side ends, so does the command. When standard input ends, the plugin is told so, and what it still
+    /// says is printed until it ends its side. Datagrams know no end: after that of standard input the command waits until
+    /// the plugin has been silent for half a second.
+    Connect {
+        /// The namespace
+        #[arg(long, value_name = "NAME")]
+        netns: String,
+        /// The socket's type
+        #[arg(long = "type", value_enum, default_value_t = SockType::Stream)]
+        kind: SockType,
+        /// The family's name
+        family: String,
     },
 }
 

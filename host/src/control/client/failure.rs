@@ -1,6 +1,6 @@
 //! How a command ends that is not done: one line that says where, what, and what to do; and an exit status.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ const UNREACHABLE: u8 = 3;
 
 /// Why a command is not done.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub struct Failure {
     /// The exit status.
     pub(super) status: u8,
     /// For stderr.
@@ -78,3 +78,11 @@ impl Failure {
         }
     }
 }
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl std::error::Error for Failure {}

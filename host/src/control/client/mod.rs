@@ -13,6 +13,7 @@ mod mount_options;
 mod netns;
 mod plot;
 mod svg;
+mod sock;
 mod sysctl;
 mod tables;
 
@@ -32,10 +33,11 @@ use signal_hook::iterator::Signals;
 use super::wire::generated as call;
 use super::wire::{Netns, NetnsState, ReloadResult};
 use crate::config::runtime_dir;
-use arguments::{Arguments, Command, DevCommand, FsCommand, MountArguments, NetnsCommand, PluginCommand};
+use arguments::{Arguments, Command, DevCommand, FsCommand, MountArguments, NetnsCommand, PluginCommand, SockCommand};
 use connection::Connection;
-use failure::Failure;
+pub use failure::Failure;
 use mount_options::Options;
+pub use sock::{SockType, sock_connect};
 
 /// Reads a plugin file's metadata, as a JSON object, without running any of its code; or says why it cannot.
 pub type PluginInfo = fn(&Path) -> Result<Value, String>;
@@ -117,6 +119,7 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
             }
         }
         Command::Boot(arguments) => boot::run(&mut open()?, json, arguments),
+        Command::Sock(command) => sock_command(arguments, command),
         Command::Fs(FsCommand::List) => {
             let reply: call::FilesystemList_Reply = open()?.call("FilesystemList", &call::FilesystemList_Args {})?;
             print(json, &reply.filesystems, |all| tables::fs_list(all))
@@ -133,6 +136,21 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
             let reply: call::Reload_Reply = open()?.call("Reload", &call::Reload_Args {})?;
             print(json, &reply.result, tables::reload)?;
             Ok(reload_failure(&reply.result).map_or(Ok(()), Err)?)
+        }
+    }
+}
+
+fn sock_command(arguments: &Arguments, command: &SockCommand) -> Result<(), End> {
+    let runtime_dir = runtime_dir(arguments.runtime_dir.clone());
+    match command {
+        SockCommand::List { netns } => {
+            let wanted = call::SockList_Args { netns: netns.clone() };
+            let reply: call::SockList_Reply = Connection::open(&runtime_dir)?.call("SockList", &wanted)?;
+            print(arguments.json, &reply.sockets, |sockets| tables::sock_list(sockets))
+        }
+        SockCommand::Connect { netns, kind, family } => {
+            let socket = sock_connect(&runtime_dir, netns, family, *kind)?;
+            Ok(sock::relay(&socket, *kind)?)
         }
     }
 }

@@ -1,10 +1,13 @@
 //! What people see: the same values as the JSON, as tables.
 
+use std::time::Duration;
+
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use crate::control::wire::{
-    Device, DeviceDetails, DeviceStats, Filesystem, Hook, MountEntry, Netns, NetnsError, Plugin, ReloadResult, Status,
+    Device, DeviceDetails, DeviceStats, Filesystem, Hook, MountEntry, Netns, NetnsError, Plugin, ReloadResult, Socket,
+    Status,
 };
 
 /// Columns only, so that the lines can be cut and searched.
@@ -129,6 +132,23 @@ pub(super) fn dev_list(devices: &[Device]) -> String {
             d.reg_state.clone(),
             or_dash(d.address.clone()),
             or_dash((!d.alt_names.is_empty()).then(|| d.alt_names.join(","))),
+        ]);
+    }
+    text(&t)
+}
+
+pub(super) fn sock_list(sockets: &[Socket]) -> String {
+    let mut t = table(&["INO", "NETNS", "OWNER", "FAMILY", "TYPE", "PROTOCOL", "AGE", "STATE"]);
+    for s in sockets {
+        t.add_row([
+            s.ino.to_string(),
+            s.netns.clone(),
+            s.owner.clone(),
+            s.family.clone(),
+            s.r#type.clone(),
+            s.protocol.to_string(),
+            humantime::format_duration(Duration::from_secs(s.age_ms / 1000)).to_string(),
+            s.state.clone(),
         ]);
     }
     text(&t)

@@ -14,6 +14,7 @@ use pernet_plugin_api::{EventKind, ExitReason, NetCookie, Verdict};
 
 use super::kernel::Kernel;
 use super::ndo::Ledger;
+use super::sock::Drawer;
 use crate::engine::*;
 
 thread_local! {
@@ -61,6 +62,8 @@ pub(super) struct World {
     lives: Mutex<HashMap<u64, Weak<Net>>>,
     /// What was called of devices of plugins' own.
     pub(super) ledger: Ledger,
+    /// Sockets of plugins.
+    pub(super) socks: Drawer,
     /// What another program moved, and where it is now.
     pub(super) departed: Mutex<Vec<Departed>>,
     /// What was moved arrives only when a test lets it.
@@ -278,6 +281,17 @@ impl Namespace for Memory {
     fn home(&self) -> Result<(), Failure> {
         INSIDE.set(None);
         Ok(())
+    }
+
+    fn socket(&self, spec: &SockSpec) -> Result<Box<dyn Sock>, Failure> {
+        let net = self.world.lives.lock().unwrap().get(&self.cookie).and_then(Weak::upgrade);
+        let call = format!("k.socket({},{})@{}", spec.family, spec.sock_type(), self.cookie);
+        self.world.called(&call, &net.expect("a namespace that lives is asked"))?;
+        Ok(self.world.sock(self.cookie))
+    }
+
+    fn left_open(&self, socket: &Socket) {
+        self.world.note(format!("k.left({})@{}", socket.number(), self.cookie));
     }
 }
 
