@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use pernet_plugin_api::NetCookie;
 use pernetd::engine::{
-    Area, At, Call, Created, Failure, Families, Link, LinkChange, Links, Member, Namespace, Net, Owner, PernetList,
-    Sock, SockFs, SockSpec, Ucred, Wanted, register, setup_net, sock_connect, sock_register, sock_release,
+    Area, At, Call, Created, Failure, Families, Link, LinkChange, LinkSpec, Links, Member, Namespace, Net, Owner,
+    PernetList, Queues, Sock, SockFs, SockSpec, Ucred, Wanted, register, setup_net, sock_connect, sock_register,
+    sock_release,
 };
 use pernetd::plugin::file::open;
 use pernetd::plugin::{
@@ -112,6 +113,9 @@ impl Links for Nowhere {
         Err(Failure::new(libc::ENOSYS, "no links are made here"))
     }
     fn change(&self, _: u32, _: &LinkChange<'_>) -> Result<(), Failure> {
+        Err(Failure::new(libc::ENOSYS, "no links are made here"))
+    }
+    fn reopen(&self, _: u32, _: &LinkSpec, _: Queues) -> Result<Queues, Failure> {
         Err(Failure::new(libc::ENOSYS, "no links are made here"))
     }
     fn fence(&self) -> Result<u64, Failure> {
