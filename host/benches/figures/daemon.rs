@@ -145,7 +145,7 @@ fn configure(main: &str, plugins: &[(&str, &str)]) {
         fs::create_dir_all(Path::new(HOME).join(folder)).unwrap();
     }
     let mut files = vec![cdylib("loopback"), cdylib("sysctl"), cdylib("wire")];
-    files.extend(Some(example_cdylib("bench_devices")).filter(|file| file.exists()));
+    files.extend(["bench_devices", "bench_sockets"].map(example_cdylib).into_iter().filter(|file| file.exists()));
     plugins_dir(&files);
     let write = |file: &str, text: &str| fs::write(Path::new(HOME).join(file), text).unwrap();
     write("pernetd.toml", &format!("log.level = \"warn\"\ndiscovery.folders = [\"/run/netns\"]\n{main}\n"));

@@ -1,9 +1,10 @@
 //! The figures of the README's speed section: what pernetd costs, and how soon it has acted.
 //!
 //! A program that prints tables: `cargo bench -p pernetd --bench figures`; with a word behind `--`, only the part of
-//! that name (`namespaces`, `links`, `files`, `devices`, `wire`, `boundary`); `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the
-//! real `pernetd` with `loopback` and `sysctl` over real namespaces, in a sandbox of its own, so it needs no root. Costs
-//! are CPU time, which hardly depends on what else the machine does; times by the clock do.
+//! that name (`namespaces`, `links`, `files`, `devices`, `sockets`, `sysctl`, `wire`, `boundary`);
+//! `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the real `pernetd` with `loopback` and `sysctl` over
+//! real namespaces, in a sandbox of its own, so it needs no root. Costs are CPU time, which hardly depends on what else the
+//! machine does; times by the clock do.
 //!
 //! Started by root it keeps root's rights, as the service has them. In a user namespace two things are missing: a receive
 //! buffer beyond `net.core.rmem_max`, and a procfs of the plugin's own, without which the kernel's time for a namespace's
@@ -20,6 +21,7 @@ mod files;
 mod links;
 mod namespaces;
 mod numbers;
+mod sockets;
 mod sysctl;
 mod wire;
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         trial("files", files::measure),
         trial("links", links::measure),
         trial("namespaces", namespaces::measure),
+        trial("sockets", sockets::measure),
         trial("sysctl", sysctl::measure),
         trial("wire", wire::measure),
     ];
