@@ -177,7 +177,7 @@ fn refused(mut m: Machine) {
         ("blue", "inet", "no plugin offers protocol family `inet`"),
         ("green", "echo", "plugin `probe-a` does not act in `green`"),
         ("@host", "echo", "plugin `probe-a` does not act in `@host`"),
-        ("red", "echo", "as asked, in sock.connected of red (errno 16)"),
+        ("red", "echo", "as asked, in sock.connected of red (EBUSY)"),
     ] {
         let failure = sock_connect(Path::new(RUN), netns, family, SockType::Stream).unwrap_err().to_string();
         assert!(failure.contains(says) && failure.contains(netns), "{netns} {family}: {failure}");

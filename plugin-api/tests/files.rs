@@ -254,7 +254,7 @@ fn an_internal_mount_is_there_for_as_long_as_its_value() {
     stub_host::unmounted();
     let mount = loaded.host.kern_mount("known", Some(NetCookie(4)), "a=1").expect("mounted");
     let missing = loaded.host.kern_mount("unknown", None, "").map(drop).map_err(|e| (e.errno(), e.to_string()));
-    assert_eq!(missing, Err((libc::ENODEV, "no such type".to_owned())));
+    assert_eq!(missing, Err((libc::ENODEV, "no such type (ENODEV)".to_owned())));
     assert!(stub_host::unmounted().is_empty());
     drop(mount);
     assert_eq!(stub_host::unmounted(), [4], "the host's number for it");

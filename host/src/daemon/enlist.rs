@@ -42,7 +42,7 @@ fn register_families(shared: &Shared, live: &Live) -> Result<(), Trouble> {
     for (name, ops) in live.instance.families() {
         if let Err(failure) = engine::sock_register(&shared.sockets.families, &live.owner, name, ops) {
             unregister_families(shared, live);
-            return Err(Trouble::new("sock.register", format!("{failure} (errno {})", failure.errno)));
+            return Err(Trouble::new("sock.register", failure));
         }
         tracing::info!(plugin = %live.owner.name, "registered protocol family {name}");
     }

@@ -11,6 +11,7 @@ use super::connection::Connection;
 use super::failure::Failure;
 use super::tables::{or_dash, table, text};
 use super::{End, call, print};
+use crate::control::errno_name;
 use crate::control::wire::{BootRecord, Initcall, InitcallResult, NetnsSetup, SetupHook};
 
 /// Asks and prints.
@@ -100,7 +101,9 @@ fn result(call: &Initcall) -> String {
         (None, ..) => word.to_owned(),
         // It says so itself.
         (Some(error), _, InitcallResult::blacklisted) => error.clone(),
-        (Some(error), Some(errno), InitcallResult::failed) => format!("{word} (errno {errno}): {error}"),
+        (Some(error), Some(errno), InitcallResult::failed) => {
+            format!("{word} ({}): {error}", errno_name(i32::try_from(errno).unwrap_or_default()))
+        }
         (Some(error), ..) => format!("{word}: {error}"),
     }
 }

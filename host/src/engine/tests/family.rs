@@ -80,7 +80,7 @@ fn k6_9_who_cannot_be_connected_to_takes_nothing() {
         let ops = Arc::new(Ears { world: room.world.clone(), fs: room.fs.clone(), drops });
         sock_register(&room.families, &room.b, &name, ops).unwrap();
         room.world.fail(&format!("b.connected({name})@1"));
-        assert_eq!(errno(room.connect(1, &name)), 5);
+        assert_eq!(errno(room.connect(1, &name)), ODD);
         room.assert_empty();
     }
     room.world.heal();

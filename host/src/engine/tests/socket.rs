@@ -83,7 +83,7 @@ fn k6_9_what_fails_gives_back_what_was_taken_before() {
     let room = room();
     // The kernel has no such family: the inode goes back.
     room.world.fail("k.socket(2,2)@1");
-    assert_eq!(errno(room.create(1, &room.a, udp())), 5);
+    assert_eq!(errno(room.create(1, &room.a, udp())), ODD);
     room.assert_empty();
     room.world.heal();
     // No inode: nothing is made.
