@@ -259,7 +259,7 @@ fn refused(place: String, failure: &Failure) -> ControlError {
         libc::ESTALE => (ErrorKind::Unavailable, "see `pernetctl netns list`"),
         _ => (ErrorKind::Failed, "see the plugin's log, and connect again"),
     };
-    ControlError::new(kind, place, failure, remedy)
+    ControlError::new(kind, place, failure.to_string(), remedy)
 }
 
 fn row(socket: &Socket) -> wire::Socket {
