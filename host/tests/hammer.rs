@@ -133,7 +133,12 @@ fn hammer(mut m: Machine) {
 
     unmount_all(&m);
     wait_until("the threads for mounts have gone", PATIENCE, || fuse_threads(&m) == 0);
-    wait_until(&format!("as many descriptors and threads as before: {before:?}"), PATIENCE, || at_rest(&m) == before);
+    // No more, but perhaps fewer: the connection of the last command before may have been counted still. What leaks here
+    // does so once per mount, namespace or open file.
+    wait_until(&format!("no more descriptors and threads than before: {before:?}"), PATIENCE, || {
+        let (descriptors, threads) = at_rest(&m);
+        descriptors <= before.0 && threads <= before.1
+    });
     let count = |hook: &str| m.calls().iter().filter(|call| call.hook == hook).count();
     assert_eq!((count("fs.mount"), count("fs.kill_sb")), (8, 8), "each mount is killed once");
     assert!(
