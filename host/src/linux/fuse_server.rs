@@ -52,11 +52,13 @@ struct Shared {
     /// How many of them wait for something to do.
     idle: AtomicUsize,
     keeper: Mutex<()>,
-    /// For the keeper: a call has begun while it slept, or there is nothing left to keep.
+    /// For the keeper: a call has begun while it slept, or there is nothing left to keep. For who drains: none goes on.
     begun: Condvar,
     keeper_sleeps: AtomicBool,
-    /// Requests that are being carried out.
+    /// Turns that are being taken.
     calls: AtomicUsize,
+    /// No more are.
+    draining: AtomicBool,
     /// In milliseconds.
     deadline: AtomicU64,
 }
@@ -88,6 +90,7 @@ impl FuseServer {
             begun: Condvar::new(),
             keeper_sleeps: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
         };
         epoll::add(&shared.epoll, &shared.wake, EventData::new_u64(WAKE), EventFlags::IN)?;
@@ -131,6 +134,35 @@ impl FuseServer {
         let (server, session) = (Arc::downgrade(shared), Arc::downgrade(&session));
         engines.carried_by(Box::new(move || ended_from_inside(&server, &session)));
         Ok(())
+    }
+
+    /// Serves a mount on a connection that another process has served before. `unanswered`: it may have taken requests
+    /// that it did not answer; the kernel hands them over again.
+    ///
+    /// # Errors
+    /// As [`FuseServer::serve`]; where the mount has gone; and where the kernel cannot hand over again what it must.
+    pub fn take_up(&self, device: OwnedFd, mount: MountRef, unanswered: bool) -> io::Result<()> {
+        match rustix::io::write(&device, &fuse_wire::resend()) {
+            Err(Errno::INVAL) if unanswered => {
+                let what = "this kernel (before 6.9) does not hand over again what was not answered";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+            }
+            Ok(_) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.serve(device, mount, Box::new(|_| ()))
+    }
+
+    /// Takes no more requests, and waits until all that were taken are answered; they stay in the kernel's queues. `false`
+    /// when the time is up first.
+    #[must_use]
+    pub fn drain(&self, at_most: Duration) -> bool {
+        let shared = &self.0;
+        shared.draining.store(true, Ordering::SeqCst);
+        // Asked after that was said: who takes a turn from here on sees it, who took one before is counted.
+        let going_on = |_: &mut ()| shared.calls.load(Ordering::SeqCst) > 0;
+        let waited = shared.begun.wait_timeout_while(lock(&shared.keeper), at_most, going_on);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// How many mounts are served, and by how many threads.
@@ -235,7 +267,7 @@ impl Shared {
                     self.idle.fetch_sub(1, Ordering::Relaxed);
                     let session = self.read_sessions().get(&id).cloned();
                     if let Some(session) = session {
-                        self.take_turn(&session, &mut buffer);
+                        self.take_counted_turn(&session, &mut buffer);
                     }
                     self.idle.fetch_add(1, Ordering::Relaxed);
                 }
@@ -261,6 +293,21 @@ impl Shared {
         threads.serving -= 1;
         self.idle.fetch_sub(1, Ordering::Relaxed);
         true
+    }
+
+    /// Takes a turn, unless no more are taken: the keeper looks after it, and who drains waits for it.
+    fn take_counted_turn(self: &Arc<Self>, session: &Arc<Session>, buffer: &mut [u8]) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.keeper_sleeps.load(Ordering::SeqCst) {
+            self.wake_keeper();
+        }
+        if !self.draining.load(Ordering::SeqCst) {
+            self.take_turn(session, buffer);
+        }
+        let was_last = self.calls.fetch_sub(1, Ordering::SeqCst) == 1;
+        if was_last && self.draining.load(Ordering::SeqCst) {
+            self.wake_keeper();
+        }
     }
 
     /// Takes one request off a session and carries it out.
@@ -290,15 +337,10 @@ impl Shared {
         if Session::may_wait(&operation) {
             self.need_a_listener();
         }
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        if self.keeper_sleeps.load(Ordering::SeqCst) {
-            self.wake_keeper();
-        }
         // A panic of pernetd's own is `EIO` to who asked; a plugin's stops in the plugin.
         if catch_unwind(AssertUnwindSafe(|| session.carry_out(header, operation))).is_err() {
             tracing::error!(fs = %session.mount().fs.name, "pernetd itself panicked in a file operation");
         }
-        self.calls.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Sees to it that somebody waits for requests, where there may be another thread.
