@@ -4,8 +4,7 @@
 //! sees to it that somebody else listens. So one call that takes its time, or never returns, holds up nobody else, as in
 //! [`super::worker`]. Threads that are not needed any more end, and all of them when there is no mount.
 //!
-//! The keeper answers for calls that take too long, and replaces threads that they hold. It sleeps while nothing is
-//! going on. No thread here ever enters a namespace.
+//! A keeper (`fuse_keeper.rs`) looks after calls that take too long. No thread here ever enters a namespace.
 
 use std::collections::HashMap;
 use std::io;
@@ -33,43 +32,41 @@ const MOST: usize = 64;
 const IDLE: usize = 2;
 /// How long others do.
 const LINGER: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
-/// How often the keeper looks while calls are going on.
-const TICK: Duration = Duration::from_millis(50);
 /// Of the descriptor that wakes all who wait; sessions count from 1.
 const WAKE: u64 = 0;
 
 /// Serves mounts. Dropping it ends them all.
 pub struct FuseServer(Arc<Shared>);
 
-struct Shared {
+pub(super) struct Shared {
     epoll: OwnedFd,
     wake: OwnedFd,
     /// Held for a look-up only.
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
     last: AtomicU64,
     /// How many threads there are; the lock decides who ends.
-    threads: Mutex<Threads>,
+    pub(super) threads: Mutex<Threads>,
     /// How many of them wait for something to do.
     idle: AtomicUsize,
-    keeper: Mutex<()>,
+    pub(super) keeper: Mutex<()>,
     /// For the keeper: a call has begun while it slept, or there is nothing left to keep. For who drains: none goes on.
-    begun: Condvar,
-    keeper_sleeps: AtomicBool,
+    pub(super) begun: Condvar,
+    pub(super) keeper_sleeps: AtomicBool,
     /// Turns that are being taken.
-    calls: AtomicUsize,
+    pub(super) calls: AtomicUsize,
     /// No more are.
     draining: AtomicBool,
     /// In milliseconds.
-    deadline: AtomicU64,
+    pub(super) deadline: AtomicU64,
 }
 
 #[derive(Default)]
-struct Threads {
+pub(super) struct Threads {
     serving: usize,
-    keeper: bool,
+    pub(super) keeper: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -164,12 +161,6 @@ impl FuseServer {
         let waited = shared.begun.wait_timeout_while(lock(&shared.keeper), at_most, going_on);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
-
-    /// How many mounts are served, and by how many threads.
-    #[must_use]
-    pub fn load(&self) -> (usize, usize) {
-        (self.0.read_sessions().len(), lock(&self.0.threads).serving)
-    }
 }
 
 impl Drop for FuseServer {
@@ -188,7 +179,7 @@ fn ended_from_inside(server: &Weak<Shared>, session: &Weak<Session>) {
 }
 
 impl Shared {
-    fn read_sessions(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u64, Arc<Session>>> {
+    pub(super) fn read_sessions(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u64, Arc<Session>>> {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -344,7 +335,7 @@ impl Shared {
     }
 
     /// Sees to it that somebody waits for requests, where there may be another thread.
-    fn need_a_listener(self: &Arc<Self>) {
+    pub(super) fn need_a_listener(self: &Arc<Self>) {
         if self.idle.load(Ordering::Relaxed) == 0
             && let Err(error) = self.start_thread()
         {
@@ -356,49 +347,5 @@ impl Shared {
     fn listen(&self, session: &Session) {
         let listening = EventFlags::IN | EventFlags::ONESHOT;
         session.with_device(|device| epoll::modify(&self.epoll, device, EventData::new_u64(session.id), listening));
-    }
-
-    fn wake_keeper(&self) {
-        let _keeper = lock(&self.keeper);
-        self.begun.notify_all();
-    }
-
-    /// The keeper's life: until there is no mount.
-    fn keep(self: Arc<Self>) {
-        loop {
-            let guard = lock(&self.keeper);
-            self.keeper_sleeps.store(true, Ordering::SeqCst);
-            // Asked after that was said: who begins a call from here on wakes the keeper.
-            if self.calls.load(Ordering::SeqCst) == 0 {
-                if self.keeper_leaves() {
-                    return;
-                }
-                drop(self.begun.wait(guard).unwrap_or_else(PoisonError::into_inner));
-                self.keeper_sleeps.store(false, Ordering::SeqCst);
-            } else {
-                self.keeper_sleeps.store(false, Ordering::SeqCst);
-                drop(self.begun.wait_timeout(guard, TICK).unwrap_or_else(PoisonError::into_inner));
-            }
-            self.look_after_calls();
-        }
-    }
-
-    fn keeper_leaves(&self) -> bool {
-        let mut threads = lock(&self.threads);
-        let no_mount = self.read_sessions().is_empty();
-        if no_mount {
-            threads.keeper = false;
-        }
-        no_mount
-    }
-
-    fn look_after_calls(self: &Arc<Self>) {
-        let deadline = Duration::from_millis(self.deadline.load(Ordering::Relaxed));
-        let sessions: Vec<_> = self.read_sessions().values().cloned().collect();
-        sessions.iter().for_each(|session| session.give_up(deadline));
-        // All may be held by calls that were given up just now.
-        if !sessions.is_empty() {
-            self.need_a_listener();
-        }
     }
 }
