@@ -140,7 +140,9 @@ mod tests {
         SockInit {
             sockets: Sockets::new(),
             sysctls,
-            filesystems: Arc::new(Filesystems::new(Duration::from_secs(1)).unwrap()),
+            filesystems: Arc::new(
+                Filesystems::new(Duration::from_secs(1), std::path::Path::new("/nonexistent")).unwrap(),
+            ),
             workers: Arc::new(Workers::new(1).unwrap()),
             parts: None,
             fs_type: None,
