@@ -149,7 +149,6 @@ struct Daemon {
 impl Daemon {
     /// Runs until told to stop; the process's exit code.
     fn run(mut self, inbox: &Receiver<Event>) -> i32 {
-        self.take_up_left_mounts();
         let watchdog = systemd::watchdog_interval();
         let mut next_ping = Instant::now();
         while !self.ended() {

@@ -200,7 +200,7 @@ fn tables_are_for_people() {
     );
     for line in [
         "0      core    sock_init        2.00 ms  1.50 ms  -         ok",
-        "2      subsys  plugin.a         2.00 ms  1.50 ms  900 µs    failed (errno 5): cannot",
+        "2      subsys  plugin.a         2.00 ms  1.50 ms  900 µs    failed (EIO): cannot",
         "3      subsys  plugin.b         2.00 ms  -        900 µs    blacklisted by initcall_blacklist, /main.toml:3",
         "4      -       plugin.c         -        -        900 µs    refused: /x.so: no plugin <none> & \"nothing\"",
         "bad    failed  850 µs  3      loopback netdev.register lo 400 µs  loopback netdev.register lo: net.x: no such key",

@@ -173,21 +173,21 @@ impl Record {
 }
 
 impl Daemon {
-    /// Takes up what the daemon before has left, as far as what it is for is there. Once the namespaces have been listed,
-    /// one whose namespace is not among them is let go.
+    /// Takes up what the daemon before has left, once the namespaces have been listed: who asked meanwhile shall not be
+    /// told that there are none. One whose namespace is not among them is let go.
     pub(super) fn take_up_left_mounts(&mut self) {
+        if !self.scanned || self.phase == Phase::Stopping {
+            return;
+        }
         for left in std::mem::take(&mut self.left_mounts) {
             let net = left.record.cookie.and_then(|cookie| self.nets.get(&NetCookie(cookie)));
             let net = net.map(|managed| Arc::clone(&managed.net)).filter(|net| !net.dying());
-            let is_known = left.record.cookie.is_none() || net.is_some();
             let filesystems = Arc::clone(&self.shared.filesystems);
-            if is_known && self.phase != Phase::Stopping {
+            if left.record.cookie.is_none() || net.is_some() {
                 // On a worker: the type's own code is asked.
                 self.workers.run_anywhere(Box::new(move || take_up(&filesystems, net.as_deref(), left)));
-            } else if self.scanned {
-                filesystems.let_go(left, "its namespace is gone");
             } else {
-                self.left_mounts.push(left);
+                filesystems.let_go(left, "its namespace is gone");
             }
         }
     }
