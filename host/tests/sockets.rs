@@ -394,7 +394,7 @@ fn many(mut m: Machine) {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     // Two descriptors each, and again two while their numbers are not released yet; half of all are for sockets.
-    let many = maximum.map_or(1000, |most| 1000.min(usize::try_from(most).unwrap_or(usize::MAX) / 5));
+    let many = maximum.map_or(1000, |most| usize::try_from(most).map_or(1000, |most| 1000.min(most / 5)));
     let bound = PathBuf::from("/proc/sys/user/max_net_namespaces");
     m.probe(10, "a", "", &sockets(&[udp(", keep = \"plugin\"")]));
     m.start();

@@ -232,7 +232,7 @@ fn the_shipped_example_says_nothing_and_its_examples_are_right() -> Outcome {
         .filter_map(|line| line.strip_prefix('#'))
         .filter(|line| !line.starts_with([' ']) && !line.is_empty());
     let examples: Vec<&str> = examples.collect();
-    assert_eq!(examples.len(), 9);
+    assert_eq!(examples.len(), 10);
     assert_eq!(lines(&examples.join("\n"))?.len(), examples.len());
     Ok(())
 }
