@@ -140,7 +140,6 @@ struct Daemon {
 impl Daemon {
     /// Runs until told to stop; the process's exit code.
     fn run(mut self, inbox: &Receiver<Event>) -> i32 {
-        self.take_up_left_mounts();
         let watchdog = systemd::watchdog_interval();
         let mut next_ping = Instant::now();
         while !self.ended() {
@@ -234,6 +233,7 @@ impl Daemon {
             let status = self.summary();
             tracing::info!("ready: {status}");
             systemd::ready(&status);
+            self.take_up_left_mounts();
         }
     }
 

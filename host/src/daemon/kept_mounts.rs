@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{Mount, MountRequest, Net};
 use crate::systemd;
 
+use super::Daemon;
 use super::filesystems::{self, Filesystems};
-use super::{Daemon, Phase};
 
 /// What the names of kept connections begin with.
 const PREFIX: &str = "mount-";
@@ -173,21 +173,18 @@ impl Record {
 }
 
 impl Daemon {
-    /// Takes up what the daemon before has left, as far as what it is for is there. Once the namespaces have been listed,
-    /// one whose namespace is not among them is let go.
+    /// Takes up what the daemon before has left. Everything is set up: who asked in between is told of nothing less than
+    /// was there before. A mount whose namespace is there no more is let go.
     pub(super) fn take_up_left_mounts(&mut self) {
         for left in std::mem::take(&mut self.left_mounts) {
             let net = left.record.cookie.and_then(|cookie| self.nets.get(&NetCookie(cookie)));
             let net = net.map(|managed| Arc::clone(&managed.net)).filter(|net| !net.dying());
-            let is_known = left.record.cookie.is_none() || net.is_some();
             let filesystems = Arc::clone(&self.shared.filesystems);
-            if is_known && self.phase != Phase::Stopping {
-                // On a worker: the type's own code is asked.
-                self.workers.run_anywhere(Box::new(move || take_up(&filesystems, net.as_deref(), left)));
-            } else if self.scanned {
+            if left.record.cookie.is_some() && net.is_none() {
                 filesystems.let_go(left, "its namespace is gone");
             } else {
-                self.left_mounts.push(left);
+                // On a worker: the type's own code is asked.
+                self.workers.run_anywhere(Box::new(move || take_up(&filesystems, net.as_deref(), left)));
             }
         }
     }
