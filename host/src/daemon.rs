@@ -12,6 +12,7 @@ mod file_names;
 mod filesystems;
 mod identify;
 mod inodes;
+mod kept_mounts;
 mod knobs;
 mod leases;
 mod links;
@@ -127,6 +128,8 @@ struct Daemon {
     leases: HashMap<LeaseId, Lease>,
     waiters: Vec<requests::Waiter>,
     operations: Operations,
+    /// Mounts of the daemon before, until they are taken up.
+    left_mounts: Vec<kept_mounts::Left>,
     /// Whether the first scan of the names has come.
     scanned: bool,
     /// Setups that READY waits for.
@@ -143,6 +146,7 @@ struct Daemon {
 impl Daemon {
     /// Runs until told to stop; the process's exit code.
     fn run(mut self, inbox: &Receiver<Event>) -> i32 {
+        self.take_up_left_mounts();
         let watchdog = systemd::watchdog_interval();
         let mut next_ping = Instant::now();
         while !self.ended() {

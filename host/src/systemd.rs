@@ -3,6 +3,7 @@
 //! Without a service manager they do nothing. A message that cannot be sent is logged and no more: the daemon's work
 //! does not depend on who watches it.
 
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -49,6 +50,41 @@ pub fn watchdog_interval() -> Option<Duration> {
 /// The daemon loop turns.
 pub fn watchdog_ping() {
     notify(&[NotifyState::Watchdog]);
+}
+
+/// Whether there is a service manager to tell.
+#[must_use]
+pub fn is_there() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Has the service manager keep a descriptor over a restart, under a name. It lets go by itself once the descriptor has
+/// nothing at its other end.
+pub fn store(name: &str, descriptor: BorrowedFd<'_>) {
+    let states = [NotifyState::FdStore, NotifyState::FdName(name)];
+    if let Err(e) = sd_notify::notify_with_fds(&states, &[descriptor]) {
+        tracing::warn!("the service manager does not keep {name} over a restart: {e}");
+    }
+}
+
+/// Has it let go.
+pub fn unstore(name: &str) {
+    notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+}
+
+/// What it has kept under names that begin so. To be called once, at start.
+#[must_use]
+pub fn stored(prefix: &str) -> Vec<(String, OwnedFd)> {
+    let Ok(descriptors) = sd_notify::listen_fds_with_names() else { return Vec::new() };
+    let ours = descriptors.filter(|(_, name)| name.starts_with(prefix));
+    let take = |(number, name): (RawFd, String)| match peer::take_inherited(number) {
+        Ok(descriptor) => Some((name, descriptor)),
+        Err(e) => {
+            tracing::warn!("descriptor {number} ({name}) is not used: {e}");
+            None
+        }
+    };
+    ours.filter_map(take).collect()
 }
 
 /// The control socket, if the service manager made it: a descriptor named `io.pernetd`, or the only one without a name.

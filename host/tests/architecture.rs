@@ -115,6 +115,17 @@ fn dlopen_and_the_abi_library_stay_behind_their_doors() {
 }
 
 #[test]
+fn fuse_is_spoken_in_one_place() {
+    for (path, text) in sources("host/src").into_iter().filter(|(path, _)| !path.starts_with("host/src/linux/fuse")) {
+        for (n, line) in code_lines(&text) {
+            for word in ["fuse_wire::", "FUSE_", "fsopen(", "move_mount("] {
+                assert!(!line.contains(word), "{path}:{n}: {word}");
+            }
+        }
+    }
+}
+
+#[test]
 fn unsafe_stands_only_where_the_design_allows_it() {
     for dir in ["host/src", "plugin-api/src", "plugins"] {
         for (path, text) in sources(dir) {

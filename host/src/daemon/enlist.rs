@@ -30,7 +30,7 @@ pub(super) fn enlist(shared: &Shared, write: &WriteToken, live: &Live) -> Result
 
 /// Takes everything back that is registered.
 pub(super) fn delist(shared: &Shared, write: &WriteToken, live: &Live, reason: ExitReason) {
-    filesystems::going(live);
+    filesystems::end_mounts(shared, live);
     let name: &Arc<str> = live.instance.name();
     let (_, errors) = engine::unregister(write, name, &shared.nets(), reason);
     complain(&errors);

@@ -1,17 +1,19 @@
 //! File system types and mounts in the daemon: what plugins register and mount internally, and when that ends.
 //!
-//! A plugin's types are there before its hooks run anywhere, and go after its last exit; its mounts are ended then, before
-//! its `Drop`, also when another generation follows. Mounts for a namespace end before the exits there. Owns the numbers
+//! A plugin's types are there before its hooks run anywhere, and go after its last exit. Its mounts end before its exits,
+//! also when another generation follows, and those for a namespace before the exits there. Owns the numbers
 //! under which plugins know their internal mounts. Users' mounts are in `mounts.rs`.
 
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pernet_plugin_api::NetCookie;
 
+use super::kept_mounts::KeptMounts;
 use super::netdevs::Whose;
 use super::plugins::{Live, Trouble};
 use super::reload::Shared;
@@ -27,6 +29,8 @@ pub(super) struct Filesystems {
     pub(super) types: FileSystems,
     /// What carries mounts to users.
     pub(super) fuse: FuseServer,
+    /// Those of users that outlive the daemon.
+    pub(super) kept: Arc<KeptMounts>,
     /// Plugins' internal mounts, by the number that the plugin knows. Held for a look-up only.
     internal: Mutex<HashMap<u64, (Whose, MountRef)>>,
     last: AtomicU64,
@@ -38,10 +42,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Filesystems {
     /// None yet. A call of a file system is given up after the deadline.
-    pub(super) fn new(deadline: Duration) -> io::Result<Filesystems> {
+    pub(super) fn new(deadline: Duration, state_dir: &Path) -> io::Result<Filesystems> {
+        let kept = Arc::new(KeptMounts::new(state_dir));
+        let keeper = Arc::clone(&kept);
+        let told = move |mount: &Mount, failure: Option<&Failure>| {
+            keeper.ended(mount.id);
+            unmounted(mount, failure);
+        };
         Ok(Filesystems {
-            types: FileSystems::new(Box::new(unmounted)),
+            types: FileSystems::new(Box::new(told)),
             fuse: FuseServer::new(deadline)?,
+            kept,
             internal: Mutex::default(),
             last: AtomicU64::new(0),
         })
@@ -55,6 +66,22 @@ impl Filesystems {
     /// A namespace goes: whatever is mounted for it ends.
     pub(super) fn end_mounts_in(&self, net: &Net, patience: Duration) {
         complain(&self.types.end_mounts_in(net.cookie, patience));
+    }
+
+    /// The daemon ends, and before the exits its mounts do. Calls that are going on come out first, so that nobody who
+    /// uses a mount that is kept sees anything of it.
+    pub(super) fn stop(&self, patience: Duration) {
+        self.kept.stopping();
+        for fs in self.types.types() {
+            fs.set_going(true);
+        }
+        if !self.fuse.drain(patience) {
+            tracing::warn!("file operations did not return within {patience:?}; their callers got an error");
+        }
+        for fs in self.types.types().iter().rev() {
+            complain(&self.types.end_mounts(fs, patience));
+        }
+        self.kept.stopped();
     }
 
     pub(super) fn unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
@@ -109,17 +136,19 @@ pub(super) fn announce(shared: &Shared, live: &Live) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Its exits are about to run: from now on nobody finds its types.
-pub(super) fn going(live: &Live) {
+/// Its exits are about to run: from now on nobody finds its types, and their mounts have ended.
+pub(super) fn end_mounts(shared: &Shared, live: &Live) {
     live.instance.filesystems().iter().for_each(|fs| fs.set_going(true));
+    for fs in live.instance.filesystems().iter().rev() {
+        complain(&shared.filesystems.types.end_mounts(fs, shared.patience()));
+    }
 }
 
-/// Takes a plugin's types off the list, and ends their mounts.
+/// Takes a plugin's types off the list. What is mounted of them has ended, or does now.
 pub(super) fn withdraw(shared: &Shared, live: &Live) {
-    going(live);
+    end_mounts(shared, live);
     for fs in live.instance.filesystems().iter().rev() {
         complain_of(shared.filesystems.types.unregister_filesystem(fs));
-        complain(&shared.filesystems.types.end_mounts(fs, shared.patience()));
     }
 }
 

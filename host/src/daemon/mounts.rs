@@ -4,6 +4,7 @@
 //! from here on, and the client is told when it answers; then he attaches it. Nobody keeps a lease: the kernel does. If
 //! the client goes before, the mount that is attached nowhere goes with him, and the connection ends.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::control::wire::{self, Filesystem};
@@ -57,9 +58,13 @@ fn carry_out(filesystems: &Filesystems, net: Option<&Net>, ask: MountAsk) {
         Err(failure) => return reply.send(Err(refusal(&fs, &failure))),
     };
     let shown = row(&mount);
+    let (kept, known, connection) = (Arc::clone(&filesystems.kept), Arc::clone(&mount), device.try_clone());
     let place = format!("file system type {fs}");
     let ready = move |result: Result<(), String>| {
         let failed = |why| ControlError::new(ErrorKind::Failed, place, why, "see the daemon's log, and mount it again");
+        if let (Ok(()), Ok(connection)) = (&result, connection) {
+            kept.keep(&known, connection.as_fd());
+        }
         reply.send(result.map(|()| shown).map_err(failed));
     };
     if let Err(error) = filesystems.fuse.serve(device, mount, Box::new(ready)) {

@@ -98,6 +98,9 @@ impl Daemon {
         let changes = self.names.observe(seen);
         self.carry_out(changes, &mut pins);
         self.scanned |= scanned;
+        if !self.left_mounts.is_empty() {
+            self.take_up_left_mounts();
+        }
         self.check_ready();
     }
 

@@ -385,6 +385,7 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
 
 /// Ends everything: exits in reverse in every namespace as one batch, then the plugins, newest first.
 pub(super) fn stop(shared: &Shared) -> Result<(), Trouble> {
+    shared.filesystems.stop(shared.patience());
     let write = shared.write()?;
     let nets = shared.nets();
     complain(&engine::cleanup_all(&write, &nets, ExitReason::Stopped));

@@ -139,7 +139,7 @@ mod tests {
         SockInit {
             sockets: Sockets::new(),
             sysctls: net_sysctl_init(&Sysctls::default()),
-            filesystems: Arc::new(Filesystems::new(Duration::from_secs(1)).unwrap()),
+            filesystems: Arc::new(Filesystems::new(Duration::from_secs(1), "/none".as_ref()).unwrap()),
             workers: Arc::new(Workers::new(1).unwrap()),
             parts: None,
             fs_type: None,

@@ -74,7 +74,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let sockets = Sockets::new();
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
-    let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout))
+    let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout), &paths.state_dir)
         .map_err(|e| format!("cannot serve mounts: {e}"))?;
     let filesystems = Arc::new(filesystems);
     let sysctls = net_sysctl_init(&config.sysctls);
@@ -153,6 +153,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         held: Default::default(),
         retries: Default::default(),
         leases: Default::default(),
+        left_mounts: shared.filesystems.kept.left(),
         waiters: Vec::new(),
         operations: Default::default(),
         scanned: false,

@@ -4,8 +4,7 @@
 //! sees to it that somebody else listens. So one call that takes its time, or never returns, holds up nobody else, as in
 //! [`super::worker`]. Threads that are not needed any more end, and all of them when there is no mount.
 //!
-//! The keeper answers for calls that take too long, and replaces threads that they hold. It sleeps while nothing is
-//! going on. No thread here ever enters a namespace.
+//! A keeper (`fuse_keeper.rs`) looks after calls that take too long. No thread here ever enters a namespace.
 
 use std::collections::HashMap;
 use std::io;
@@ -33,41 +32,41 @@ const MOST: usize = 64;
 const IDLE: usize = 2;
 /// How long others do.
 const LINGER: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
-/// How often the keeper looks while calls are going on.
-const TICK: Duration = Duration::from_millis(50);
 /// Of the descriptor that wakes all who wait; sessions count from 1.
 const WAKE: u64 = 0;
 
 /// Serves mounts. Dropping it ends them all.
 pub struct FuseServer(Arc<Shared>);
 
-struct Shared {
+pub(super) struct Shared {
     epoll: OwnedFd,
     wake: OwnedFd,
     /// Held for a look-up only.
     sessions: RwLock<HashMap<u64, Arc<Session>>>,
     last: AtomicU64,
     /// How many threads there are; the lock decides who ends.
-    threads: Mutex<Threads>,
+    pub(super) threads: Mutex<Threads>,
     /// How many of them wait for something to do.
     idle: AtomicUsize,
-    keeper: Mutex<()>,
-    /// For the keeper: a call has begun while it slept, or there is nothing left to keep.
-    begun: Condvar,
-    keeper_sleeps: AtomicBool,
-    /// Requests that are being carried out.
-    calls: AtomicUsize,
+    pub(super) keeper: Mutex<()>,
+    /// For the keeper: a call has begun while it slept, or there is nothing left to keep. For who drains: none goes on.
+    pub(super) begun: Condvar,
+    pub(super) keeper_sleeps: AtomicBool,
+    /// Turns that are being taken.
+    pub(super) calls: AtomicUsize,
+    /// No more are.
+    draining: AtomicBool,
     /// In milliseconds.
-    deadline: AtomicU64,
+    pub(super) deadline: AtomicU64,
 }
 
 #[derive(Default)]
-struct Threads {
+pub(super) struct Threads {
     serving: usize,
-    keeper: bool,
+    pub(super) keeper: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -88,6 +87,7 @@ impl FuseServer {
             begun: Condvar::new(),
             keeper_sleeps: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
         };
         epoll::add(&shared.epoll, &shared.wake, EventData::new_u64(WAKE), EventFlags::IN)?;
@@ -133,10 +133,33 @@ impl FuseServer {
         Ok(())
     }
 
-    /// How many mounts are served, and by how many threads.
+    /// Serves a mount on a connection that another process has served before. `unanswered`: it may have taken requests
+    /// that it did not answer; the kernel hands them over again.
+    ///
+    /// # Errors
+    /// As [`FuseServer::serve`]; where the mount has gone; and where the kernel cannot hand over again what it must.
+    pub fn take_up(&self, device: OwnedFd, mount: MountRef, unanswered: bool) -> io::Result<()> {
+        match rustix::io::write(&device, &fuse_wire::resend()) {
+            Err(Errno::INVAL) if unanswered => {
+                let what = "this kernel (before 6.9) does not hand over again what was not answered";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+            }
+            Ok(_) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.serve(device, mount, Box::new(|_| ()))
+    }
+
+    /// Takes no more requests, and waits until all that were taken are answered; they stay in the kernel's queues. `false`
+    /// when the time is up first.
     #[must_use]
-    pub fn load(&self) -> (usize, usize) {
-        (self.0.read_sessions().len(), lock(&self.0.threads).serving)
+    pub fn drain(&self, at_most: Duration) -> bool {
+        let shared = &self.0;
+        shared.draining.store(true, Ordering::SeqCst);
+        // Asked after that was said: who takes a turn from here on sees it, who took one before is counted.
+        let going_on = |_: &mut ()| shared.calls.load(Ordering::SeqCst) > 0;
+        let waited = shared.begun.wait_timeout_while(lock(&shared.keeper), at_most, going_on);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
@@ -156,7 +179,7 @@ fn ended_from_inside(server: &Weak<Shared>, session: &Weak<Session>) {
 }
 
 impl Shared {
-    fn read_sessions(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u64, Arc<Session>>> {
+    pub(super) fn read_sessions(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u64, Arc<Session>>> {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -235,7 +258,7 @@ impl Shared {
                     self.idle.fetch_sub(1, Ordering::Relaxed);
                     let session = self.read_sessions().get(&id).cloned();
                     if let Some(session) = session {
-                        self.take_turn(&session, &mut buffer);
+                        self.take_counted_turn(&session, &mut buffer);
                     }
                     self.idle.fetch_add(1, Ordering::Relaxed);
                 }
@@ -261,6 +284,21 @@ impl Shared {
         threads.serving -= 1;
         self.idle.fetch_sub(1, Ordering::Relaxed);
         true
+    }
+
+    /// Takes a turn, unless no more are taken: the keeper looks after it, and who drains waits for it.
+    fn take_counted_turn(self: &Arc<Self>, session: &Arc<Session>, buffer: &mut [u8]) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.keeper_sleeps.load(Ordering::SeqCst) {
+            self.wake_keeper();
+        }
+        if !self.draining.load(Ordering::SeqCst) {
+            self.take_turn(session, buffer);
+        }
+        let was_last = self.calls.fetch_sub(1, Ordering::SeqCst) == 1;
+        if was_last && self.draining.load(Ordering::SeqCst) {
+            self.wake_keeper();
+        }
     }
 
     /// Takes one request off a session and carries it out.
@@ -290,19 +328,14 @@ impl Shared {
         if Session::may_wait(&operation) {
             self.need_a_listener();
         }
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        if self.keeper_sleeps.load(Ordering::SeqCst) {
-            self.wake_keeper();
-        }
         // A panic of pernetd's own is `EIO` to who asked; a plugin's stops in the plugin.
         if catch_unwind(AssertUnwindSafe(|| session.carry_out(header, operation))).is_err() {
             tracing::error!(fs = %session.mount().fs.name, "pernetd itself panicked in a file operation");
         }
-        self.calls.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Sees to it that somebody waits for requests, where there may be another thread.
-    fn need_a_listener(self: &Arc<Self>) {
+    pub(super) fn need_a_listener(self: &Arc<Self>) {
         if self.idle.load(Ordering::Relaxed) == 0
             && let Err(error) = self.start_thread()
         {
@@ -314,49 +347,5 @@ impl Shared {
     fn listen(&self, session: &Session) {
         let listening = EventFlags::IN | EventFlags::ONESHOT;
         session.with_device(|device| epoll::modify(&self.epoll, device, EventData::new_u64(session.id), listening));
-    }
-
-    fn wake_keeper(&self) {
-        let _keeper = lock(&self.keeper);
-        self.begun.notify_all();
-    }
-
-    /// The keeper's life: until there is no mount.
-    fn keep(self: Arc<Self>) {
-        loop {
-            let guard = lock(&self.keeper);
-            self.keeper_sleeps.store(true, Ordering::SeqCst);
-            // Asked after that was said: who begins a call from here on wakes the keeper.
-            if self.calls.load(Ordering::SeqCst) == 0 {
-                if self.keeper_leaves() {
-                    return;
-                }
-                drop(self.begun.wait(guard).unwrap_or_else(PoisonError::into_inner));
-                self.keeper_sleeps.store(false, Ordering::SeqCst);
-            } else {
-                self.keeper_sleeps.store(false, Ordering::SeqCst);
-                drop(self.begun.wait_timeout(guard, TICK).unwrap_or_else(PoisonError::into_inner));
-            }
-            self.look_after_calls();
-        }
-    }
-
-    fn keeper_leaves(&self) -> bool {
-        let mut threads = lock(&self.threads);
-        let no_mount = self.read_sessions().is_empty();
-        if no_mount {
-            threads.keeper = false;
-        }
-        no_mount
-    }
-
-    fn look_after_calls(self: &Arc<Self>) {
-        let deadline = Duration::from_millis(self.deadline.load(Ordering::Relaxed));
-        let sessions: Vec<_> = self.read_sessions().values().cloned().collect();
-        sessions.iter().for_each(|session| session.give_up(deadline));
-        // All may be held by calls that were given up just now.
-        if !sessions.is_empty() {
-            self.need_a_listener();
-        }
     }
 }

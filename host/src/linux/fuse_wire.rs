@@ -263,6 +263,12 @@ pub(super) fn out_header(unique: u64, errno: i32, len: usize) -> [u8; 16] {
     header
 }
 
+/// Asks the kernel to hand over anew what was taken off a connection and not answered (Linux 6.9 and later).
+pub(super) fn resend() -> [u8; 16] {
+    const FUSE_NOTIFY_RESEND: i32 = 7;
+    out_header(0, -FUSE_NOTIFY_RESEND, 0)
+}
+
 /// The answer to [`Operation::Init`]; an error where the kernel is too old to be understood.
 pub(super) fn init(major: u32, minor: u32, flags: u32) -> Result<Vec<u8>, String> {
     // A newer major version asks again, when it has seen ours.

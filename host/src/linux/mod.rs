@@ -17,4 +17,6 @@ pub mod mount_table;
 pub mod fuse;
 mod fuse_wire;
 pub mod fuse_session;
+mod fuse_request;
 pub mod fuse_server;
+mod fuse_keeper;

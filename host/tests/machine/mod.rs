@@ -10,12 +10,13 @@ mod calls;
 
 use std::cell::Cell;
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use pernetd::linux::{netns, ns};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -65,7 +66,7 @@ pub fn one(name: &str, test: fn(Machine)) -> Vec<Trial> {
     vec![method.trial(name, test)]
 }
 
-fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
@@ -172,9 +173,36 @@ impl Machine {
         self.daemon = Some(tie(&mut command).spawn().unwrap());
     }
 
+    /// Starts the daemon as a service manager does: with somebody to notify, and with descriptors that it kept.
+    pub fn spawn_as_unit(&mut self, notify: &Path, kept: &[(String, OwnedFd)]) {
+        let daemon = self.command();
+        let log = File::options().append(true).create(true).open(self.path("log")).unwrap();
+        // LISTEN_PID is the daemon's own, which only it knows before it runs: the shell becomes the daemon.
+        let mut line = "LISTEN_PID=$$ exec \"$0\" \"$@\"".to_owned();
+        // Far from where they are to be, and closed there.
+        let copies: Vec<OwnedFd> = kept.iter().map(|(_, fd)| fcntl_dupfd_cloexec(fd, 50).unwrap()).collect();
+        for (at, copy) in copies.iter().enumerate() {
+            fcntl_setfd(copy, FdFlags::empty()).unwrap();
+            line += &format!(" {}<&{number} {number}<&-", at + 3, number = copy.as_raw_fd());
+        }
+        let mut command = Command::new("bash");
+        command.args(["-c", &line]).arg(daemon.get_program()).args(daemon.get_args());
+        let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+        command.env("NOTIFY_SOCKET", notify);
+        command.env("LISTEN_FDS", kept.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.daemon = Some(tie(&mut command).spawn().unwrap());
+    }
+
     /// Starts the daemon and waits until what is there is set up.
     pub fn start(&mut self) {
         self.spawn();
+        self.wait_running();
+    }
+
+    /// Waits until what is there is set up.
+    #[track_caller]
+    pub fn wait_running(&self) {
         let running = || {
             let answer = self.ask(["status"]);
             answer.code == 0 && answer.json["state"] == "running"

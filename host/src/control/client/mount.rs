@@ -129,46 +129,48 @@ impl Place {
 
     fn look(path: &Path, fs: &str, clear: bool) -> Result<Place, Failure> {
         loop {
-            let directory = open_directory(path).map_err(|e| no_directory(path, &e))?;
-            let seen = |e| Failure::new(path.display(), format!("what is mounted there cannot be seen: {e}"), PROC);
-            let mounted = mounted_at(&directory).map_err(seen)?;
-            let dead = fuse::look(&directory).is_err_and(|e| fuse::is_dead(&e));
-            let mine = mounted.as_ref().and_then(|mount| mount_table::fuse_subtype(&mount.fs_type)) == Some(fs);
-            match mounted {
-                Some(mount) if mine && dead => {
-                    if !clear {
-                        return Ok(Place { directory, path: mount.point, _lock: None });
-                    }
+            let place = Place::open(path)?;
+            let Some(mount) = seen(path, &place.directory)? else { return Ok(place) };
+            let dead = fuse::look(&place.directory).is_err_and(|e| fuse::is_dead(&e));
+            let mine = mount_table::fuse_subtype(&mount.fs_type) == Some(fs);
+            let refuse = |what: String, remedy| Err(Failure::new(path.display(), what, remedy));
+            match (mine, dead) {
+                (true, true) if clear => {
                     let what = "a mount whose daemon is gone is taken away; it is mounted anew";
                     eprintln!("pernetctl: {}: {what}", path.display());
-                    drop(directory);
+                    drop(place);
                     fuse::detach(&mount.point, true).map_err(|e| not_unmounted(path, &e))?;
                 }
-                Some(mount) if mine => {
-                    let what = format!("EBUSY: {} is mounted there already", mount.fs_type);
+                (true, false) => {
                     let remedy = "use it, unmount it first (`pernetctl umount`), or choose another directory";
-                    return Err(Failure::new(path.display(), what, remedy));
+                    return refuse(format!("EBUSY: {} is mounted there already", mount.fs_type), remedy);
                 }
-                Some(mount) if dead => {
+                (false, true) => {
                     let what = format!("a dead mount of {} lies there, which is another's", mount.fs_type);
-                    return Err(Failure::new(path.display(), what, "unmount it first (umount -l)"));
+                    return refuse(what, "unmount it first (umount -l)");
                 }
-                _ => {
-                    let number = directory.as_raw_fd();
-                    let path =
-                        std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_else(|_| path.to_owned());
-                    return Ok(Place { directory, path, _lock: None });
-                }
+                _ => return Ok(place),
             }
         }
     }
+
+    fn open(path: &Path) -> Result<Place, Failure> {
+        let directory = open_directory(path).map_err(|e| no_directory(path, &e))?;
+        let resolved = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        Ok(Place { directory, path: resolved.unwrap_or_else(|_| path.to_owned()), _lock: None })
+    }
+}
+
+/// The mount whose root a directory is.
+fn seen(path: &Path, directory: &OwnedFd) -> Result<Option<mount_table::MountEntry>, Failure> {
+    let unseen = |e| Failure::new(path.display(), format!("what is mounted there cannot be seen: {e}"), PROC);
+    mounted_at(directory).map_err(unseen)
 }
 
 /// Unmounts; what was mounted.
 pub(super) fn umount(daemon: Option<&mut Connection>, path: &Path, lazy: bool) -> Result<UnmountedEntry, Failure> {
     let directory = open_directory(path).map_err(|e| no_directory(path, &e))?;
-    let seen = |e| Failure::new(path.display(), format!("what is mounted there cannot be seen: {e}"), PROC);
-    let Some(mount) = mounted_at(&directory).map_err(seen)? else {
+    let Some(mount) = seen(path, &directory)? else {
         let remedy = "name the directory of a mount (`pernetctl mount`, findmnt)";
         return Err(Failure::new(path.display(), "EINVAL: nothing is mounted there", remedy));
     };
