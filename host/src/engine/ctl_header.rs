@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::ctl_handler;
+use super::ctl_kind;
 use super::ctl_table::{CtlAt, CtlData, CtlEntry, CtlTable, check_table};
 use super::failure::{EDEADLK, ENOENT, ETIMEDOUT, Failure, HookError};
 use super::member::Owner;
@@ -139,7 +139,7 @@ impl CtlHeader {
     ) -> Result<Vec<u8>, Failure> {
         let _inside = self.enter()?;
         may(&self.entries[entry])?;
-        ctl_handler::read(&self.entries[entry], &*self.data, &self.at(entry), position, count)
+        ctl_kind::read(&self.entries[entry], &*self.data, &self.at(entry), position, count)
     }
 
     /// Writes one.
@@ -152,7 +152,7 @@ impl CtlHeader {
     ) -> Result<usize, Failure> {
         let _inside = self.enter()?;
         may(&self.entries[entry])?;
-        ctl_handler::write(&self.entries[entry], &*self.data, &self.at(entry), position, bytes)
+        ctl_kind::write(&self.entries[entry], &*self.data, &self.at(entry), position, bytes)
     }
 
     fn at(&self, entry: usize) -> CtlAt {

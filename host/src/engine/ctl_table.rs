@@ -2,7 +2,7 @@
 //!
 //! Owns the kinds of entries and the checks of a table (K7.2). What stands behind an entry is reached through
 //! [`CtlData`]: `plugin/` implements it over the ABI, the daemon for its own knobs. What a read and a write mean is
-//! `ctl_handler.rs`.
+//! `ctl_kind.rs`.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Numbers as text: how the kernel's handlers read a write, one token after the other.
 //!
 //! Mirrors `proc_skip_spaces`, `proc_get_long` and `strtoul_lenient` (K7.7), with what they take for a blank and where
-//! they stop looking. Which numbers an entry takes, and where they go, is `ctl_handler.rs`.
+//! they stop looking. Which numbers an entry takes, and where they go, is `ctl_kind.rs`.
 
 /// Wide enough for an `int` and for an `unsigned long`.
 pub type Number = i128;

@@ -9,7 +9,7 @@
 
 mod change;
 mod ctl_file;
-mod ctl_handler;
+mod ctl_kind;
 mod ctl_header;
 mod ctl_table;
 mod ctl_value;

@@ -25,7 +25,7 @@ use crate::sandbox::{self, RUN_NETNS, Trial, tie, trial, wait_until};
 
 #[allow(unused_imports)] // each theme uses what it needs
 pub use calls::{Call, of, traces};
-#[allow(unused_imports)]
+#[allow(unused_imports)] // each theme uses what it needs
 pub use netdevs::{has_tun, link, links};
 
 /// Everything of the machine's.

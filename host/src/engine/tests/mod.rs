@@ -13,7 +13,7 @@ mod recorder;
 mod sock;
 mod stream;
 
-mod ctl_handler;
+mod ctl_kind;
 mod exhaustion;
 mod family;
 mod filesystem;
