@@ -210,7 +210,10 @@ impl Walk {
 
     /// One link against the mirror.
     pub(super) fn observe(&mut self, net: &Arc<Net>, seen: &Link, after_loss: bool) {
-        let Some(known) = find(net, seen.ifindex) else { return self.register_device(net, seen) };
+        let Some(known) = find(net, seen.ifindex) else {
+            self.make_way(net, seen);
+            return self.register_device(net, seen);
+        };
         if !same_device(&known.link, seen, after_loss) && !self.is_still(net, &known, seen) {
             self.unregister_device(net, &known, Who::All, false);
             return self.register_device(net, seen);
@@ -228,6 +231,20 @@ impl Walk {
             device = replace(net, &device, |link| apply(link, kind, seen));
             let event = NetdevEvent { old_name: old_name.as_deref(), ..NetdevEvent::new(kind, &device) };
             self.tell(net, Who::All, &event);
+        }
+    }
+
+    /// Names are unique in a namespace, so who is mirrored under the name of a new device has lost it, and the message of
+    /// that was lost: its end, or its new name, is told first. A plugin's own device is not judged by that.
+    fn make_way(&mut self, net: &Arc<Net>, seen: &Link) {
+        let has_it = |device: &&Arc<NetDevice>| device.own.is_none() && device.link.name == seen.name;
+        let Some(holder) = net.record().devices.iter().find(has_it).cloned() else { return };
+        match self.section(net, || net.namespace().look(holder.link.ifindex)).and_then(|link| link) {
+            Ok(None) => self.unregister_device(net, &holder, Who::All, false),
+            Ok(Some(now)) if now.name != seen.name => self.observe(net, &now, true),
+            // It has the name again: what was seen is older than that.
+            Ok(Some(_)) => {}
+            Err(failure) => self.complain(own_error(net, "netdev.look", failure)),
         }
     }
 

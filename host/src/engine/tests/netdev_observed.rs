@@ -434,3 +434,27 @@ fn what_another_program_made_at_the_index_of_one_that_it_moved_away_is_not_the_p
     lab.die(1);
     assert!(lab.take().iter().all(|call| !call.starts_with("k.delete")), "what we did not make is not deleted");
 }
+
+#[test]
+fn a_name_that_is_seen_again_says_that_who_had_it_went_or_was_renamed() {
+    for renamed in [false, true] {
+        let lab = lab(1);
+        let kernel = &lab.world.kernel;
+        let first = kernel.other_adds(1, "eth0", "ifb").unwrap();
+        lab.settle();
+        lab.take();
+        if renamed {
+            kernel.other(1, first, &LinkChange::Name("wan"));
+        } else {
+            kernel.other_deletes(1, first);
+        }
+        // The message of that is lost, and the next one is read before the list that follows a loss.
+        kernel.state().stream.forget(1);
+        kernel.other_adds(1, "eth0", "ifb").unwrap();
+        lab.settle();
+        let told: Vec<String> = lab.take().into_iter().filter(|call| call.starts_with("w.")).collect();
+        let gone = if renamed { "w.n0.changename(eth0>wan)@1" } else { "w.n0.unregister(eth0)@1" };
+        assert_eq!(told, [gone, "w.n0.register(eth0)@1"]);
+        lab.assert_agrees();
+    }
+}
