@@ -136,6 +136,7 @@ impl Daemon {
             name: name.to_owned(),
             used,
             detail: (!detail.is_empty()).then(|| detail.to_owned()),
+            remedy: None,
         };
         vec![
             facility("mount discovery", true, &self.discovery.why),

@@ -238,7 +238,12 @@ pub fn status() -> Status {
         last_reload: None,
         folders: vec!["/run/netns".into()],
         pinned: vec![Pinned { netns: "x".into(), plugin: "p".into(), hook: "pernet.exit".into(), seconds: 9 }],
-        facilities: vec![Facility { name: "statmount".into(), used: false, detail: Some("no such call".into()) }],
+        facilities: vec![Facility {
+            name: "statmount".into(),
+            used: false,
+            detail: Some("no such call".into()),
+            remedy: None,
+        }],
     }
 }
 
