@@ -4,6 +4,8 @@
 //! either. So such batches pass through a thread with a seat, in order. A name that shows something else just now is
 //! looked at again, until it is identified or other news of it comes. Where discovery has identified everything, a
 //! batch goes straight to the loop, unless an earlier one is still in here.
+//!
+//! A namespace for which no descriptor is left stays in here until there is one, and the loop is told so.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,11 +17,13 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::Event;
 use crate::discovery::{Batch, NamedNs, Observation};
-use crate::linux::ns;
+use crate::linux::{descriptors, ns};
 
 const FIRST_LOOK_AGAIN: Duration = Duration::from_micros(200);
 /// A name that cannot be identified for so long shows nothing; what it becomes will be news.
 const GIVE_UP: Duration = Duration::from_secs(5);
+/// Where descriptors have run out, the longest wait for one.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 
 /// Where discovery sends its batches.
 ///
@@ -55,7 +59,8 @@ struct Unknown {
     inode: u64,
     next: Instant,
     wait: Duration,
-    until: Instant,
+    /// `None`: for as long as it takes.
+    until: Option<Instant>,
 }
 
 struct Thread {
@@ -83,7 +88,13 @@ impl Thread {
     fn pass(&mut self, mut batch: Batch) {
         for observation in &mut batch.0 {
             match observation {
-                Observation::Name(named) => self.look(named),
+                Observation::Name(named) => {
+                    self.look(named);
+                    // Whatever had the name before has it no more.
+                    if self.waits_for_room(&named.path) {
+                        *observation = Observation::NoName(std::mem::take(&mut named.path));
+                    }
+                }
                 Observation::NoName(path) => self.forget(path),
                 Observation::Snapshot(all) => {
                     let names: Vec<PathBuf> = self.unknown.keys().cloned().collect();
@@ -108,18 +119,24 @@ impl Thread {
         if named.identity.is_some() {
             return;
         }
-        named.identity = ns::identify_as(&named.path, named.inode).ok();
-        if named.identity.is_none() {
-            let now = Instant::now();
-            let unknown = Unknown {
-                inode: named.inode,
-                next: now + FIRST_LOOK_AGAIN,
-                wait: FIRST_LOOK_AGAIN,
-                until: now + GIVE_UP,
-            };
-            self.unknown.insert(named.path.clone(), unknown);
-            self.inside.fetch_add(1, Ordering::AcqRel);
+        match ns::identify_as(&named.path, named.inode) {
+            Ok(identity) => named.identity = Some(identity),
+            Err(e) => {
+                let now = Instant::now();
+                let full = descriptors::is_exhaustion(&e);
+                let wait = if full { LOOK_FOR_ROOM } else { FIRST_LOOK_AGAIN };
+                let until = (!full).then_some(now + GIVE_UP);
+                self.unknown.insert(named.path.clone(), Unknown { inode: named.inode, next: now + wait, wait, until });
+                self.inside.fetch_add(1, Ordering::AcqRel);
+                if full {
+                    let _ = self.events.send(Event::NoRoom(named.path.clone()));
+                }
+            }
         }
+    }
+
+    fn waits_for_room(&self, path: &PathBuf) -> bool {
+        self.unknown.get(path).is_some_and(|unknown| unknown.until.is_none())
     }
 
     fn look_again(&mut self) {
@@ -134,7 +151,16 @@ impl Thread {
                     let _ = self.events.send(Event::Names(Batch(vec![Observation::Name(named)])));
                     self.forget(&path);
                 }
-                Err(_) if now >= unknown.until => {
+                Err(e) if descriptors::is_exhaustion(&e) => {
+                    if unknown.until.take().is_some() {
+                        let _ = self.events.send(Event::NoRoom(path));
+                    }
+                    // Nor is there one for any other: all of them wait, and the next look is at the first again.
+                    let waiting = self.unknown.values_mut().filter(|unknown| unknown.until.is_none());
+                    waiting.for_each(|unknown| unknown.next = now + LOOK_FOR_ROOM);
+                    return;
+                }
+                Err(_) if unknown.until.is_none_or(|until| now >= until) => {
                     let _ = self.events.send(Event::Names(Batch(vec![Observation::NoName(path.clone())])));
                     self.forget(&path);
                 }
