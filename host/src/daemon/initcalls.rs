@@ -200,8 +200,12 @@ fn discovery_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
         config::Method::Inotify => Some(discovery::Method::Inotify),
     };
     let stage = identify::stage(booting.events.clone()).map_err(|e| failed("cannot start a thread", &e))?;
+    let remedy = match method {
+        Some(_) => "set discovery.method to auto",
+        None => "raise fs.inotify.max_user_instances and LimitNOFILE=, and see that /proc is mounted",
+    };
     let started = discovery::start(discovery::Options { method, handles: true, folders }, stage)
-        .map_err(|e| Failure::new(e.errno().unwrap_or(libc::EIO), e.to_string()))?;
+        .map_err(|e| Failure::new(e.errno().unwrap_or(libc::EIO), format!("{e}; {remedy}")))?;
     tracing::info!("discovery by {}: {}", started.method, started.why);
     booting.made.discovery = Some(started);
     Ok(ends_itself())
