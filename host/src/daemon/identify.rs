@@ -33,7 +33,8 @@ pub(super) fn stage(events: Sender<Event>) -> std::io::Result<Box<dyn Fn(Batch) 
     let (to_thread, batches) = unbounded::<Batch>();
     // Batches sent to the thread and not yet passed on: none may overtake them.
     let inside = Arc::new(AtomicUsize::new(0));
-    let mut thread = Thread { events: events.clone(), inside: Arc::clone(&inside), unknown: HashMap::new() };
+    let mut thread =
+        Thread { events: events.clone(), inside: Arc::clone(&inside), unknown: HashMap::new(), no_room: Vec::new() };
     std::thread::Builder::new().name("identify".into()).spawn(move || thread.run(&batches))?;
     Ok(Box::new(move |batch| {
         if inside.load(Ordering::Acquire) == 0 && batch.0.iter().all(is_identified) {
@@ -67,6 +68,8 @@ struct Thread {
     events: Sender<Event>,
     inside: Arc<AtomicUsize>,
     unknown: HashMap<PathBuf, Unknown>,
+    /// Those of a batch for which no descriptor is left.
+    no_room: Vec<PathBuf>,
 }
 
 impl Thread {
@@ -104,6 +107,10 @@ impl Thread {
             }
         }
         let _ = self.events.send(Event::Names(batch));
+        // After the batch, which says that these names show nothing.
+        for path in std::mem::take(&mut self.no_room) {
+            let _ = self.events.send(Event::NoRoom(path));
+        }
         self.inside.fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -129,7 +136,7 @@ impl Thread {
                 self.unknown.insert(named.path.clone(), Unknown { inode: named.inode, next: now + wait, wait, until });
                 self.inside.fetch_add(1, Ordering::AcqRel);
                 if full {
-                    let _ = self.events.send(Event::NoRoom(named.path.clone()));
+                    self.no_room.push(named.path.clone());
                 }
             }
         }
