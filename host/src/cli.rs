@@ -1,13 +1,20 @@
 //! The command line of `pernetd`: run, `--check`, `demo`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use clap::{Parser, Subcommand};
 
 use crate::config::CommandLine;
+use crate::daemon::fault::{Failed, Fault};
 use crate::daemon::start;
 use crate::demo;
 use crate::plugin::Judge;
 
 /// Runs plugins in every network namespace of the host.
+///
+/// Exit status as in sysexits.h: 0 ended as it was told to, 64 wrong usage, 69 another pernetd is at work or the kernel lacks
+/// something, 70 a fault of its own or a hook that does not return, 71 and 72 of the system, 73 a folder that cannot be
+/// used, 75 something has run out, 77 a right is missing, 78 wrong configuration. With --check 0 or 1.
 #[derive(Parser)]
 #[command(name = "pernetd", version, about)]
 struct Arguments {
@@ -33,18 +40,30 @@ enum Command {
 /// `pernetd`'s main; the process's exit code.
 #[must_use]
 pub fn main() -> i32 {
-    let arguments = Arguments::parse();
-    let result = match arguments.command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(said) => {
+            let _ = said.print();
+            return if said.use_stderr() { Fault::Usage.exit_code() } else { 0 };
+        }
+    };
+    let check = arguments.check;
+    // What panics has told so on standard error.
+    let panicked = |_| Err(Failed::new(Fault::Software, "it panicked; see the lines above, and report this mistake"));
+    let result = catch_unwind(AssertUnwindSafe(|| run(arguments))).unwrap_or_else(panicked);
+    result.unwrap_or_else(|failed| {
+        eprintln!("pernetd: {failed}");
+        if check && failed.fault != Fault::Usage { 1 } else { failed.fault.exit_code() }
+    })
+}
+
+fn run(arguments: Arguments) -> Result<i32, Failed> {
+    match arguments.command {
         Some(_) if arguments.check => {
-            eprintln!("pernetd: --check goes with no command; leave one of them out");
-            return 2;
+            Err(Failed::new(Fault::Usage, "--check goes with no command; leave one of them out"))
         }
         Some(Command::Demo { seconds }) => demo::run(arguments.command_line, seconds),
         None if arguments.check => start::check(&arguments.command_line),
         None => start::run(arguments.command_line, Judge::new(), None),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("pernetd: {error}");
-        1
-    })
+    }
 }

@@ -4,11 +4,12 @@
 //! does not depend on who watches it.
 
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::control::{Door, SOCKET};
+use crate::control::{SOCKET, listening};
 use crate::linux::peer;
 
 fn notify(states: &[NotifyState<'_>]) {
@@ -90,7 +91,7 @@ pub fn stored(prefix: &str) -> Vec<(String, OwnedFd)> {
 /// The control socket, if the service manager made it: a descriptor named `io.pernetd`, or the only one without a name.
 /// To be called once, at start.
 #[must_use]
-pub fn control_socket() -> Option<Door> {
+pub fn control_socket() -> Option<UnixListener> {
     let descriptors = match sd_notify::listen_fds_with_names() {
         Ok(descriptors) => descriptors,
         Err(e) => {
@@ -103,7 +104,7 @@ pub fn control_socket() -> Option<Door> {
     let (number, _) = descriptors.into_iter().find(|(_, name)| ours(name))?;
     let socket =
         peer::take_inherited(number).map_err(|e| tracing::warn!("descriptor {number} is not used: {e}")).ok()?;
-    Door::inherited(socket).map_err(|e| tracing::warn!("{e}")).ok()
+    listening(socket).map_err(|e| tracing::warn!("{e}")).ok()
 }
 
 #[cfg(test)]

@@ -172,7 +172,13 @@ impl Shared {
                 self.hung_up(event.data.u64());
             }
             if newcomers || resting {
-                let exhausted = self.accept_all(door).is_err();
+                let refused = self.accept_all(door).err();
+                if let (Some(e), false) = (&refused, resting) {
+                    tracing::warn!(
+                        "clients of the control socket have to wait: {e}; raise LimitNOFILE= of the service"
+                    );
+                }
+                let exhausted = refused.is_some();
                 if exhausted != resting {
                     self.listen(door, !exhausted);
                 }
