@@ -14,7 +14,7 @@ use crate::engine::{Failure, HookError, Net, NetState};
 use crate::plugin::HookRecord;
 
 use super::device_past::DevicePast;
-use super::past::{Answer, Moment, Past};
+use super::past::{Answer, Moment, Past, span};
 use super::place::place_of;
 use super::plugins::{Entry, Live};
 use super::reload::Row;
@@ -154,7 +154,7 @@ impl Chronicle {
     /// An instance is there, made in so long.
     pub(super) fn made(&self, live: &Live, took: Duration) {
         let Live { prepared, generation, .. } = live;
-        let what = format!("generation {generation} was made in {} us, version {}", took.as_micros(), prepared.version);
+        let what = format!("generation {generation} was made in {}, version {}", span(took), prepared.version);
         self.said(&prepared.config.name, &what);
     }
 

@@ -13,6 +13,20 @@ use crate::engine::{Failure, HookError};
 
 use super::boot::micros;
 
+/// `1 try`, `3 tries`
+pub(super) fn many(count: u64, one: &str, more: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {more}") }
+}
+
+/// `830 µs`, `12.40 ms`, `1.20 s`
+pub(super) fn span(took: Duration) -> String {
+    match took.as_micros() {
+        us @ 0..1_000 => format!("{us} µs"),
+        us @ 1_000..1_000_000 => format!("{}.{:02} ms", us / 1_000, us % 1_000 / 10),
+        us => format!("{}.{:02} s", us / 1_000_000, us % 1_000_000 / 10_000),
+    }
+}
+
 /// A point in time, in microseconds since the epoch: half as large as a `SystemTime`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(u64);
@@ -211,6 +225,13 @@ mod tests {
         assert_eq!(row.what, "netdev.up of p panicked");
         assert_eq!((row.errno.as_deref(), row.error.as_deref()), (Some("EBUSY"), Some("no")));
         assert_eq!((row.device.as_deref(), row.duration_us), (Some("eth0"), Some(7)));
+    }
+
+    #[test]
+    fn numbers_are_told_as_people_do() {
+        assert_eq!((many(1, "try", "tries"), many(0, "try", "tries")), ("1 try".into(), "0 tries".into()));
+        let told = [7, 12_345, 2_050_000].map(|us| span(Duration::from_micros(us)));
+        assert_eq!(told, ["7 µs", "12.34 ms", "2.05 s"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::engine::{Failure, Net, NetState};
 use crate::plugin::HookRecord;
 
 use super::boot::micros;
-use super::past::bare_row;
+use super::past::{bare_row, span};
 use super::requests::state_word;
 
 /// Hooks of one setup that are kept.
@@ -182,7 +182,8 @@ impl Setup {
     pub(super) fn slowest(&self) -> Option<String> {
         let hook = self.hooks.iter().max_by_key(|hook| hook.took)?;
         let device = hook.device.as_str().map_or_else(String::new, |device| format!(" of {device}"));
-        Some(format!("{} of {}{device}, {} us", hook.hook, hook.plugin, hook.took))
+        let took = span(Duration::from_micros(hook.took.into()));
+        Some(format!("{} of {}{device}, {took}", hook.hook, hook.plugin))
     }
 
     /// When, and for how long, the hook ran that answered with this error.

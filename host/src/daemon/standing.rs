@@ -3,7 +3,7 @@
 use crate::engine::{Net, NetState};
 
 use super::Daemon;
-use super::past::{Moment, Past};
+use super::past::{Moment, Past, many};
 
 /// One namespace's.
 pub(super) struct Standing {
@@ -36,11 +36,11 @@ impl Standing {
             NetState::Failed => past.said("it failed, and what had been done was undone"),
             NetState::Degraded => {
                 let absent: Vec<String> = net.absent().iter().map(|error| error.plugin.to_string()).collect();
-                past.said(format!("it is degraded: {} is absent", absent.join(", ")));
+                past.said(format!("it is degraded: without {}", absent.join(", ")));
             }
             NetState::Live if was != NetState::Setup => {
                 let tries = std::mem::take(&mut self.tries);
-                past.said(format!("it is live again, after {tries} tries that failed"));
+                past.said(format!("it is live again, after {} that failed", many(tries.into(), "try", "tries")));
             }
             _ => {}
         }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::boot::time as took;
 use super::connection::Connection;
-use super::page::{cut, relative, width};
+use super::page::{cut, relative, width, wrap};
 use super::{End, call, print};
 use crate::control::wire::{Status, Trouble};
 
@@ -26,7 +26,7 @@ fn screen(s: &Status, now: SystemTime, width: usize) -> String {
     // Between the first line and what is so anyhow, with an empty line.
     let room = LINES - facts.len() - 2;
     let mut lines = vec![headline(s)];
-    lines.extend(troubles(&s.troubles, room));
+    lines.extend(troubles(&s.troubles, room, width));
     if !s.troubles.is_empty() {
         lines.push(String::new());
     }
@@ -44,31 +44,45 @@ fn headline(s: &Status) -> String {
     }
 }
 
-/// Two lines each while there is room, then one each, then their number.
-fn troubles(troubles: &[Trouble], room: usize) -> Vec<String> {
-    let long = troubles.len() * 2 <= room;
-    let fit = if long || troubles.len() <= room { troubles.len() } else { room - 1 };
-    let mut lines = Vec::new();
-    for trouble in &troubles[..fit] {
-        let Trouble { kind, name, what, remedy, count } = trouble;
-        let kind = if kind == "netns" { "namespace" } else { kind };
-        let whose = match (*count, kind) {
-            // Its sentence begins with its name.
-            (_, "hook" | "generations") => String::new(),
-            (1, "reload") => format!("{name} "),
-            (1, _) => format!("{kind} {name} "),
-            (count, _) => format!("{count} {kind}s ({name}, …) "),
-        };
-        lines.push(format!("! {whose}{what}"));
-        if long {
-            lines.push(format!("  → {remedy}"));
+/// Whole and with what to do while there is room; else in two lines each, or one, or as many as fit and their number.
+fn troubles(troubles: &[Trouble], room: usize, width: usize) -> Vec<String> {
+    let remedy = |trouble: &Trouble| format!("  → {}", trouble.remedy);
+    let whole = |trouble: &Trouble| {
+        let mut lines: Vec<String> = wrap("! ", &sentence(trouble), width).lines().map(str::to_owned).collect();
+        if lines.len() > 3 {
+            lines.truncate(3);
+            lines[2] += "…";
         }
+        lines.push(remedy(trouble));
+        lines
+    };
+    let line = |trouble: &Trouble| format!("! {}", sentence(trouble));
+    let all: Vec<String> = troubles.iter().flat_map(whole).collect();
+    if all.len() <= room {
+        return all;
     }
+    if troubles.len() * 2 <= room {
+        return troubles.iter().flat_map(|trouble| [line(trouble), remedy(trouble)]).collect();
+    }
+    let fit = if troubles.len() <= room { troubles.len() } else { room - 1 };
+    let mut lines: Vec<String> = troubles[..fit].iter().map(line).collect();
     let left: u64 = troubles[fit..].iter().map(|trouble| trouble.count).sum();
     if left > 0 {
         lines.push(format!("! and {left} more: pernetctl status --json"));
     }
     lines
+}
+
+fn sentence(trouble: &Trouble) -> String {
+    let Trouble { kind, name, what, count, .. } = trouble;
+    let kind = if kind == "netns" { "namespace" } else { kind };
+    match (*count, kind) {
+        // Its sentence begins with its name.
+        (_, "hook" | "generations") => what.clone(),
+        (1, "reload") => format!("{name} {what}"),
+        (1, _) => format!("{kind} {name} {what}"),
+        (count, _) => format!("{count} {kind}s ({name}, …) {what}"),
+    }
 }
 
 /// What is so, well or not.
@@ -126,16 +140,19 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_counted() {
-        assert_eq!(troubles(&wrong(2), 5).len(), 4, "each with what to ask");
-        assert_eq!(troubles(&wrong(3), 5).len(), 3, "one line each");
-        let lines = troubles(&wrong(9), 5);
-        assert_eq!((lines.len(), &*lines[4]), (5, "! and 5 more: pernetctl status --json"));
-        assert_eq!(troubles(&wrong(0), 5), Vec::<String>::new());
+        let lines = |count, room, width| troubles(&wrong(count), room, width);
+        assert_eq!(lines(2, 5, 80).len(), 4, "each with what to ask");
+        assert_eq!(lines(1, 5, 25), ["! namespace n0 failed: p", "  pernet.init: no", "  → pernetctl why n0"]);
+        assert_eq!(lines(2, 5, 25).len(), 4, "not whole, but with what to ask");
+        assert_eq!(lines(3, 5, 80).len(), 3, "one line each");
+        let many = lines(9, 5, 80);
+        assert_eq!((many.len(), &*many[4]), (5, "! and 5 more: pernetctl status --json"));
+        assert_eq!(lines(0, 5, 80), Vec::<String>::new());
     }
 
     #[test]
     fn many_that_are_alike_are_one_line() {
         let alike = Trouble { count: 1_000, ..wrong(1).remove(0) };
-        assert_eq!(troubles(&[alike], 5)[0], "! 1000 namespaces (n0, …) failed: p pernet.init: no");
+        assert_eq!(troubles(&[alike], 5, 80)[0], "! 1000 namespaces (n0, …) failed: p pernet.init: no");
     }
 }

@@ -46,7 +46,7 @@ impl Teller {
         self.causes(&story.causes);
         if !story.undone.is_empty() {
             self.heading("undone");
-            story.undone.iter().for_each(|it| self.happening(it));
+            story.undone.iter().for_each(|it| self.happening(it, story));
         }
         self.heading("next");
         let at = story.next_time.as_ref().map_or_else(String::new, |time| format!(", {}", self.both(time)));
@@ -63,7 +63,7 @@ impl Teller {
             if story.left_off > 0 {
                 self.line("  ", &format!("({} older ones are not kept)", story.left_off));
             }
-            story.happenings.iter().for_each(|it| self.happening(it));
+            story.happenings.iter().for_each(|it| self.happening(it, story));
         }
         self.out
     }
@@ -132,7 +132,7 @@ impl Teller {
         }
     }
 
-    fn happening(&mut self, it: &Happening) {
+    fn happening(&mut self, it: &Happening, story: &Story) {
         let often = if it.count > 1 {
             format!("{} times since {}: ", it.count, clock(&it.first, self.now))
         } else {
@@ -143,15 +143,14 @@ impl Teller {
             Some(errno) if !error.contains(errno.as_str()) => format!(": {error} ({errno})"),
             _ => format!(": {error}"),
         });
-        let at = match (&it.netns, &it.device) {
-            // What is told in a story is there, unless it is a plugin's.
-            (Some(netns), None) if !it.what.contains(netns.as_str()) => format!(" in {netns}"),
-            (Some(netns), Some(device)) => format!(" in {netns} for {device}"),
-            _ => String::new(),
-        };
+        // Where the story is about something else than that.
+        let about = [Some(&story.name), story.netns.as_ref()];
+        let told = |word: &&String| !about.contains(&Some(*word));
+        let at = it.netns.as_ref().filter(told).map_or_else(String::new, |netns| format!(" in {netns}"));
+        let device = it.device.as_ref().filter(told).map_or_else(String::new, |device| format!(" for {device}"));
         let lasted = it.duration_us.map_or_else(String::new, |us| format!(", {}", took(us)));
         let lead = format!("  {}  ", clock(&it.time, self.now));
-        let text = format!("{often}{}{at}{error}{lasted} ({})", it.what, relative(&it.time, self.now));
+        let text = format!("{often}{}{at}{device}{error}{lasted} ({})", it.what, relative(&it.time, self.now));
         self.line(&lead, &text);
     }
 }

@@ -12,7 +12,8 @@ use crate::plugin::running::{Running, running};
 
 use super::{SeenNet, Witness, blank, fact, listed};
 use crate::daemon::chronicle::Grave;
-use crate::daemon::past::{Answer, Moment, bare_row};
+use crate::daemon::past::{Answer, Moment, bare_row, many, span};
+use crate::daemon::plugins::Known;
 use crate::daemon::requests::shown_state;
 
 /// What a namespace's state came from and leads to.
@@ -81,12 +82,25 @@ impl Witness {
                 outlook("its setup is not over".to_owned(), next)
             }
             NetState::Live => {
-                let acting = net.subsystems();
-                let who = if acting.is_empty() { "no plugin acts in it".to_owned() } else { acts(&acting) };
                 let next = self.waits(&hooks, "nothing, until its names, the configuration or a plugin change");
-                outlook(format!("all is well: {who}"), next)
+                let who = acts(&net.subsystems());
+                let missing = self.missing(net);
+                let Some(first) = missing.first() else { return outlook(format!("all is well: {who}"), next) };
+                let names: Vec<&str> = missing.iter().map(|known| &*known.row.name).collect();
+                let what = format!("{who}; {} would act here, and cannot run", listed(&names));
+                let see = names.iter().map(|name| format!("see `pernetctl why {name}`"));
+                let Outlook { what, next, mut remedies, .. } = outlook(what, next);
+                remedies.extend(see);
+                Outlook { what, causes: self.chain_of_plugin(first), next, next_time: None, remedies }
             }
         }
+    }
+
+    /// The plugins that are to act here, and do not run anywhere.
+    fn missing(&self, net: &Net) -> Vec<&Known> {
+        let names = net.names();
+        let wanted = self.known.iter().filter(|known| !known.is_live() && !known.is_wanted);
+        wanted.filter(|known| known.config.selects(&names, net.is_host)).collect()
     }
 
     /// Failed, or degraded.
@@ -150,17 +164,18 @@ impl Witness {
         if let Some(setup) = &seen.setup {
             let (time, took, hooks) = setup.told();
             let slowest = setup.slowest().map_or_else(String::new, |slowest| format!("; the slowest {slowest}"));
-            let told = format!("{}, {} us, {hooks} hooks{slowest}", Moment::from(time).text(), took.as_micros());
+            let hooks = many(hooks as u64, "hook", "hooks");
+            let told = format!("{}, {}, {hooks}{slowest}", Moment::from(time).text(), span(took));
             facts.push(fact("last setup", told));
             let failing = net.failed().and_then(|error| setup.failing(&error.plugin, error.hook).zip(Some(error)));
             if let Some(((time, took), error)) = failing {
                 let at = Moment::from(time).text();
-                let told = format!("{} of {}, {at}, for {} us", error.hook, error.plugin, took.as_micros());
+                let told = format!("{} of {}, {at}, for {}", error.hook, error.plugin, span(took));
                 facts.push(fact("failed hook", told));
             }
         }
         if seen.tries > 0 {
-            facts.push(fact("tries", format!("{} have failed since it was live", seen.tries)));
+            facts.push(fact("tries", format!("{} failed since it was live", many(seen.tries.into(), "has", "have"))));
         }
         if let Some((error, ifindex)) = net.notice() {
             let told = format!("{} of {} for device {ifindex} failed: {}", error.hook, error.plugin, error.failure);
@@ -181,7 +196,7 @@ impl Witness {
         for socket in all.iter().filter(|socket| socket.cookie == net.cookie) {
             *sockets.entry(Arc::clone(&socket.owner.name)).or_default() += 1;
         }
-        holders.extend(sockets.into_iter().map(|(plugin, count)| format!("{count} sockets of plugin {plugin}")));
+        holders.extend(sockets.into_iter().map(|(plugin, count)| format!("{} of plugin {plugin}", many(count as u64, "socket", "sockets"))));
         for own in net.own_devices() {
             let held = own.holders();
             let device = own.device().map_or_else(|| own.spec.name.clone(), |device| device.link.name.clone());
@@ -248,7 +263,7 @@ fn of_grave(name: &str, grave: &Grave) -> Story {
         1 => "with an error, which stopped nothing".to_owned(),
         many => format!("with {many} errors, which stopped nothing"),
     };
-    let what = format!("it is gone: {}; its exits ran in {} us, {ended}", grave.why, farewell.took.as_micros());
+    let what = format!("it is gone: {}; its exits ran in {}, {ended}", grave.why, span(farewell.took));
     let names = grave.names.join(", ");
     let mut happenings = vec![bare_row(grave.born, "it was found, or added")];
     happenings.extend(grave.past.rows());

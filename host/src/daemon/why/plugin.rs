@@ -6,7 +6,7 @@ use crate::control::wire::{Fact, PluginState, Story};
 
 use super::{Witness, blank, fact, listed};
 use crate::daemon::chronicle::PluginPast;
-use crate::daemon::past::Happening;
+use crate::daemon::past::{Happening, many};
 use crate::daemon::plugins::Known;
 use crate::plugin::running::running;
 
@@ -50,8 +50,12 @@ impl Witness {
         let wrong: u64 = parts.iter().filter(|part| !part.acts && failing(&part.why)).map(|part| part.count).sum();
         let poisoned = known.trouble.as_ref().is_some_and(|trouble| trouble.hook == "panic");
         let what = match &known.row.state {
-            PluginState::live if wrong > 0 => format!("it acts in {acting} namespaces, and failed in {wrong}"),
-            PluginState::live => format!("all is well: it acts in {acting} namespaces"),
+            PluginState::live if wrong > 0 => {
+                format!("it acts in {}, and failed in {wrong}", many(acting, "namespace", "namespaces"))
+            }
+            PluginState::live => {
+                format!("all is well: it acts in {}", many(acting, "namespace", "namespaces"))
+            }
             PluginState::failed if poisoned => "it panicked, and was taken out everywhere".to_owned(),
             PluginState::failed if known.not_added => {
                 "a reload that was to add it failed by it, and was rolled back; it is no part of what runs".to_owned()
