@@ -271,7 +271,7 @@ impl DevicesPast {
                 kept.here.entry(index).or_insert_with(|| blank(link, serial, None)).push(what);
             }
             // A device of its plugin's that never came to be: an operation of its own said no.
-            None if answer.hook.starts_with("ndo.") => {
+            None if answer.hook.starts_with("netdev.ndo_") => {
                 let link = Link { name: device.to_owned(), ..Link::default() };
                 kept.never_came(blank(link, 0, Some(answer.plugin)), what);
             }

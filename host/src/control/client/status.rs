@@ -38,7 +38,11 @@ fn headline(s: &Status) -> String {
     let state = s.state.as_str();
     let count: u64 = s.troubles.iter().map(|trouble| trouble.count).sum();
     match count {
-        0 => format!("all is well: {state}, {} namespaces and {} plugins live", s.namespaces.live, s.plugins.live),
+        0 => {
+            let plural = |count, one: &str| if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") };
+            let (namespaces, plugins) = (plural(s.namespaces.live, "namespace"), plural(s.plugins.live, "plugin"));
+            format!("all is well: {state}, {namespaces} and {plugins} live")
+        }
         1 => format!("1 thing is wrong; pernetd is {state}"),
         many => format!("{many} things are wrong; pernetd is {state}"),
     }

@@ -169,7 +169,7 @@ fn why_down(found: &Found, past: Option<&DevicePast>, watched: bool) -> (String,
 
 /// Hooks whose refusal keeps a device down.
 fn is_about_up(hook: &str) -> bool {
-    matches!(hook, "netdev.pre_up" | "ndo.open" | "netdev.up")
+    matches!(hook, "netdev.pre_up" | "netdev.ndo_open" | "netdev.up")
 }
 
 fn facts(found: &Found, watched: bool) -> Vec<Fact> {
