@@ -165,7 +165,8 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
 
     assert_eq!(fields(&status["troubles"][0]), "count kind name remedy what");
     let stories = daemon.json(&["why", "bad"]);
-    let of_story = "causes facts happenings kind left_off name netns next next_time parts remedies since state undone what";
+    let of_story =
+        "causes facts happenings kind left_off name netns next next_time parts remedies since state undone what";
     assert_eq!(stories.as_array().unwrap().iter().map(fields).collect::<Vec<_>>(), [of_story]);
     assert_eq!(fields(&stories[0]["causes"][0]), "errno hook netns place plugin what");
     let of_happening = "count device duration_us errno error first hook netns plugin time what";

@@ -57,7 +57,12 @@ fn well(mut m: Machine) {
 
 fn thousand(mut m: Machine) {
     m.probe(10, "a", "", "faults = [{ hook = \"pernet.init\", netns = \"n*\", action = { fail = 5 } }]");
-    m.probe(20, "b", "on_init_failure = \"skip\"", "faults = [{ hook = \"pernet.init\", netns = \"d*\", action = { fail = 5 } }]");
+    m.probe(
+        20,
+        "b",
+        "on_init_failure = \"skip\"",
+        "faults = [{ hook = \"pernet.init\", netns = \"d*\", action = { fail = 5 } }]",
+    );
     fs::write(plugin_file("c"), "no plugin").unwrap();
     m.write("plugins.d/30-probe-c.toml", "");
     (0..1_000).for_each(|n| drop(netns_add(format!("n{n:03}"))));
@@ -121,7 +126,12 @@ fn kinds(mut m: Machine) {
 
 fn each(mut m: Machine) {
     m.probe(10, "a", "", "faults = [{ hook = \"pernet.init\", netns = \"f*\", action = { fail = 5 } }]");
-    m.probe(20, "b", "on_init_failure = \"skip\"", "faults = [{ hook = \"pernet.init\", netns = \"d*\", action = { fail = 5 } }]");
+    m.probe(
+        20,
+        "b",
+        "on_init_failure = \"skip\"",
+        "faults = [{ hook = \"pernet.init\", netns = \"d*\", action = { fail = 5 } }]",
+    );
     m.start();
     for (name, state) in [("d1", "degraded"), ("f1", "failed"), ("f0", "failed")] {
         netns_add(name);

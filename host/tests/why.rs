@@ -34,7 +34,8 @@ fn main() -> ExitCode {
     sandbox::main(trials.into_iter().flatten().collect())
 }
 
-const FAILS: &str = "faults = [{ hook = \"pernet.init\", netns = \"blue\", when = \"/pernet/broken\", action = { fail = 1 } }]";
+const FAILS: &str =
+    "faults = [{ hook = \"pernet.init\", netns = \"blue\", when = \"/pernet/broken\", action = { fail = 1 } }]";
 
 /// The one story of a name.
 #[track_caller]
@@ -214,10 +215,16 @@ fn parts(mut m: Machine) {
     assert_eq!(part(&told, "probe-late").1, "it requires probe-d, which is not to act here");
     assert_eq!(part(&told, "masked").1, "masked by the empty file /pernet/plugins.d/70-masked.toml");
     let host = story(&m, &["@host"]);
-    assert_eq!(part(&host, "probe-a").1, "only a glob that begins with @ includes the host's own namespace, and it has none");
+    assert_eq!(
+        part(&host, "probe-a").1,
+        "only a glob that begins with @ includes the host's own namespace, and it has none"
+    );
     assert_eq!(told["what"], "no plugin acts in it; probe-e would act here, and cannot run");
     assert_eq!(told["remedies"], json!(["see `pernetctl why probe-e`"]));
-    assert!(told["causes"][0]["what"].as_str().unwrap().starts_with("plugin.init of plugin probe-e failed"), "{told:#}");
+    assert!(
+        told["causes"][0]["what"].as_str().unwrap().starts_with("plugin.init of plugin probe-e failed"),
+        "{told:#}"
+    );
     m.stop();
 }
 
@@ -352,7 +359,8 @@ fn running(mut m: Machine) {
          requires probe-a (place 0), sock_init (pernetd's own)"
     );
     assert_eq!(fact(&told, "drop-in"), "/pernet/plugins.d/20-probe-b.toml counts");
-    let acts: Vec<_> = told["parts"].as_array().unwrap().iter().map(|part| (part["acts"] == true, &part["count"])).collect();
+    let acts: Vec<_> =
+        told["parts"].as_array().unwrap().iter().map(|part| (part["acts"] == true, &part["count"])).collect();
     assert_eq!(acts, [(true, &json!(1)), (false, &json!(1))], "in blue, not in @host");
 
     m.probe(20, "b", "", "label = \"new\"");
@@ -361,11 +369,11 @@ fn running(mut m: Machine) {
     assert_eq!(m.reload().code, 0);
     let told = story(&m, &["probe-b"]);
     let happened = whats(&told["happenings"]).join("\n");
-    assert!(happened.contains("generation 2 was made in ") && happened.contains("generation 2 was ended"), "{happened}");
     assert!(
-        happened.contains("replaced by reload to generation 2, since its configuration has changed"),
+        happened.contains("generation 2 was made in ") && happened.contains("generation 2 was ended"),
         "{happened}"
     );
+    assert!(happened.contains("replaced by reload to generation 2, since its configuration has changed"), "{happened}");
     let told = story(&m, &["probe-a"]);
     let happened = whats(&told["happenings"]).join("\n");
     assert!(happened.contains("replaced by reload to generation 3, since its file has changed"), "{happened}");
@@ -383,12 +391,15 @@ fn refused(mut m: Machine) {
     fs::set_permissions(plugin_file("a"), fs::Permissions::from_mode(0o666)).unwrap();
     m.start();
     let told = story(&m, &["probe-c"]);
-    assert_eq!((&told["state"], &told["what"]), (&json!("refused"), &json!("it was refused before any of its code ran")));
+    assert_eq!(
+        (&told["state"], &told["what"]),
+        (&json!("refused"), &json!("it was refused before any of its code ran"))
+    );
     let causes = whats(&told["causes"]);
-    assert_eq!(causes[..2], [
-        "plugin probe-c requires probe-b, which does not run",
-        "plugin probe-b requires probe-a, which does not run"
-    ]);
+    assert_eq!(
+        causes[..2],
+        ["plugin probe-c requires probe-b, which does not run", "plugin probe-b requires probe-a, which does not run"]
+    );
     assert!(causes[2].starts_with("its file is refused: ") && causes[2].contains("writable"), "{causes:?}");
     assert_eq!(told["causes"][0]["place"], "/pernet/plugins.d/30-probe-c.toml:1:1");
     assert_eq!(told["causes"][2]["place"], "/plugins/libpernet_probe_a.so");
@@ -465,9 +476,15 @@ fn left_out(mut m: Machine) {
     assert_eq!(told["causes"][0]["what"], "blacklisted by initcall_blacklist, /pernet/pernetd.toml:3");
     assert_eq!(m.status()["troubles"], json!([]), "as the operator wants it");
     let told = story(&m, &["probe-b"]);
-    assert_eq!((&told["state"], &told["causes"][0]["place"]), (&json!("disabled"), &json!("/pernet/plugins.d/20-probe-b.toml:1:1")));
+    assert_eq!(
+        (&told["state"], &told["causes"][0]["place"]),
+        (&json!("disabled"), &json!("/pernet/plugins.d/20-probe-b.toml:1:1"))
+    );
     let told = story(&m, &["mask"]);
-    assert_eq!((&told["state"], &told["causes"][0]["place"]), (&json!("masked"), &json!("/pernet/plugins.d/30-mask.toml")));
+    assert_eq!(
+        (&told["state"], &told["causes"][0]["place"]),
+        (&json!("masked"), &json!("/pernet/plugins.d/30-mask.toml"))
+    );
     m.probe(50, "d", "", "");
     let told = story(&m, &["probe-d"]);
     assert_eq!((&told["state"], &told["remedies"]), (&json!("unread"), &json!(["`pernetctl reload`"])));
@@ -493,7 +510,9 @@ fn rolled_back(mut m: Machine) {
     let told = story(&m, &["probe-b"]);
     assert_eq!(told["state"], "live", "the old one is back");
     let happened = whats(&told["happenings"]).join("\n");
-    for what in ["generation 2 was ended", "pernet.init of probe-b failed", "generation 3 was ended", "generation 4 was made"] {
+    for what in
+        ["generation 2 was ended", "pernet.init of probe-b failed", "generation 3 was ended", "generation 4 was made"]
+    {
         assert!(happened.contains(what), "{what}\n{happened}");
     }
     assert!(happened.contains("failed by a reload that failed: pernet.init in blue: as asked"), "{happened}");

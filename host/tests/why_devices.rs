@@ -168,7 +168,8 @@ fn moved(mut m: Machine) {
     });
     let told = story(&m, "ifb7");
     assert_eq!(told["netns"], "green", "where it is");
-    let past = ["registered by plugin probe-netdev", "moved to another namespace by somebody else", "moved here from blue"];
+    let past =
+        ["registered by plugin probe-netdev", "moved to another namespace by somebody else", "moved here from blue"];
     assert_eq!(happened(&told), past);
     // Where it was, it is gone.
     let told = story(&m, "blue:ifb7");

@@ -168,7 +168,8 @@ impl StoryKind {
     }
 
     pub(super) fn from_word(word: &str) -> Result<Self, ControlError> {
-        let known = [StoryKind::Netns, StoryKind::Plugin, StoryKind::Dev].into_iter().find(|kind| kind.as_str() == word);
+        let known =
+            [StoryKind::Netns, StoryKind::Plugin, StoryKind::Dev].into_iter().find(|kind| kind.as_str() == word);
         let what = format!("{word:?} is no kind");
         known.ok_or_else(|| ControlError::new(ErrorKind::Invalid, "kind", what, "give netns, plugin or dev, or none"))
     }

@@ -178,14 +178,14 @@ impl Chronicle {
     }
 
     /// A namespace has gone.
-    pub(super) fn bury(&self, grave: Grave, devices: Vec<Box<DevicePast>>) {
+    pub(super) fn bury(&self, grave: Grave, devices: Vec<DevicePast>) {
         let mut graves = lock(&self.graves);
         let netns = grave.names.first().cloned().unwrap_or_default();
         for past in devices {
             if graves.devices.len() == MOST_DEVICES {
                 graves.devices.pop_front();
             }
-            graves.devices.push_back(DeviceGrave { netns: Arc::clone(&netns), past: past.into() });
+            graves.devices.push_back(DeviceGrave { netns: Arc::clone(&netns), past: Arc::new(past) });
         }
         if graves.nets.len() == MOST_GRAVES {
             graves.nets.pop_front();

@@ -104,20 +104,23 @@ pub(super) struct DevicesPast(Mutex<Kept>);
 struct Kept {
     /// By index.
     here: BTreeMap<u32, Box<DevicePast>>,
-    gone: VecDeque<Box<DevicePast>>,
+    gone: VecDeque<DevicePast>,
 }
 
-/// Plugins' own devices that have left a namespace, by the engine's number, until they are seen in another.
-static ON_THEIR_WAY: Mutex<VecDeque<(u64, Arc<str>, Box<DevicePast>)>> = Mutex::new(VecDeque::new());
+/// A plugin's own device between two namespaces: its number, where it left, and its past.
+type OnItsWay = (u64, Arc<str>, DevicePast);
+
+/// Those that have left a namespace, until they are seen in another.
+static ON_THEIR_WAY: Mutex<VecDeque<OnItsWay>> = Mutex::new(VecDeque::new());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl DevicePast {
-    fn new(event: &NetdevEvent<'_>) -> Box<DevicePast> {
+    fn new(event: &NetdevEvent<'_>) -> DevicePast {
         let device = event.device;
-        Box::new(DevicePast {
+        DevicePast {
             link: device.link.clone(),
             serial: device.serial,
             owner: device.own.as_ref().map(|own| Arc::clone(&own.owner.name)),
@@ -125,7 +128,7 @@ impl DevicePast {
             refused: false,
             entries: VecDeque::new(),
             left_off: 0,
-        })
+        }
     }
 
     fn push(&mut self, what: What) {
@@ -144,7 +147,10 @@ impl DevicePast {
     /// When it came to be up or down, or ended; as far as that was seen.
     pub(super) fn since(&self) -> Option<Moment> {
         let tells = |e: &&Entry| {
-            matches!(e.what, What::Registered | What::Up | What::Down | What::Gone | What::MovedAway | What::MovedHere(_))
+            matches!(
+                e.what,
+                What::Registered | What::Up | What::Down | What::Gone | What::MovedAway | What::MovedHere(_)
+            )
         };
         self.entries.iter().rev().find(tells).or_else(|| self.entries.back().filter(|_| self.refused)).map(|e| e.at)
     }
@@ -254,21 +260,20 @@ impl DevicesPast {
     pub(super) fn answered(&self, device: &str, index: impl FnOnce() -> Option<(Link, u64)>, answer: Answer) {
         let what = What::Answer(Box::new(answer.clone()));
         let mut kept = lock(&self.0);
-        let called = |past: &&mut Box<DevicePast>| past.link.name == device;
-        if let Some(past) = kept.here.values_mut().find(called) {
+        if let Some(past) = kept.here.values_mut().find(|past| past.link.name == device) {
             return past.push(what);
         }
-        if let Some(past) = kept.gone.iter_mut().rev().find(called) {
+        if let Some(past) = kept.gone.iter_mut().rev().find(|past| past.link.name == device) {
             return past.push(what);
         }
         let blank = |link, serial, owner| {
             let entries = VecDeque::new();
-            Box::new(DevicePast { link, serial, owner, moved: false, refused: false, entries, left_off: 0 })
+            DevicePast { link, serial, owner, moved: false, refused: false, entries, left_off: 0 }
         };
         match index() {
             Some((link, serial)) => {
                 let index = link.ifindex;
-                kept.here.entry(index).or_insert_with(|| blank(link, serial, None)).push(what);
+                kept.here.entry(index).or_insert_with(|| Box::new(blank(link, serial, None))).push(what);
             }
             // A device of its plugin's that never came to be: an operation of its own said no.
             None if answer.hook.starts_with("netdev.ndo_") => {
@@ -287,7 +292,7 @@ impl DevicesPast {
     /// Those of this name that have gone, the last one first.
     pub(super) fn gone(&self, name: &str) -> Vec<DevicePast> {
         let kept = lock(&self.0);
-        kept.gone.iter().rev().filter(|past| past.is_called(name)).map(|past| (**past).clone()).collect()
+        kept.gone.iter().rev().filter(|past| past.is_called(name)).cloned().collect()
     }
 
     /// The names of those that have gone.
@@ -296,7 +301,7 @@ impl DevicesPast {
     }
 
     /// The namespace is gone: what is known of its devices, the last one last.
-    pub(super) fn take(&self) -> Vec<Box<DevicePast>> {
+    pub(super) fn take(&self) -> Vec<DevicePast> {
         std::mem::take(&mut lock(&self.0).gone).into()
     }
 }
@@ -310,9 +315,9 @@ impl DevicePast {
 impl Kept {
     /// What is known of the event's device, from now on if nothing was.
     fn of(&mut self, event: &NetdevEvent<'_>) -> &mut DevicePast {
-        let past = self.here.entry(event.device.link.ifindex).or_insert_with(|| DevicePast::new(event));
+        let past = self.here.entry(event.device.link.ifindex).or_insert_with(|| Box::new(DevicePast::new(event)));
         if past.serial != event.device.serial {
-            *past = DevicePast::new(event);
+            **past = DevicePast::new(event);
         }
         past
     }
@@ -333,7 +338,7 @@ impl Kept {
             }
             None => past.push(What::Registered),
         }
-        self.here.insert(event.device.link.ifindex, past);
+        self.here.insert(event.device.link.ifindex, Box::new(past));
     }
 
     fn went(&mut self, event: &NetdevEvent<'_>, what: What) {
@@ -344,7 +349,7 @@ impl Kept {
             return;
         }
         let past = if known { self.here.remove(&device.link.ifindex) } else { None };
-        let mut past = past.unwrap_or_else(|| DevicePast::new(event));
+        let mut past = past.map_or_else(|| DevicePast::new(event), |past| *past);
         past.link.clone_from(&device.link);
         past.moved = what == What::MovedAway;
         past.push(what);
@@ -362,9 +367,9 @@ impl Kept {
         }
     }
 
-    fn never_came(&mut self, mut past: Box<DevicePast>, what: What) {
+    fn never_came(&mut self, mut past: DevicePast, what: What) {
         past.refused = true;
-        let same = |known: &&mut Box<DevicePast>| known.refused && known.link.name == past.link.name;
+        let same = |known: &&mut DevicePast| known.refused && known.link.name == past.link.name;
         if let Some(known) = self.gone.iter_mut().find(same) {
             return known.push(what);
         }
@@ -372,7 +377,7 @@ impl Kept {
         self.keep_gone(past);
     }
 
-    fn keep_gone(&mut self, past: Box<DevicePast>) {
+    fn keep_gone(&mut self, past: DevicePast) {
         if self.gone.len() == MOST_GONE {
             self.gone.pop_front();
         }

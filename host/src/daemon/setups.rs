@@ -147,9 +147,8 @@ impl Setup {
 impl Setup {
     /// What was taken back in it: exits, and what went wrong in that. Of one that was not rolled back, nothing.
     pub(super) fn undone(&self, netns: &str) -> Vec<wire::Happening> {
-        let undoes = |hook: &&HookTime| {
-            hook.hook == "pernet.exit" || (hook.error.is_some() && hook.hook.contains("exit"))
-        };
+        let undoes =
+            |hook: &&HookTime| hook.hook == "pernet.exit" || (hook.error.is_some() && hook.hook.contains("exit"));
         self.hooks.iter().filter(undoes).map(|hook| self.happening(hook, netns)).collect()
     }
 

@@ -98,7 +98,10 @@ mod tests {
     #[test]
     fn lines_are_broken_and_hang() {
         assert_eq!(wrap("  ", "one two three four five six", 22), "  one two three four\n  five six\n");
-        assert_eq!(wrap("* ", "/a/path/that/is/much/longer/than/that is", 22), "* /a/path/that/is/much/longer/than/that\n  is\n");
+        assert_eq!(
+            wrap("* ", "/a/path/that/is/much/longer/than/that is", 22),
+            "* /a/path/that/is/much/longer/than/that\n  is\n"
+        );
         assert_eq!(wrap("* ", "", 22), "*\n");
     }
 
@@ -111,7 +114,7 @@ mod tests {
 
     #[test]
     fn times_are_told_both_ways() {
-        let now = humantime::parse_rfc3339("2026-11-26T12:00:10Z").unwrap();
+        let now = humantime::parse_rfc3339("2026-11-26T12:00:10Z").expect("this is a time");
         let tell = |time: &str| (clock(time, now), relative(time, now));
         assert_eq!(tell("2026-11-26T12:00:07.123456Z"), ("12:00:07.123".into(), "2 s ago".into()));
         assert_eq!(tell("2026-11-25T10:58:10.000000Z"), ("2026-11-25 10:58:10.000".into(), "1 d 1 h ago".into()));

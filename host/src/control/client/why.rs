@@ -13,11 +13,8 @@ use crate::control::wire::{Cause, Happening, Part, Story};
 
 /// Asks and prints. With --json it is an array of the stories.
 pub(super) fn run(daemon: &mut Connection, json: bool, arguments: &WhyArguments) -> Result<(), End> {
-    let kinds = [
-        (arguments.netns, StoryKind::Netns),
-        (arguments.plugin, StoryKind::Plugin),
-        (arguments.dev, StoryKind::Dev),
-    ];
+    let kinds =
+        [(arguments.netns, StoryKind::Netns), (arguments.plugin, StoryKind::Plugin), (arguments.dev, StoryKind::Dev)];
     let kind = kinds.iter().find(|(wanted, _)| *wanted).map(|(_, kind)| kind.as_str().to_owned());
     let asked = call::Why_Args { name: arguments.name.clone(), kind };
     let reply: call::Why_Reply = daemon.call("Why", &asked)?;
@@ -127,7 +124,13 @@ impl Teller {
                 (false, _) => "does not act",
             };
             let whose = if of_plugin { names(part) } else { part.plugin.clone() };
-            let verb = if of_plugin && part.acts { "it acts" } else if of_plugin { "it does not act" } else { verb };
+            let verb = if of_plugin && part.acts {
+                "it acts"
+            } else if of_plugin {
+                "it does not act"
+            } else {
+                verb
+            };
             self.line("  ", &format!("{whose}: {verb}, {}", part.why));
         }
     }

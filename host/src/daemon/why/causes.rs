@@ -62,7 +62,8 @@ impl Witness {
                 errno: Some(errno_name(trouble.errno).into_owned()),
                 ..bare("")
             };
-            if let Some(lost) = lost.filter(|_| trouble.hook == "requires" || trouble.message.starts_with("requires `")) {
+            if let Some(lost) = lost.filter(|_| trouble.hook == "requires" || trouble.message.starts_with("requires `"))
+            {
                 let what = format!("plugin {name} requires {}, which does not run", lost.row.name);
                 let place = Some(known.config.place_of("requires"));
                 chain.push(Cause { what, place, ..about });

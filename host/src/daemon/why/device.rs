@@ -112,7 +112,9 @@ impl Witness {
         let refuser = causes.iter().find(|cause| cause.errno.is_some()).and_then(|cause| cause.plugin.clone());
         let up = match (&refuser, &found.own) {
             (Some(plugin), _) => format!("correct what {plugin} says, then `ip -n {netns} link set {name} up`"),
-            (None, Some(own)) => format!("`ip -n {netns} link set {name} up`, or have plugin {} open it", own.owner.name),
+            (None, Some(own)) => {
+                format!("`ip -n {netns} link set {name} up`, or have plugin {} open it", own.owner.name)
+            }
             (None, None) => format!("`ip -n {netns} link set {name} up`"),
         };
         let up = if netns == crate::engine::HOST { up.replace(&format!(" -n {netns}"), "") } else { up };
@@ -158,9 +160,11 @@ fn why_down(found: &Found, past: Option<&DevicePast>, watched: bool) -> (String,
         return (what, vec![cause(down, "it was ")]);
     }
     let why = match &found.own {
-        _ if !watched => "nobody has set it up, or somebody has set it down: no plugin watches this namespace, so what \
+        _ if !watched => {
+            "nobody has set it up, or somebody has set it down: no plugin watches this namespace, so what \
                           happened to its devices is not known"
-            .to_owned(),
+                .to_owned()
+        }
         Some(own) => format!("its plugin {} has not opened it, nor has anybody else set it up", own.owner.name),
         None => "nobody has set it up since it came, or since it is watched".to_owned(),
     };

@@ -196,7 +196,11 @@ impl Witness {
         for socket in all.iter().filter(|socket| socket.cookie == net.cookie) {
             *sockets.entry(Arc::clone(&socket.owner.name)).or_default() += 1;
         }
-        holders.extend(sockets.into_iter().map(|(plugin, count)| format!("{} of plugin {plugin}", many(count as u64, "socket", "sockets"))));
+        holders.extend(
+            sockets
+                .into_iter()
+                .map(|(plugin, count)| format!("{} of plugin {plugin}", many(count as u64, "socket", "sockets"))),
+        );
         for own in net.own_devices() {
             let held = own.holders();
             let device = own.device().map_or_else(|| own.spec.name.clone(), |device| device.link.name.clone());
@@ -239,7 +243,8 @@ fn keep_away(config: &PluginConfig, netns: &str, failed: bool) -> Vec<String> {
         let place = config.place_of("on_init_failure");
         remedies.push(format!("or let the others act without it: on_init_failure = \"skip\" in {place}"));
     }
-    remedies.push(format!("or keep it away: exclude = [{netns:?}] under [namespaces] in {file}, and `pernetctl reload`"));
+    remedies
+        .push(format!("or keep it away: exclude = [{netns:?}] under [namespaces] in {file}, and `pernetctl reload`"));
     remedies
 }
 

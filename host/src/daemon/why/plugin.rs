@@ -23,7 +23,8 @@ impl Witness {
         } else {
             self.shared.chronicle.plugin(name)?;
             let what = "it is gone: no file configures it any more";
-            let next = "nothing, until a file in plugins.d configures it and the configuration is read again".to_owned();
+            let next =
+                "nothing, until a file in plugins.d configures it and the configuration is read again".to_owned();
             Story { next, ..blank(StoryKind::Plugin, name, "gone", what) }
         };
         let mut facts = story.facts.clone();
@@ -83,7 +84,8 @@ impl Witness {
                 let mine = |error: crate::engine::HookError| *error.plugin == **name;
                 net.failed().is_some_and(mine) || net.absent().into_iter().any(mine)
             });
-            let failing: Vec<String> = failing.take(3).map(|(net, _)| format!("`pernetctl why {}`", net.name())).collect();
+            let failing: Vec<String> =
+                failing.take(3).map(|(net, _)| format!("`pernetctl why {}`", net.name())).collect();
             let see = (!failing.is_empty()).then(|| format!("see {}", listed(&failing)));
             return (next, see.into_iter().collect());
         }
@@ -139,7 +141,8 @@ impl Witness {
         let skip = config.on_init_failure == crate::config::OnInitFailure::Skip;
         let policy = if skip { "it is left out there, the rest go on" } else { "the namespace is rolled back" };
         facts.push(fact("if an init fails", policy));
-        let hooks = running().into_iter().filter(|hook| *hook.plugin == *row.name && hook.since.elapsed().as_secs() >= 1);
+        let hooks =
+            running().into_iter().filter(|hook| *hook.plugin == *row.name && hook.since.elapsed().as_secs() >= 1);
         facts.extend(hooks.map(|hook| {
             fact("in a hook", format!("{} in {}, for {} s", hook.hook, hook.netns, hook.since.elapsed().as_secs()))
         }));
