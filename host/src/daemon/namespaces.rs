@@ -16,9 +16,12 @@ use crate::discovery::{Batch, NamedNs, Observation};
 use crate::engine::{self, HookError, Net, NetChange, NetState, ReadToken};
 use crate::linux::ns::Pin;
 
+use super::chronicle::{Farewell, Grave};
 use super::links::Backlog;
+use super::past::Moment;
 use super::place::{Handle, Place};
 use super::setups::{self, Setup};
+use super::standing::Standing;
 use super::{Daemon, Event, Phase};
 
 /// A namespace that failed is tried again after this long, then twice as long each time.
@@ -39,13 +42,17 @@ pub(super) struct Managed {
     /// How long to wait before the next try; `None` while nothing is wrong.
     backoff: Option<Duration>,
     /// When that is: of all the entries of the heap only this one counts.
-    retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
     /// One of those that were there at the start and are not set up yet.
     first: bool,
     /// A setup is queued or running.
     pub(super) setting_up: bool,
     /// The last setup that is over.
     pub(super) setup: Option<Setup>,
+    /// Its state, and since when.
+    pub(super) standing: Standing,
+    /// Why its end has begun.
+    pub(super) ends: Option<&'static str>,
 }
 
 /// A namespace that was named again while its exits ran.
@@ -178,6 +185,8 @@ impl Daemon {
                 first,
                 setting_up: false,
                 setup: None,
+                standing: Standing::begin(),
+                ends: None,
             },
         );
         self.first_setups += usize::from(first);
@@ -234,6 +243,7 @@ impl Daemon {
         let Some(managed) = self.nets.get_mut(&cookie) else { return };
         managed.setting_up = false;
         managed.setup = Some(setup);
+        managed.standing.look(&managed.net, &mut managed.place.past(), true);
         self.first_setups -= usize::from(std::mem::take(&mut managed.first));
         self.judged(cookie);
         self.check_ready();
@@ -245,6 +255,7 @@ impl Daemon {
         if managed.setting_up {
             return;
         }
+        managed.standing.look(&managed.net, &mut managed.place.past(), false);
         match managed.net.state() {
             state @ (NetState::Failed | NetState::Degraded) => {
                 let wait = managed.backoff.map_or(FIRST_RETRY, |b| (b * 2).min(LAST_RETRY));
@@ -303,6 +314,8 @@ impl Daemon {
         }
         let Some(managed) = self.nets.get(&cookie) else { return };
         let before = managed.net.names();
+        let told = names.iter().map(|name| &**name).collect::<Vec<_>>().join(", ");
+        managed.place.past().said(format!("its names are {told} from here on"));
         managed.net.set_names(names);
         // Which plugins act there is judged by its names, and so is which lines of sysctl.d count.
         let (net, place, events) = (Arc::clone(&managed.net), Arc::clone(&managed.place), self.events.clone());
@@ -324,7 +337,12 @@ impl Daemon {
         if self.reborn.remove(&cookie).is_some() {
             return;
         }
-        let Some(managed) = self.nets.get(&cookie) else { return };
+        let Some(managed) = self.nets.get_mut(&cookie) else { return };
+        managed.ends = Some(match reason {
+            ExitReason::RolledBack => "whoever added it went before it had a name",
+            _ => "its last name was removed",
+        });
+        managed.standing.since = Moment::now();
         let (net, events, shared) = (Arc::clone(&managed.net), self.events.clone(), Arc::clone(&self.shared));
         // A setup that is running stops at its next step.
         net.mark_dying();
@@ -333,14 +351,16 @@ impl Daemon {
             Box::new(move |token| {
                 // Before the exits: nobody looks at a plugin's files of a namespace that the plugin has left.
                 shared.filesystems.end_mounts_in(&net, shared.patience());
-                complain(&engine::cleanup_net(token, &net, reason));
-                let _ = events.send(Event::CleanedUp(cookie));
+                let farewell = Farewell::of(|| engine::cleanup_net(token, &net, reason));
+                complain(&farewell.errors);
+                let _ = events.send(Event::CleanedUp(cookie, farewell));
             }),
         );
     }
 
-    pub(super) fn cleaned_up(&mut self, cookie: NetCookie) {
+    pub(super) fn cleaned_up(&mut self, cookie: NetCookie, farewell: Farewell) {
         let Some(managed) = self.nets.remove(&cookie) else { return };
+        self.bury(&managed, farewell);
         self.shared.remove_net(managed.birth);
         self.shared.places.remove(cookie);
         managed.place.release();
@@ -352,6 +372,21 @@ impl Daemon {
             self.lease_died(cookie);
         }
         self.check_ready();
+    }
+
+    /// What was known of it is kept for a while.
+    fn bury(&self, managed: &Managed, farewell: Farewell) {
+        let grave = Grave {
+            names: managed.net.names(),
+            cookie: managed.net.cookie,
+            generation: managed.net.generation,
+            born: managed.standing.born,
+            state: managed.standing.state,
+            why: managed.ends.unwrap_or("its last name was removed"),
+            farewell,
+            past: std::mem::take(&mut *managed.place.past()),
+        };
+        self.shared.chronicle.bury(grave, managed.place.devices.take());
     }
 
     /// Closes every pin; the exits have run.

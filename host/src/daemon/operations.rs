@@ -60,6 +60,11 @@ impl Operations {
         self.stopped
     }
 
+    /// Whether one is under way.
+    pub(super) fn busy(&self) -> bool {
+        self.running
+    }
+
     pub(super) fn reloading(&self) -> bool {
         self.reloading
     }
@@ -156,6 +161,7 @@ impl Daemon {
                 self.release_all();
             }
         }
+        self.look_at_all();
         self.release_held();
         self.retry_troubled_now();
         self.unwatch_idle();
@@ -206,6 +212,7 @@ impl Daemon {
             }
             self.generation += 1;
         }
+        self.shared.chronicle.reloaded(&report.plugins, report.ok, self.generation);
         self.last_reload = Some(wire::LastReload {
             time: wire::time(SystemTime::now()),
             ok: report.ok,

@@ -1,24 +1,27 @@
-//! How the daemon and the engine act in one namespace: the one descriptor that pins it, its links, its sockets.
+//! How the daemon and the engine act in one namespace: the one descriptor that pins it, its links, its sockets; and what has
+//! happened there.
 //!
 //! It decides nothing. Whoever enters is a thread with a seat; the loop only makes one and, after the exits, closes it.
 
 use std::any::Any;
 use std::os::fd::AsFd;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use pernet_plugin_api::{Error, NetCookie};
 
 use crate::discovery::links::LinkSource;
 use crate::discovery::nsid;
 use crate::engine::{
-    Created, Failure, Holder, HookError, Link, LinkChange, LinkSpec, Links, Namespace, Net, Queues, Sock, SockSpec,
-    Socket, Wanted, sock_type_name,
+    Created, Failure, Holder, HookError, Link, LinkChange, LinkSpec, Links, Namespace, Net, NetdevEvent, Queues, Sock,
+    SockSpec, Socket, Wanted, sock_type_name,
 };
 use crate::linux::ns::{self, Pin};
 use crate::linux::{device, rtnetlink};
 use crate::plugin::running::current_hook;
 
+use super::device_past::DevicesPast;
 use super::namespaces::complain;
+use super::past::Past;
 use super::sockets::Sockets;
 
 /// How the engine acts in one namespace: the one descriptor that pins it, its links, its sockets.
@@ -29,6 +32,10 @@ pub(super) struct Place {
     pin: RwLock<Option<Arc<Pin>>>,
     links: Arc<LinkSource>,
     sockets: Arc<Sockets>,
+    /// What has happened to the namespace. Held for moments.
+    past: Mutex<Past>,
+    /// And to its devices.
+    pub(super) devices: DevicesPast,
 }
 
 /// The engine owns its handle; the loop keeps another to close the pin.
@@ -37,7 +44,12 @@ pub(super) struct Handle(pub(super) Arc<Place>);
 impl Place {
     pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>, sockets: &Arc<Sockets>) -> Arc<Place> {
         let (pin, links, sockets) = (RwLock::new(Some(Arc::new(pin))), Arc::clone(links), Arc::clone(sockets));
-        Arc::new(Place { cookie, pin, links, sockets })
+        Arc::new(Place { cookie, pin, links, sockets, past: Mutex::default(), devices: DevicesPast::default() })
+    }
+
+    /// What has happened to it.
+    pub(super) fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pin(&self) -> std::io::Result<Arc<Pin>> {
@@ -195,13 +207,21 @@ impl Links for Handle {
         );
     }
 
+    fn told(&self, event: &NetdevEvent<'_>) {
+        self.0.devices.told(event);
+    }
+
+    fn refused(&self, event: &NetdevEvent<'_>, failure: &Failure) {
+        self.0.devices.refused(event, failure);
+    }
+
     fn noted(&self, error: &HookError) {
         complain(std::slice::from_ref(error));
     }
 }
 
 /// The way into another namespace, which is this daemon's as well.
-fn place_of(net: &Net) -> Option<&Place> {
+pub(super) fn place_of(net: &Net) -> Option<&Place> {
     let namespace: &dyn Any = net.namespace();
     namespace.downcast_ref::<Handle>().map(|handle| &*handle.0)
 }

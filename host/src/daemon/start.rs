@@ -14,6 +14,7 @@ use crate::plugin::{self, Judge};
 use crate::{control, logging};
 
 use super::boot::{self, Began};
+use super::chronicle::Chronicle;
 use super::facilities::Surroundings;
 use super::fault::{Failed, Fault};
 use super::filesystems::Filesystems;
@@ -76,6 +77,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let filesystems = Arc::new(filesystems);
     let readers = Arc::new(Readers::new(&config.main.control.read));
     let sysctls = NetSysctl::new(&config.sysctls);
+    let chronicle = Arc::<Chronicle>::default();
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
@@ -84,6 +86,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         sockets: Arc::clone(&sockets),
         filesystems: Arc::clone(&filesystems),
         owners: Owners::default(),
+        chronicle: Arc::clone(&chronicle),
         list: Arc::downgrade(&list),
         sysctls: Arc::clone(&sysctls),
     });
@@ -99,6 +102,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         patience: patience.into(),
         sysctls: Arc::clone(&sysctls),
         judge,
+        chronicle,
         boot: OnceLock::new(),
         parts: Mutex::default(),
     });
