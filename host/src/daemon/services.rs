@@ -213,21 +213,7 @@ pub(super) fn wait_for<T>(answer: &Receiver<Result<T, Failure>>, instance: &Inst
 
 impl HostServices for Services {
     fn log(&self, line: LogLine<'_>) {
-        let (plugin, generation, netns) = (&*line.plugin, line.generation, line.netns.as_deref());
-        let fields = logging::readable(line.fields);
-        // `tracing` wants its level at compile time.
-        macro_rules! at {
-            ($level:ident) => {
-                tracing::event!(tracing::Level::$level, plugin, generation, netns, "{}{fields}", line.message)
-            };
-        }
-        match line.level {
-            1 => at!(ERROR),
-            2 => at!(WARN),
-            3 => at!(INFO),
-            4 => at!(DEBUG),
-            _ => at!(TRACE),
-        }
+        logging::plugin_line(&line);
     }
 
     fn log_level(&self) -> u8 {
