@@ -21,7 +21,7 @@ use crate::engine::{
     self, CtlTable, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
     SockSpec,
 };
-use crate::logging;
+use crate::logging::{self, catalog};
 use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
 
 /// How long `run_in` waits: longer than a namespace's queue should ever be.
@@ -77,8 +77,16 @@ impl Work {
     fn run(mut self, token: Option<&ReadToken>) {
         let result = self.run_locked(token);
         if let (Err(failure), None) = (&result, &self.reply) {
-            let plugin = &self.instance.plugin;
-            tracing::warn!(%plugin, netns = %self.netns(), "deferred work: {failure}");
+            let InstanceRef { plugin, generation, .. } = &self.instance;
+            tracing::warn!(
+                message_id = catalog::WORK_FAILED,
+                %plugin,
+                netns = %self.netns(),
+                hook = "work.run",
+                generation,
+                errno = failure.errno,
+                "deferred work failed: {failure}"
+            );
         }
         if let Some(reply) = self.reply.take() {
             let _ = reply.send(result);
@@ -101,7 +109,8 @@ impl Drop for Work {
         if let Some(Task::Plugins(work)) = self.task.take()
             && let Err(failure) = self.instance.drop_work(work)
         {
-            tracing::debug!(plugin = %self.instance.plugin, "work that never ran: {failure}");
+            let InstanceRef { plugin, generation, .. } = &self.instance;
+            tracing::debug!(%plugin, generation, hook = "work.drop", "work that never ran: {failure}");
         }
     }
 }

@@ -35,7 +35,7 @@ struct HookTime {
 pub(crate) struct Setup {
     time: SystemTime,
     state: NetState,
-    total: Duration,
+    pub(super) total: Duration,
     hooks: Arc<[HookTime]>,
     /// How many more there were.
     left_off: u32,

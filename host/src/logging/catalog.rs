@@ -40,8 +40,8 @@ message_ids! {
     SYSCTL_REFUSED = "7ff9242452684aa3a38c5e8230fe2ef3";
     /// A plugin's file or configuration is not acceptable.
     PLUGIN_REFUSED = "3f00fd3a1d2d44a4a944d4202f3bcf13";
-    /// A plugin is not called, because of the blacklist or for want of another.
-    PLUGIN_NOT_CALLED = "49536d49dfc2449ca35ad5d86669832d";
+    /// A plugin or a part of the daemon's is not called, because of the blacklist or for want of another.
+    NOT_CALLED = "49536d49dfc2449ca35ad5d86669832d";
     /// A plugin's init failed, and it does not run.
     PLUGIN_FAILED = "f58363a1185949128c104927ad4798fb";
     /// A plugin panicked and is taken out.

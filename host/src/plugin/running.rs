@@ -35,6 +35,14 @@ pub struct Running {
     pub(super) token: u64,
 }
 
+impl Running {
+    /// Whether both are the same call.
+    #[must_use]
+    pub fn is_same_call(&self, other: &Running) -> bool {
+        (self.token, self.since, self.hook) == (other.token, other.since, other.hook)
+    }
+}
+
 type Stack = Mutex<Vec<Running>>;
 
 static SLOTS: Mutex<Vec<Weak<Stack>>> = Mutex::new(Vec::new());
