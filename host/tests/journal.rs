@@ -24,6 +24,7 @@ use sandbox::{netns_add, wait_until};
 fn main() -> ExitCode {
     let trials = [
         one("a setup that fails is told with its fields, and its mending", setup),
+        one("a hook of a device that fails is told with the device", device),
         one("a plugin's lines are attributed, on its own threads too", plugin_lines),
         one("a reload that fails has an entry for each mistake, with its place", reload),
         one("a start that fails is an entry with its place", start),
@@ -102,6 +103,21 @@ fn setup(mut m: Machine) {
         assert!(!text(&entry).is_empty() && !entry.get("PRIORITY").is_empty() && !entry.get("TID").is_empty());
     }
     assert_eq!(so_far(&mut stream), "", "nothing is said twice");
+}
+
+fn device(mut m: Machine) {
+    m.probe(10, "a", "", "notifier = 0\nfaults = [{ hook = \"netdev.up\", netns = \"blue\", action = { fail = 5 } }]");
+    let (journal, _stream) = in_journal(&mut m);
+    m.wait_running();
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    machine::inside("blue", || pernetd::linux::rtnetlink::set_up(1).unwrap());
+    let failed = journal.wait_id(catalog::HOOK_FAILED);
+    let fields =
+        ["PERNET_PLUGIN", "PERNET_NETNS", "PERNET_HOOK", "PERNET_DEVICE", "ERRNO"].map(|name| failed.get(name));
+    assert_eq!(fields, ["probe-a", "blue", "netdev.up", "lo", "5"], "{failed:?}");
+    assert!(text(&failed).starts_with("probe-a: netdev.up of lo failed: as asked, in netdev.up of blue"), "{failed:?}");
+    m.stop();
 }
 
 fn plugin_lines(mut m: Machine) {

@@ -392,14 +392,16 @@ fn tell_troubled(net: &Net, state: NetState, wait: Duration) {
 pub(super) fn complain(errors: &[HookError]) {
     for e in errors {
         let netns = Some(&*e.netns).filter(|netns| !netns.is_empty());
+        let about = e.device.as_ref().map_or_else(String::new, |device| format!(" of {device}"));
         let how = if e.failure.panicked { "panicked" } else { "failed" };
         tracing::warn!(
             message_id = catalog::HOOK_FAILED,
             plugin = %e.plugin,
             netns,
             hook = e.hook,
+            device = e.device.as_deref(),
             errno = e.failure.errno,
-            "{} {how}: {}",
+            "{}{about} {how}: {}",
             e.hook,
             e.failure
         );
