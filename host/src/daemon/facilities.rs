@@ -16,6 +16,7 @@ use crate::config::Paths;
 use crate::control::wire::Facility;
 use crate::discovery::NamedNs;
 use crate::linux::{alone, descriptors, mount_table};
+use crate::logging::catalog;
 use crate::systemd;
 
 use super::Daemon;
@@ -144,6 +145,7 @@ impl Daemon {
         if self.without_room.is_empty() {
             let (limit, path) = (descriptors::limit(), path.display());
             tracing::error!(
+                message_id = catalog::DESCRIPTORS_EXHAUSTED,
                 "{path}: of {limit} descriptors none is left for this namespace, nor for others to come: no plugin acts there; raise LimitNOFILE= of the service; it is tried again every second"
             );
         }

@@ -64,14 +64,14 @@ pub(super) struct Answer {
     pub(super) hook: &'static str,
     /// Empty for none.
     pub(super) netns: Arc<str>,
-    pub(super) device: Option<Box<str>>,
+    pub(super) device: Option<Arc<str>>,
     pub(super) failure: Failure,
 }
 
 impl From<&HookError> for Answer {
     fn from(e: &HookError) -> Answer {
-        let HookError { plugin, hook, netns, failure } = e.clone();
-        Answer { plugin, hook, netns, device: None, failure }
+        let HookError { plugin, hook, netns, device, failure } = e.clone();
+        Answer { plugin, hook, netns, device, failure }
     }
 }
 

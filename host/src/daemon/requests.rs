@@ -15,8 +15,8 @@ use crate::plugin;
 
 use super::devices::{self, Inhabited};
 use super::facilities::private_folders;
-use super::troubles;
 use super::place::Place;
+use super::troubles;
 use super::{Daemon, Phase};
 
 /// A request that is answered when something has happened.
