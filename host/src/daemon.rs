@@ -9,6 +9,7 @@ mod boot;
 mod devices;
 mod ask;
 mod enlist;
+mod figures;
 mod file_names;
 mod filesystems;
 mod identify;
@@ -135,7 +136,7 @@ struct Daemon {
     scanned: bool,
     /// Setups that READY waits for.
     first_setups: usize,
-    resyncs: u64,
+    tally: Arc<figures::Tally>,
     last_overrun: Option<Instant>,
     generation: u64,
     last_reload: Option<wire::LastReload>,

@@ -12,7 +12,7 @@ use crate::engine::{self, Departed, LinkObservation, Net, Observed, ReadToken};
 
 use super::namespaces::complain;
 use super::place::Place;
-use super::{Daemon, Event};
+use super::{Daemon, Event, figures};
 
 /// At most one log line per overrun storm.
 const OVERRUN_LOG: Duration = Duration::from_secs(5);
@@ -142,7 +142,7 @@ impl Daemon {
         let Some(managed) = self.nets.get(&cookie) else { return };
         let overflowed = managed.backlog.push(run);
         if overflowed {
-            self.resyncs += 1;
+            figures::add(&self.tally.resyncs);
             tracing::warn!(netns = %managed.net.name(), "its hooks are slower than its link events; it is listed again");
         }
         self.work_off(cookie);
@@ -184,7 +184,7 @@ impl Daemon {
     /// Messages were lost: every namespace that is listened to is dumped, and the differences are the events. That is
     /// asked of the source, not of the mirror: a setup that has just listed its devices has no mirror yet.
     fn resync(&mut self) {
-        self.resyncs += 1;
+        figures::add(&self.tally.resyncs);
         if self.last_overrun.is_none_or(|t| t.elapsed() > OVERRUN_LOG) {
             tracing::warn!(
                 "link events were lost; every watched namespace is listed again (netlink.receive_buffer sets the room)"

@@ -16,7 +16,7 @@ use crate::systemd;
 use super::knobs;
 use super::plugins::Trouble;
 use super::reload::{self, Report};
-use super::{Daemon, Event, Phase};
+use super::{Daemon, Event, Phase, figures};
 
 /// What can be asked for.
 pub(super) enum Kind {
@@ -195,6 +195,7 @@ impl Daemon {
     }
 
     fn reloaded(&mut self, report: Report) {
+        figures::add(if report.ok { &self.tally.reloads } else { &self.tally.failed_reloads });
         if let Some(config) = &report.config {
             let config_now = Arc::new(self.in_force(config));
             let before = std::mem::replace(&mut self.config, config_now);

@@ -14,6 +14,7 @@ use crate::plugin::{self, Judge};
 use crate::{control, logging};
 
 use super::boot::{self, Began};
+use super::figures::Tally;
 use super::filesystems::Filesystems;
 use super::initcalls::Made;
 use super::netdevs::Netdevs;
@@ -73,6 +74,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let filesystems = Arc::new(filesystems);
     let readers = Arc::new(Readers::new(&config.main.control.read));
     let sysctls = NetSysctl::new(&config.sysctls);
+    let tally = Arc::<Tally>::default();
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
@@ -83,6 +85,8 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         owners: Owners::default(),
         list: Arc::downgrade(&list),
         sysctls: Arc::clone(&sysctls),
+        tally: Arc::clone(&tally),
+        shared: OnceLock::new(),
     });
     let shared = Arc::new(Shared {
         list,
@@ -92,13 +96,14 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         sockets,
         filesystems,
         readers,
-        maker: Maker::new(services),
+        maker: Maker::new(Arc::clone(&services)),
         patience: patience.into(),
         sysctls: Arc::clone(&sysctls),
         judge,
         boot: OnceLock::new(),
         parts: Mutex::default(),
     });
+    let _ = services.shared.set(Arc::downgrade(&shared));
     let runtime_dir = &paths.runtime_dir;
     let start =
         boot::Start { began, config: &config, runtime_dir, events: &events, monitor: &monitor, shared: &shared };
@@ -127,7 +132,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         operations: Default::default(),
         scanned: false,
         first_setups: 0,
-        resyncs: 0,
+        tally,
         last_overrun: None,
         generation: 1,
         last_reload: None,

@@ -6,6 +6,7 @@
 //! Not here: its making and its end ([`super::instance`]).
 
 use super::call::{Hook, Place};
+use super::figures::{self, PluginFigures};
 use super::gate::Gate;
 use super::host_api::{self, HookRecord, HostServices};
 use super::load::Code;
@@ -26,6 +27,8 @@ pub(super) struct Inner {
     pub(super) code: Arc<Code>,
     pub(super) services: Arc<dyn HostServices>,
     pub(super) gate: Gate,
+    /// Its calls; the plugin's, whichever instance it is.
+    pub(super) figures: Arc<PluginFigures>,
     pub(super) handle: OnceLock<InstanceHandle>,
     poisoned: AtomicBool,
     /// What was deferred before there was an instance to call; none from then on.
@@ -86,6 +89,7 @@ impl Inner {
             code: Arc::clone(code),
             services,
             gate: Gate::default(),
+            figures: figures::of(&code.name),
             handle: OnceLock::new(),
             poisoned: AtomicBool::new(false),
             early: Mutex::new(Some(Vec::new())),
