@@ -569,6 +569,20 @@ fn a_namespace_has_all_its_names() {
 }
 
 #[test]
+fn the_hosts_figures_arrive_as_they_are() {
+    let _turn = turn();
+    let _plugin = loaded("");
+    let (host, _) = plugin_host();
+    let figures = host.figures().expect("figures");
+    assert_eq!((figures.version.as_str(), figures.bounds.len()), ("9.9.9", 2));
+    let [hook] = &figures.hooks[..] else { panic!("{figures:?}") };
+    assert_eq!((&*hook.plugin, &*hook.hook, hook.errors), ("p", "pernet.init", 1));
+    assert_eq!((hook.duration.as_nanos(), &hook.calls[..]), (2_500, &[1, 0, 2][..]));
+    let [figure] = &figures.figures[..] else { panic!("{figures:?}") };
+    assert_eq!((&*figure.what, &*figure.of, figure.value), ("namespaces", "live", 7));
+}
+
+#[test]
 fn deferred_work_runs_once_or_is_dropped_once() {
     let _turn = turn();
     let plugin = loaded("");

@@ -393,7 +393,8 @@ impl HostServices for Services {
     }
 
     fn is_configured(&self, plugin: &str) -> bool {
-        self.rows().iter().any(|row| row.name == plugin)
+        let is = |row: &wire::Plugin| row.name == plugin && row.state != wire::PluginState::retired;
+        self.rows().iter().any(is)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

@@ -125,8 +125,25 @@ mod tests {
         };
         use {FileOp::*, Ndo as N};
         let mut hooks = vec![
-            Load, Check, Init, Drop, PernetInit, PernetPreExit, PernetExit, PernetExitBatch, PernetFree, Work, DropWork,
-            NetdevFree, EthtoolStats, FsMount, FsKillSb, SockConnected, CtlRead, CtlWrite, CtlFree,
+            Load,
+            Check,
+            Init,
+            Drop,
+            PernetInit,
+            PernetPreExit,
+            PernetExit,
+            PernetExitBatch,
+            PernetFree,
+            Work,
+            DropWork,
+            NetdevFree,
+            EthtoolStats,
+            FsMount,
+            FsKillSb,
+            SockConnected,
+            CtlRead,
+            CtlWrite,
+            CtlFree,
         ];
         hooks.extend([Lookup, Getattr, Readdir, Open, Read, Write, Truncate, Readlink, Release].map(Hook::File));
         let ndos = [N::Init, N::Uninit, N::Open, N::Stop, N::ChangeMtu, N::SetMacAddress, N::GetStats, N::Destructor];

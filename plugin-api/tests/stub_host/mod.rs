@@ -59,10 +59,9 @@ pub(crate) extern "C" fn sock_connect(_: u64, _: u64, _: RStr<'_>, _: i32) -> So
     SockReturn { status: nothing(), ino: 0, fd: -1 }
 }
 
-/// Token 404 is nobody's.
-pub(crate) extern "C" fn figures(token: u64) -> FiguresReturn {
-    let (errno, message) = if token == 404 { (libc::ESTALE, "gone") } else { (0, "") };
-    let status = Status { errno, panicked: 0, message: RString::from(message) };
+/// One of each.
+pub(crate) extern "C" fn figures(_: u64) -> FiguresReturn {
+    let status = Status { errno: 0, panicked: 0, message: RString::new() };
     let hook = HookFigures {
         plugin: "p".into(),
         hook: "pernet.init".into(),

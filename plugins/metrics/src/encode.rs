@@ -1,6 +1,6 @@
 //! From what namespaces say to the text that is sent, within the bound on series.
 //!
-//! A namespace is in it as a whole or not at all. Those that were made first are in it first: who does not fit is left out,
+//! A namespace is in it as a whole or not at all. Those that came first are in it first: who does not fit is left out,
 //! smaller ones after it may still fit. How large each is, is known from its last time; a new one is judged when it has
 //! answered. So as long as none of them changes, the same ones are in every scrape.
 

@@ -1,18 +1,27 @@
 //! The kernel's names of counters as Prometheus writes names: `TCPSynRetrans` is `tcp_syn_retrans`.
 
+/// Words that promtool takes for units of measurement, and does not want.
+const UNITS: [&str; 14] = ["s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "tb", "pb", "m", "h", "d"];
+
 /// In snake case. A new word begins at a capital after a small letter or digit, and at the last capital of several if a
 /// small letter follows, unless that is a plural's `s`; and after `TCP`, with which the kernel runs other capitals together.
+/// What looks like a unit and is none stays with the word after it (`HMac` is `hmac`).
 pub(crate) fn snake(name: &str) -> String {
     let chars: Vec<char> = name.chars().collect();
-    let mut snake = String::with_capacity(name.len() + 8);
+    let mut words = vec![String::new()];
     for (at, &c) in chars.iter().enumerate() {
-        if at > 0 && c.is_ascii_uppercase() && begins_word(&chars, at) && !snake.ends_with('_') {
-            snake.push('_');
+        let separates = !c.is_ascii_alphanumeric();
+        let begins = separates || (at > 0 && c.is_ascii_uppercase() && begins_word(&chars, at));
+        let is_unit = words.last().is_some_and(|word| UNITS.contains(&&**word));
+        if begins && !is_unit && words.last().is_some_and(|word| !word.is_empty()) {
+            words.push(String::new());
         }
-        snake.push(if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' });
+        if let (Some(word), false) = (words.last_mut(), separates) {
+            word.push(c.to_ascii_lowercase());
+        }
     }
     // Prometheus counts bytes, whatever the standards of SNMP call them.
-    snake.replace("octets", "bytes")
+    words.join("_").replace("octets", "bytes")
 }
 
 fn begins_word(chars: &[char], at: usize) -> bool {
@@ -49,6 +58,7 @@ mod tests {
             ("UDPLITE6", "udplite6"),
             ("TW", "tw"),
             ("odd-name", "odd_name"),
+            ("MPJoinAckHMacFailure", "mp_join_ack_hmac_failure"),
             ("", ""),
         ] {
             assert_eq!(snake(kernel), ours);

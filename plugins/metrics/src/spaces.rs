@@ -1,6 +1,6 @@
 //! The namespaces in which the plugin acts, for whoever collects. It keeps none of them: they are cookies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,30 +35,46 @@ impl Space {
     }
 }
 
-/// All of them, in the order in which the kernel made them.
+/// All of them, in the order in which they came. (Cookies are in no order: each processor has its own stock of them.)
 #[derive(Debug, Default)]
-pub(crate) struct Spaces(Mutex<BTreeMap<u64, Arc<Space>>>);
+pub(crate) struct Spaces(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    places: HashMap<NetCookie, u64>,
+    spaces: BTreeMap<u64, Arc<Space>>,
+}
 
 impl Spaces {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Space>>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn insert(&self, cookie: NetCookie) {
-        let space = Space { cookie, series: AtomicUsize::new(0), asked: AtomicBool::new(false) };
-        self.lock().insert(cookie.0, Arc::new(space));
+        let space = Arc::new(Space { cookie, series: AtomicUsize::new(0), asked: AtomicBool::new(false) });
+        let mut state = self.lock();
+        let place = state.next;
+        state.next += 1;
+        state.places.insert(cookie, place);
+        state.spaces.insert(place, space);
     }
 
     pub(crate) fn remove(&self, cookie: NetCookie) {
-        self.lock().remove(&cookie.0);
+        let mut state = self.lock();
+        if let Some(place) = state.places.remove(&cookie) {
+            state.spaces.remove(&place);
+        }
     }
 
     pub(crate) fn has(&self, space: &Arc<Space>) -> bool {
-        self.lock().get(&space.cookie.0).is_some_and(|known| Arc::ptr_eq(known, space))
+        let state = self.lock();
+        let known = state.places.get(&space.cookie).and_then(|place| state.spaces.get(place));
+        known.is_some_and(|known| Arc::ptr_eq(known, space))
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Space>> {
-        self.lock().values().cloned().collect()
+        self.lock().spaces.values().cloned().collect()
     }
 }
 
@@ -72,12 +88,12 @@ mod tests {
         spaces.insert(NetCookie(2));
         spaces.insert(NetCookie(1));
         let all = spaces.all();
-        assert_eq!(all.iter().map(|space| space.cookie.0).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(all.iter().map(|space| space.cookie.0).collect::<Vec<_>>(), [2, 1], "in the order of their coming");
         assert!(all[0].ask() && !all[0].ask());
         all[0].answered();
         assert!(all[0].ask());
-        spaces.remove(NetCookie(1));
-        spaces.insert(NetCookie(1));
+        spaces.remove(NetCookie(2));
+        spaces.insert(NetCookie(2));
         assert!(!spaces.has(&all[0]) && spaces.has(&all[1]));
     }
 }
