@@ -23,7 +23,7 @@ const APPEAR: usize = 100;
 const SOON: Duration = Duration::from_secs(120);
 const ADDRESS: &str = "127.0.0.1:9964";
 const DEFAULT: &str = "max_series = 2000000";
-/// As much as node_exporter tells by default.
+/// Without most of the protocols' counters.
 const LEAN: &str = "max_series = 2000000\nmetrics = [\"*\", \"!pernet_netstat_tcp_ext_*\", \"!pernet_netstat_mp_tcp_ext_*\", \
                     \"!pernet_netstat_*icmp*\"]";
 

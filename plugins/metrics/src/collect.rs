@@ -7,10 +7,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use pernet_plugin_api::Figures;
 use pernet_plugin_api::prelude::*;
 
 use crate::config::Settings;
@@ -39,6 +41,8 @@ pub(crate) struct Collector {
     /// A scrape is done, or there will be none any more.
     done: Condvar,
     memory: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// That an older daemon tells nothing of itself was logged.
+    complained: AtomicBool,
 }
 
 #[derive(Default)]
@@ -90,7 +94,18 @@ impl Collector {
         let &Settings { timeout, max_series, .. } = settings;
         let (metrics, devices) = (settings.metrics.clone(), settings.devices.clone());
         let (state, done, memory) = (Mutex::default(), Condvar::new(), Arc::default());
-        Collector { host, spaces, timeout, metrics, devices, max_series, state, done, memory }
+        Collector {
+            host,
+            spaces,
+            timeout,
+            metrics,
+            devices,
+            max_series,
+            state,
+            done,
+            memory,
+            complained: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -147,8 +162,7 @@ impl Collector {
         let began = Instant::now();
         let until = began + self.timeout;
         let spaces = self.spaces.all();
-        let figures = self.host.figures().inspect_err(|e| tracing::warn!("pernetd's own figures are missing: {e}"));
-        encoder.begin(&figures.unwrap_or_default(), &spaces);
+        encoder.begin(&self.figures(), &spaces);
         let mut next = spaces.iter();
         let mut asked: HashMap<u64, Instant> = HashMap::new();
         loop {
@@ -184,6 +198,15 @@ impl Collector {
                 Ok(Answer::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
+    }
+
+    fn figures(&self) -> Figures {
+        self.host.figures().unwrap_or_else(|e| {
+            if !self.complained.swap(true, Ordering::Relaxed) {
+                tracing::warn!("pernetd's own figures are missing: {e}");
+            }
+            Figures::default()
+        })
     }
 
     /// When somebody becomes slow, or has been waited for long enough.

@@ -36,7 +36,7 @@ impl Default for Config {
             textfile: PathBuf::new(),
             interval: 15_000,
             timeout: 5_000,
-            max_series: 500_000,
+            max_series: 1_000_000,
             metrics: vec!["*".to_owned()],
             devices: vec!["*".to_owned()],
         }

@@ -13,7 +13,7 @@
 //! textfile = ""               # a file for node_exporter's textfile collector, *.prom
 //! interval = 15000            # milliseconds between two writings of it
 //! timeout = 5000              # milliseconds that a scrape takes at most
-//! max_series = 500000         # namespaces that do not fit are left out as a whole, and counted
+//! max_series = 1000000         # namespaces that do not fit are left out as a whole, and counted
 //! metrics = ["*"]             # globs of metrics' names; what one with ! in front matches is left out
 //! devices = ["*"]             # globs of devices' names, likewise
 //! ```

@@ -49,15 +49,13 @@ pub(crate) struct Scrape {
 }
 
 impl Scrape {
-    /// How many series it has.
+    /// How many series it has at most.
     pub(crate) const SERIES: usize = 7;
 
     pub(crate) fn tell(&self, families: &mut Families) {
-        let namespaces = families.series() as u64 + Self::SERIES as u64;
         let seconds = format!("{}.{:06}", self.microseconds / 1_000_000, self.microseconds % 1_000_000);
         let number = |value: u64| value.to_string();
         for (name, kind, help, value) in [
-            ("series", Kind::Gauge, "Series in this scrape.", number(namespaces)),
             (
                 "missing_namespaces",
                 Kind::Gauge,
@@ -92,11 +90,18 @@ impl Scrape {
         ] {
             one(families, &format!("pernetd_metrics_{name}"), kind, help, &[], &value);
         }
+        // The last one counts itself.
+        let series = number(families.series() as u64 + 1);
+        one(families, "pernetd_metrics_series", Kind::Gauge, "Series in this scrape.", &[], &series);
     }
 }
 
 /// Adds the daemon's figures.
 pub(crate) fn tell(families: &mut Families, figures: &Figures) {
+    if figures.version.is_empty() {
+        // The daemon is too old to tell.
+        return;
+    }
     let version = [("version", &*figures.version)];
     one(families, "pernetd_build_info", Kind::Gauge, "Always 1: the version of pernetd.", &version, "1");
     for figure in &figures.figures {
