@@ -168,15 +168,15 @@ impl Collector {
         loop {
             let now = Instant::now();
             let quick = asked.values().filter(|since| now < **since + SLOW).count();
-            if now < until && quick < AT_ONCE {
-                if let Some(space) = next.next() {
+            if now < until && quick < AT_ONCE && next.len() > 0 {
+                for space in next.by_ref().take(AT_ONCE - quick) {
                     if self.ask(space, sender) {
                         asked.insert(space.cookie.0, now);
                     } else {
                         encoder.missing();
                     }
-                    continue;
                 }
+                continue;
             }
             asked.retain(|_, since| {
                 let waits = now < until.min(*since + PATIENCE);

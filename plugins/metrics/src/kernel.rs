@@ -254,7 +254,8 @@ mod tests {
         };
         let mut expected = [of("a"), of("b")].concat();
         let mut told = samples(&mut families);
-        (expected.sort(), told.sort());
+        expected.sort();
+        told.sort();
         assert_eq!(told, expected);
     }
 
