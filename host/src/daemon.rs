@@ -13,6 +13,7 @@ mod devices;
 mod ask;
 mod enlist;
 mod facilities;
+mod figures;
 mod file_names;
 mod filesystems;
 mod hangs;
@@ -156,7 +157,7 @@ struct Daemon {
     surroundings: Surroundings,
     /// Setups that READY waits for.
     first_setups: usize,
-    resyncs: u64,
+    tally: Arc<figures::Tally>,
     last_overrun: Option<Instant>,
     generation: u64,
     last_reload: Option<wire::LastReload>,

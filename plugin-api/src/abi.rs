@@ -461,6 +461,44 @@ pub struct ConnectCall {
     pub ino: u64,
 }
 
+/// How often one hook of one plugin was called, how often it failed, and how long it took, since the daemon's start.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct HookFigures {
+    pub plugin: RString,
+    /// As the operator sees it: `pernet.init`, …
+    pub hook: RString,
+    pub errors: u64,
+    /// All calls together.
+    pub nanoseconds: u64,
+    /// Calls by duration: one number for each of [`FiguresReturn::bounds`], not cumulative, and one for what took longer.
+    pub calls: RVec<u64>,
+}
+
+/// A number of the daemon's.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct Figure {
+    /// What is counted, see [`crate::Figure`]; more may come.
+    pub what: RString,
+    /// The part of it that this number is about, such as a state; empty for all of it.
+    pub of: RString,
+    pub value: u64,
+}
+
+/// What [`HostMod::figures`] answers.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct FiguresReturn {
+    pub status: Status,
+    /// The daemon's own version.
+    pub version: RString,
+    /// Upper bounds of the durations, inclusive, in nanoseconds, ascending.
+    pub bounds: RVec<u64>,
+    pub hooks: RVec<HookFigures>,
+    pub figures: RVec<Figure>,
+}
+
 /// The plugin's table, its root module. Entries after `last_prefix_field` are options to the other side.
 #[repr(C)]
 #[derive(StableAbi)]
@@ -581,4 +619,6 @@ pub struct HostMod {
     pub sock_release: extern "C" fn(token: u64, ino: u64) -> Status,
     /// Connects to a protocol family that some plugin offers by this name, in a namespace.
     pub sock_connect: extern "C" fn(token: u64, cookie: u64, family: RStr<'_>, kind: i32) -> SockReturn,
+    /// The daemon's own figures: hook calls by plugin and hook, namespaces and plugins by state, and so on.
+    pub figures: extern "C" fn(token: u64) -> FiguresReturn,
 }

@@ -18,7 +18,7 @@ use crate::socket::SocketFamily;
 use crate::super_block::{AnyFileSystem, SuperTable};
 use crate::sysctl::SysctlTables;
 use crate::work::{Work, WorkTable};
-use crate::{Error, Net, NetCookie, Notifier, PernetId, PernetOps, Result};
+use crate::{Error, Figures, Net, NetCookie, Notifier, PernetId, PernetOps, Result};
 
 /// Takes registrations. There is one only during the plugin's `init`.
 pub struct Registrar {
@@ -269,6 +269,19 @@ impl Host {
     /// `ENODEV` for an unknown type, `ENOENT` for a namespace that is not managed, and what the type's mount answers.
     pub fn kern_mount(&self, fs: &str, net: Option<NetCookie>, options: &str) -> Result<KernMount> {
         KernMount::mount(self.caller, fs, net, options)
+    }
+
+    /// The daemon's own figures, as they are now: hook calls by plugin and hook, namespaces and plugins by state, and so on.
+    /// From anywhere, at any time: nothing is waited for.
+    ///
+    /// # Errors
+    /// `ESTALE` once the instance's end is over, `ENOSYS` of a daemon that does not tell them.
+    pub fn figures(&self) -> Result<Figures> {
+        let older = || Error::new(libc::ENOSYS, "this pernetd is older than its figures for plugins; update it");
+        let mut answer = self.caller.host.figures().ok_or_else(older)?(self.caller.token);
+        let nothing = Status { errno: 0, panicked: 0, message: Default::default() };
+        accepted(std::mem::replace(&mut answer.status, nothing))?;
+        Ok(Figures::of(answer))
     }
 
     /// Bounds the memory for frames of all devices of this instance, in bytes; 64 MiB before. Buffers that are in use

@@ -299,6 +299,7 @@ fn host() -> HostModRef {
         sock_create: stub_host::sock_create,
         sock_release: stub_host::sock_release,
         sock_connect: stub_host::sock_connect,
+        figures: stub_host::figures,
     }
     .leak_into_prefix()
 }
@@ -565,6 +566,20 @@ fn a_namespace_has_all_its_names() {
     let (host, _) = plugin_host();
     assert_eq!(host.net_names(NetCookie(3)).expect("names"), ["blue", "also-3"]);
     assert_eq!(host.net_names(NetCookie(404)).expect_err("no such namespace").errno(), libc::ENOENT);
+}
+
+#[test]
+fn the_hosts_figures_arrive_as_they_are() {
+    let _turn = turn();
+    let _plugin = loaded("");
+    let (host, _) = plugin_host();
+    let figures = host.figures().expect("figures");
+    assert_eq!((figures.version.as_str(), figures.bounds.len()), ("9.9.9", 2));
+    let [hook] = &figures.hooks[..] else { panic!("{figures:?}") };
+    assert_eq!((&*hook.plugin, &*hook.hook, hook.errors), ("p", "pernet.init", 1));
+    assert_eq!((hook.duration.as_nanos(), &hook.calls[..]), (2_500, &[1, 0, 2][..]));
+    let [figure] = &figures.figures[..] else { panic!("{figures:?}") };
+    assert_eq!((&*figure.what, &*figure.of, figure.value), ("namespaces", "live", 7));
 }
 
 #[test]

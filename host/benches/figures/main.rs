@@ -1,8 +1,8 @@
 //! The figures of the README's speed section: what pernetd costs, and how soon it has acted.
 //!
 //! A program that prints tables: `cargo bench -p pernetd --bench figures`; with a word behind `--`, only the part of
-//! that name (`namespaces`, `links`, `files`, `devices`, `sockets`, `sysctl`, `wire`, `boundary`);
-//! `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the real `pernetd` with `loopback` and `sysctl` over
+//! that name (`namespaces`, `links`, `files`, `devices`, `sockets`, `sysctl`, `wire`, `metrics`,
+//! `boundary`); `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the real `pernetd` with `loopback` and `sysctl` over
 //! real namespaces, in a sandbox of its own, so it needs no root. Costs are CPU time, which hardly depends on what else the
 //! machine does; times by the clock do.
 //!
@@ -19,6 +19,7 @@ mod daemon;
 mod devices;
 mod files;
 mod links;
+mod metrics;
 mod namespaces;
 mod numbers;
 mod sockets;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         trial("devices", devices::measure),
         trial("files", files::measure),
         trial("links", links::measure),
+        trial("metrics", metrics::measure),
         trial("namespaces", namespaces::measure),
         trial("sockets", sockets::measure),
         trial("sysctl", sysctl::measure),

@@ -14,7 +14,7 @@ use crate::logging::catalog;
 use super::device_past::{Seeing, seeing};
 use super::namespaces::complain;
 use super::place::Place;
-use super::{Daemon, Event};
+use super::{Daemon, Event, figures};
 
 /// At most one log line per overrun storm.
 const OVERRUN_LOG: Duration = Duration::from_secs(5);
@@ -186,7 +186,7 @@ impl Daemon {
         let Some(managed) = self.nets.get(&cookie) else { return };
         let overflowed = managed.backlog.push(run);
         if overflowed {
-            self.resyncs += 1;
+            figures::add(&self.tally.resyncs);
             tracing::warn!(
                 message_id = catalog::LINKS_LOST,
                 netns = %managed.net.name(),
@@ -232,7 +232,7 @@ impl Daemon {
     /// Messages were lost: every namespace that is listened to is dumped, and the differences are the events. That is
     /// asked of the source, not of the mirror: a setup that has just listed its devices has no mirror yet.
     fn resync(&mut self) {
-        self.resyncs += 1;
+        figures::add(&self.tally.resyncs);
         let told = self.last_overrun.is_none_or(|t| t.elapsed() > OVERRUN_LOG);
         if told {
             tracing::warn!(

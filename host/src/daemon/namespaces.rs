@@ -23,7 +23,7 @@ use super::past::Moment;
 use super::place::{Handle, Place};
 use super::setups::{self, Setup};
 use super::standing::Standing;
-use super::{Daemon, Event, Phase};
+use super::{Daemon, Event, Phase, figures};
 
 /// A namespace that failed is tried again after this long, then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -313,6 +313,7 @@ impl Daemon {
         let Some(managed) = self.nets.get_mut(&cookie) else { return };
         if matches!(managed.net.state(), NetState::Failed | NetState::Degraded) {
             managed.retry_at = None;
+            figures::add(&self.tally.retries);
             self.queue_setup(cookie);
         }
     }

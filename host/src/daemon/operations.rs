@@ -18,7 +18,7 @@ use super::fault::Fault;
 use super::knobs;
 use super::plugins::Trouble;
 use super::reload::{self, Report};
-use super::{Daemon, Event, Phase};
+use super::{Daemon, Event, Phase, figures};
 
 /// What can be asked for.
 pub(super) enum Kind {
@@ -215,6 +215,7 @@ impl Daemon {
     }
 
     fn reloaded(&mut self, report: Report) {
+        figures::add(if report.ok { &self.tally.reloads } else { &self.tally.failed_reloads });
         if let Some(config) = &report.config {
             let config_now = Arc::new(self.in_force(config));
             let before = std::mem::replace(&mut self.config, config_now);

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use pernet_plugin_api::NetCookie;
 
@@ -18,6 +20,9 @@ use super::facilities::private_folders;
 use super::place::Place;
 use super::troubles;
 use super::{Daemon, Phase};
+
+/// A hook that has been running for so long is worth an operator's look.
+pub(super) const LONG: Duration = Duration::from_secs(1);
 
 /// A request that is answered when something has happened.
 pub(super) enum Waiter {
@@ -106,7 +111,7 @@ impl Daemon {
             namespaces: wire::NamespaceCounts { live: 0, degraded: 0, failed: 0, setup: 0, dying: 0 },
             plugins: wire::PluginCounts { live: 0, failed: 0, refused: 0 },
             devices: 0,
-            resyncs: self.resyncs,
+            resyncs: self.tally.resyncs.load(Ordering::Relaxed),
             retired_generations: plugin::load::retired_generations() as u64,
             last_reload: self.last_reload.clone(),
             folders: self.config.main.discovery.folders.iter().map(|f| f.display().to_string()).collect(),
@@ -319,8 +324,7 @@ pub(super) fn state_word(state: NetState) -> NetnsState {
 
 /// Hooks that have been running for so long that an operator wants to know: each keeps its namespace alive.
 fn pinned() -> Vec<wire::Pinned> {
-    let long = std::time::Duration::from_secs(1);
-    let running = plugin::running::running_for_longer_than(long).into_iter();
+    let running = plugin::running::running_for_longer_than(LONG).into_iter();
     running
         .map(|r| wire::Pinned {
             netns: r.netns.to_string(),

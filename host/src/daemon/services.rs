@@ -4,26 +4,29 @@
 //! the subscriber, a hook's record to the monitor, work to the daemon loop, which alone decides when it runs.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pernet_plugin_api::NetCookie;
 
 use super::chronicle::Chronicle;
+use super::figures::Tally;
 use super::filesystems::Filesystems;
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
+use super::reload::Shared;
 use super::sockets::Sockets;
 use super::sysctls::NetSysctl;
 use super::{Daemon, Event, setups};
 use crate::control::monitor::{HookLine, Monitor};
+use crate::control::wire;
 use crate::engine::{
     self, CtlTable, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
     SockSpec,
 };
 use crate::logging::{self, catalog};
-use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
+use crate::plugin::{ChangeNetdev, Figure, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
 
 /// How long `run_in` waits: longer than a namespace's queue should ever be.
 pub(super) const RUN_IN: Duration = Duration::from_secs(30);
@@ -46,6 +49,10 @@ impl Places {
 
     pub(super) fn get(&self, cookie: NetCookie) -> Option<Arc<Net>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&cookie).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Net>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
@@ -146,6 +153,10 @@ pub(super) struct Services {
     pub(super) list: Weak<PernetList>,
     /// Where their sysctls get their first values from.
     pub(super) sysctls: Arc<NetSysctl>,
+    /// What the loop counts.
+    pub(super) tally: Arc<Tally>,
+    /// Set once it is there: it has these services.
+    pub(super) shared: OnceLock<Weak<Shared>>,
 }
 
 /// The engine's view of each instance, from before its init until its end.
@@ -174,6 +185,11 @@ pub(super) fn gone() -> Failure {
 }
 
 impl Services {
+    /// The plugins as they are shown.
+    pub(super) fn rows(&self) -> Arc<Vec<wire::Plugin>> {
+        self.shared.get().and_then(Weak::upgrade).map(|shared| shared.shown()).unwrap_or_default()
+    }
+
     fn work(&self, instance: &InstanceRef, cookies: &[u64], task: Task) -> Result<Work, Failure> {
         let list = self.list.upgrade().ok_or_else(gone)?;
         let owner = self.owners.get(instance)?;
@@ -371,6 +387,15 @@ impl HostServices for Services {
 
     fn unregister_net_sysctl(&self, instance: &InstanceRef, cookie: u64, number: u64) -> Result<(), Failure> {
         self.unregister_table(instance, cookie, number)
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        self.all_figures()
+    }
+
+    fn is_configured(&self, plugin: &str) -> bool {
+        let is = |row: &wire::Plugin| row.name == plugin && row.state != wire::PluginState::retired;
+        self.rows().iter().any(is)
     }
 
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure) {

@@ -17,6 +17,7 @@ use super::boot::{self, Began};
 use super::chronicle::Chronicle;
 use super::facilities::Surroundings;
 use super::fault::{Failed, Fault};
+use super::figures::Tally;
 use super::filesystems::Filesystems;
 use super::hangs;
 use super::initcalls::Made;
@@ -82,6 +83,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let readers = Arc::new(Readers::new(&config.main.control.read));
     let sysctls = NetSysctl::new(&config.sysctls);
     let chronicle = Arc::<Chronicle>::default();
+    let tally = Arc::<Tally>::default();
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
@@ -93,6 +95,8 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         chronicle: Arc::clone(&chronicle),
         list: Arc::downgrade(&list),
         sysctls: Arc::clone(&sysctls),
+        tally: Arc::clone(&tally),
+        shared: OnceLock::new(),
     });
     let shared = Arc::new(Shared {
         list,
@@ -102,7 +106,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         sockets,
         filesystems,
         readers,
-        maker: Maker::new(services),
+        maker: Maker::new(Arc::clone(&services)),
         patience: patience.into(),
         sysctls: Arc::clone(&sysctls),
         judge,
@@ -110,6 +114,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         boot: OnceLock::new(),
         parts: Mutex::default(),
     });
+    let _ = services.shared.set(Arc::downgrade(&shared));
     let start = boot::Start { began, config: &config, home, events: &events, monitor: &monitor, shared: &shared };
     let Made { host, workers, looks, links, server, discovery } = on_a_seat(|| boot::boot(start))?;
     let (Some((host, pin)), Some(workers), Some(looks), Some(links), Some(server), Some(discovery)) =
@@ -140,7 +145,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         without_room: Default::default(),
         surroundings,
         first_setups: 0,
-        resyncs: 0,
+        tally,
         last_overrun: None,
         generation: 1,
         last_reload: None,

@@ -72,6 +72,37 @@ impl Hook {
         }
     }
 
+    /// So many of them have an [`index`](Self::index) below this, with room for more events.
+    pub(super) const INDICES: usize = 72;
+
+    /// A number of its own.
+    pub(super) fn index(self) -> usize {
+        match self {
+            Hook::Load => 0,
+            Hook::Check => 1,
+            Hook::Init => 2,
+            Hook::Drop => 3,
+            Hook::PernetInit => 4,
+            Hook::PernetPreExit => 5,
+            Hook::PernetExit => 6,
+            Hook::PernetExitBatch => 7,
+            Hook::PernetFree => 8,
+            Hook::Work => 9,
+            Hook::DropWork => 10,
+            Hook::NetdevFree => 11,
+            Hook::EthtoolStats => 12,
+            Hook::FsMount => 13,
+            Hook::FsKillSb => 14,
+            Hook::SockConnected => 15,
+            Hook::CtlRead => 16,
+            Hook::CtlWrite => 17,
+            Hook::CtlFree => 18,
+            Hook::File(op) => 20 + op as usize,
+            Hook::Ndo(ndo) => 30 + ndo as usize,
+            Hook::Netdev(kind) => 40 + kind as usize,
+        }
+    }
+
     /// Whether a panicked instance is still asked for it.
     fn is_exit(self) -> bool {
         use Hook::{CtlFree, DropWork, FsKillSb, NetdevFree, PernetExit, PernetExitBatch, PernetFree, PernetPreExit};
@@ -159,8 +190,9 @@ impl Inner {
         let called = (guard.since, guard.since.elapsed());
         drop(guard);
         let failure = failure_of(&status);
-        let is_wrong = |failure: &Failure| failure.panicked || !hook.errors_are_answers();
-        if hook.is_told() || failure.as_ref().is_some_and(is_wrong) {
+        let is_wrong = failure.as_ref().is_some_and(|failure| failure.panicked || !hook.errors_are_answers());
+        self.figures.count(hook, called.1, is_wrong);
+        if hook.is_told() || is_wrong {
             self.report(hook, place, failure.as_ref(), called);
         }
         match failure {

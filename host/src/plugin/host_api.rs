@@ -9,7 +9,7 @@ use super::host_devices::{self, ChangeNetdev, NetdevSnapshot};
 use super::inner::{Inner, InstanceRef};
 use super::running::{Held, current_hook, held_by_this_thread};
 use super::status::status_of;
-use super::{host_filesystem, host_socket, host_sysctl};
+use super::{Figure, host_figures, host_filesystem, host_socket, host_sysctl};
 use crate::engine::{CtlTable, Failure, LinkSpec, NetDeviceOps, NotifierBlock, SockSpec};
 use abi_stable::prefix_type::WithMetadata;
 use abi_stable::std_types::{RSlice, RString};
@@ -210,6 +210,15 @@ pub trait HostServices: Send + Sync {
         let _ = (instance, cookie, family, kind);
         Err(Failure::new(libc::ENOSYS, "this host has no sockets"))
     }
+    /// The daemon's own figures, but for the hooks'. Waits for nothing: it is called from anywhere.
+    fn figures(&self) -> Vec<Figure> {
+        Vec::new()
+    }
+    /// Whether there is a plugin of this name, running or not.
+    fn is_configured(&self, plugin: &str) -> bool {
+        let _ = plugin;
+        true
+    }
     /// An instance panicked, for the first time. Only its exits will be called from now on.
     fn poisoned(&self, plugin: &str, generation: u64, failure: &Failure);
 }
@@ -294,6 +303,7 @@ pub(super) fn host_mod() -> HostModRef {
         sock_create: host_socket::sock_create,
         sock_release: host_socket::sock_release,
         sock_connect: host_socket::sock_connect,
+        figures: host_figures::figures,
     });
     HostModRef(TABLE.static_as_prefix())
 }

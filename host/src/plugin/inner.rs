@@ -7,6 +7,7 @@
 
 use super::call::{Hook, Place};
 use super::device_name::DeviceName;
+use super::figures::{self, PluginFigures};
 use super::gate::Gate;
 use super::host_api::{self, HookRecord, HostServices};
 use super::load::Code;
@@ -27,6 +28,8 @@ pub(super) struct Inner {
     pub(super) code: Arc<Code>,
     pub(super) services: Arc<dyn HostServices>,
     pub(super) gate: Gate,
+    /// Its calls; the plugin's, whichever instance it is.
+    pub(super) figures: Arc<PluginFigures>,
     pub(super) handle: OnceLock<InstanceHandle>,
     poisoned: AtomicBool,
     /// What was deferred before there was an instance to call; none from then on.
@@ -87,6 +90,7 @@ impl Inner {
             code: Arc::clone(code),
             services,
             gate: Gate::default(),
+            figures: figures::of(&code.name),
             handle: OnceLock::new(),
             poisoned: AtomicBool::new(false),
             early: Mutex::new(Some(Vec::new())),

@@ -240,6 +240,7 @@ impl Instance {
         let called = (guard.since, guard.since.elapsed());
         drop(guard);
         let failure = failure_of(&status);
+        inner.figures.count(Hook::Drop, called.1, failure.is_some());
         inner.report(Hook::Drop, &Place::home(), failure.as_ref(), called);
         inner.forget();
         match failure {
@@ -269,6 +270,7 @@ fn start(inner: &Inner, config_json: &str) -> Result<CreateReturn, PluginError> 
     let called = (guard.since, guard.since.elapsed());
     drop(guard);
     let failure = failure_of(&answer.status);
+    inner.figures.count(Hook::Init, called.1, failure.is_some());
     inner.report(Hook::Init, &Place::home(), failure.as_ref(), called);
     let plugin = inner.name.to_string();
     match failure {

@@ -282,6 +282,7 @@ pub(crate) fn host() -> HostModRef {
         sock_create: stub_host::sock_create,
         sock_release: stub_host::sock_release,
         sock_connect: stub_host::sock_connect,
+        figures: stub_host::figures,
     }
     .leak_into_prefix()
 }

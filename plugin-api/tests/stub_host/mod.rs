@@ -3,8 +3,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use abi_stable::std_types::{RSlice, RStr, RString};
-use pernet_plugin_api::abi::{CtlEntry, CtlHandle, NumberReturn, SockReturn, Status};
+use abi_stable::std_types::{RSlice, RStr, RString, RVec};
+use pernet_plugin_api::abi::{
+    CtlEntry, CtlHandle, Figure, FiguresReturn, HookFigures, NumberReturn, SockReturn, Status,
+};
 
 fn nothing() -> Status {
     Status { errno: libc::ENOSYS, panicked: 0, message: RString::from("there is none here") }
@@ -55,4 +57,24 @@ pub(crate) extern "C" fn sock_release(_: u64, _: u64) -> Status {
 
 pub(crate) extern "C" fn sock_connect(_: u64, _: u64, _: RStr<'_>, _: i32) -> SockReturn {
     SockReturn { status: nothing(), ino: 0, fd: -1 }
+}
+
+/// One of each.
+pub(crate) extern "C" fn figures(_: u64) -> FiguresReturn {
+    let status = Status { errno: 0, panicked: 0, message: RString::new() };
+    let hook = HookFigures {
+        plugin: "p".into(),
+        hook: "pernet.init".into(),
+        errors: 1,
+        nanoseconds: 2_500,
+        calls: RVec::from(vec![1, 0, 2]),
+    };
+    let figure = Figure { what: "namespaces".into(), of: "live".into(), value: 7 };
+    FiguresReturn {
+        status,
+        version: "9.9.9".into(),
+        bounds: RVec::from(vec![1_000, 2_000]),
+        hooks: RVec::from(vec![hook]),
+        figures: RVec::from(vec![figure]),
+    }
 }
