@@ -129,7 +129,7 @@ fn mistakes(mut m: Machine) {
     }
     m.stop();
     m.spawn();
-    assert_eq!(m.end().code(), Some(1), "nor does it start with one");
+    assert_eq!(m.end().code(), Some(78), "nor does it start with one");
 }
 
 fn rolled_back(mut m: Machine) {
