@@ -52,7 +52,7 @@ pub fn main() -> i32 {
     let panicked = |_| Err(Failed::new(Fault::Software, "it panicked; see the lines above, and report this mistake"));
     let result = catch_unwind(AssertUnwindSafe(|| run(arguments))).unwrap_or_else(panicked);
     result.unwrap_or_else(|failed| {
-        eprintln!("pernetd: {failed}");
+        failed.tell();
         if check && failed.fault != Fault::Usage { 1 } else { failed.fault.exit_code() }
     })
 }

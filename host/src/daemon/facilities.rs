@@ -16,6 +16,7 @@ use crate::config::Paths;
 use crate::control::wire::Facility;
 use crate::discovery::NamedNs;
 use crate::linux::{alone, descriptors, mount_table};
+use crate::logging::catalog;
 use crate::systemd;
 
 use super::Daemon;
@@ -40,7 +41,7 @@ impl Surroundings {
             Ok(Some(name)) => (None, Some(name)),
             Ok(None) => (Some(others()), None),
             Err(e) => {
-                tracing::warn!("it cannot be told whether another pernetd is at work here: {e}");
+                tracing::warn!(message_id = catalog::FACILITY_MISSING, "it cannot be told whether another pernetd is at work here: {e}");
                 (None, None)
             }
         };
@@ -52,7 +53,8 @@ impl Surroundings {
 fn complain(facility: &Facility) {
     if let Some(remedy) = &facility.remedy {
         let Facility { name, detail, .. } = facility;
-        tracing::warn!("{name}: {}; {remedy}", detail.as_deref().unwrap_or_default());
+        let message_id = catalog::FACILITY_MISSING;
+        tracing::warn!(message_id, "{name}: {}; {remedy}", detail.as_deref().unwrap_or_default());
     }
 }
 
@@ -144,6 +146,7 @@ impl Daemon {
         if self.without_room.is_empty() {
             let (limit, path) = (descriptors::limit(), path.display());
             tracing::error!(
+                message_id = catalog::DESCRIPTORS_EXHAUSTED,
                 "{path}: of {limit} descriptors none is left for this namespace, nor for others to come: no plugin acts there; raise LimitNOFILE= of the service; it is tried again every second"
             );
         }

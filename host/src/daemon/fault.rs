@@ -5,6 +5,11 @@
 
 use std::fmt;
 
+use crate::config::{ConfigError, ConfigErrors};
+use crate::logging::{self, catalog};
+
+use super::plugins::Trouble;
+
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -59,22 +64,42 @@ impl Fault {
     }
 }
 
-/// What went wrong before the loop ran: printed on standard error.
+/// What went wrong before the loop ran.
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) fault: Fault,
     message: String,
+    /// The mistakes in the configuration, if that is what it is.
+    mistakes: Vec<ConfigError>,
 }
 
 impl Failed {
     pub(crate) fn new(fault: Fault, message: impl Into<String>) -> Failed {
-        Failed { fault, message: message.into() }
+        Failed { fault, message: message.into(), mistakes: Vec::new() }
     }
 
     /// Something of the system failed: `what`, and what the kernel said.
     pub(crate) fn system(what: &str, e: &std::io::Error) -> Failed {
         let fault = e.raw_os_error().map_or(Fault::System, Fault::of_errno);
         Failed::new(fault, format!("{what}: {e}"))
+    }
+
+    /// On standard error; where the journal is behind that, as entries of their own.
+    pub(crate) fn tell(&self) {
+        if !logging::is_journal() {
+            eprintln!("pernetd: {}", self.message);
+        } else if self.mistakes.is_empty() {
+            tracing::error!(message_id = catalog::NOT_STARTED, "pernetd did not start: {}", self.message);
+        }
+        for mistake in self.mistakes.iter().filter(|_| logging::is_journal()) {
+            Trouble::mistake(mistake).tell(catalog::NOT_STARTED, "", &format!("pernetd did not start: {mistake}"));
+        }
+    }
+}
+
+impl From<ConfigErrors> for Failed {
+    fn from(errors: ConfigErrors) -> Self {
+        Failed { fault: Fault::Configuration, message: errors.to_string(), mistakes: errors.0 }
     }
 }
 

@@ -8,7 +8,7 @@
 //! A namespace for which no descriptor is left stays in here until there is one, and the loop is told so.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::Event;
 use crate::discovery::{Batch, NamedNs, Observation};
 use crate::linux::{descriptors, ns};
+use crate::logging::catalog;
 
 const FIRST_LOOK_AGAIN: Duration = Duration::from_micros(200);
 /// A name that cannot be identified for so long shows nothing; what it becomes will be news.
@@ -72,10 +73,29 @@ struct Thread {
     no_room: Vec<PathBuf>,
 }
 
+/// One that is no namespace any more, or not yet, is no news; one that cannot be opened is.
+fn tell_given_up(path: &Path, e: &std::io::Error) {
+    let errno = e.raw_os_error();
+    if !matches!(errno, Some(libc::EACCES | libc::EPERM | libc::EIO)) {
+        return;
+    }
+    tracing::error!(
+        message_id = catalog::NAME_UNREADABLE,
+        path = %path.display(),
+        errno,
+        "the namespace {} is not managed, since it cannot be opened: {e}; correct that, and name it anew",
+        path.display()
+    );
+}
+
 impl Thread {
     fn run(&mut self, batches: &Receiver<Batch>) {
         if let Err(e) = ns::take_seat_here() {
-            tracing::error!("cannot open the own network namespace: {e}; some namespaces will not be found");
+            tracing::error!(
+                message_id = catalog::DISCOVERY_IMPAIRED,
+                errno = e.raw_os_error(),
+                "cannot open the own network namespace: {e}; some namespaces will not be found"
+            );
         }
         loop {
             let next = self.unknown.values().map(|u| u.next).min();
@@ -167,7 +187,8 @@ impl Thread {
                     waiting.for_each(|unknown| unknown.next = now + LOOK_FOR_ROOM);
                     return;
                 }
-                Err(_) if unknown.until.is_none_or(|until| now >= until) => {
+                Err(e) if unknown.until.is_none_or(|until| now >= until) => {
+                    tell_given_up(&path, &e);
                     let _ = self.events.send(Event::Names(Batch(vec![Observation::NoName(path.clone())])));
                     self.forget(&path);
                 }

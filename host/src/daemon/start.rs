@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::config::{CommandLine, Config, ConfigErrors};
+use crate::config::{CommandLine, Config, LogLevel};
 use crate::control::monitor::Monitor;
 use crate::engine::{Names, PernetList};
 use crate::linux::{descriptors, ns};
+use crate::logging::catalog;
 use crate::plugin::{self, Judge};
 use crate::{control, logging};
 
@@ -17,10 +18,11 @@ use super::boot::{self, Began};
 use super::facilities::Surroundings;
 use super::fault::{Failed, Fault};
 use super::filesystems::Filesystems;
+use super::hangs;
 use super::initcalls::Made;
 use super::netdevs::Netdevs;
 use super::pernetfs::Readers;
-use super::plugins::{Maker, Plugins};
+use super::plugins::{Maker, Plugins, Trouble};
 use super::prepared::{order, prepare_all, sort_out};
 use super::reload::Shared;
 use super::services::{Owners, Places, Services};
@@ -31,18 +33,19 @@ use super::{Daemon, Event, Phase};
 /// Everything that a start checks, with no effect: configuration, files, notes, ABI, the plugins' own judgement of
 /// their configuration, and the order.
 pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
-    let config = Config::load(&command_line.paths()).map_err(misconfigured)?;
+    let config = Config::load(&command_line.paths())?;
     let results = prepare_all(&Judge::new(), &config);
     let refused = results.iter().filter_map(|result| result.as_ref().err());
     let wrong = refused.filter(|(_, trouble)| !trouble.is_blacklisting());
     let mut errors: Vec<String> = wrong.map(|(_, trouble)| trouble.message.clone()).collect();
-    errors.extend(boot::judge_blacklist(&config, |warning| eprintln!("pernetd: {warning}")).err());
+    let mistakes = boot::judge_blacklist(&config, |warning| eprintln!("pernetd: {warning}")).err();
+    errors.extend(mistakes.map(|mistakes| mistakes.to_string()));
     let (good, _) = sort_out(results);
     // With a plugin missing, what requires it would be reported too, and only confuse.
     if errors.is_empty()
         && let Err(error) = order(&good)
     {
-        errors.push(error);
+        errors.push(error.message);
     }
     if !errors.is_empty() {
         return Err(Failed::new(Fault::Configuration, errors.join("\npernetd: ")));
@@ -57,8 +60,10 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
 pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>) -> Result<i32, Failed> {
     let began = Began::now();
     let paths = command_line.paths();
-    let config = Config::load(&paths).map_err(misconfigured)?;
-    logging::start(config.main.log.level);
+    // What is wrong with the configuration is told by it, too.
+    logging::start(LogLevel::Info);
+    let config = Config::load(&paths)?;
+    logging::set_level(config.main.log.level);
     plugin::load::use_folder_where_memfd_is_refused(paths.state_dir.join("code"));
     let Inbox { sender: events, receiver, monitor } = inbox.unwrap_or_default();
     // First of all that has an effect: where another daemon is at home, nothing is done.
@@ -138,6 +143,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         last_reload: None,
         discovery,
         ready: None,
+        hangs: hangs::Hangs::default(),
         exit_code: 0,
         config: Arc::new(config),
         shared,
@@ -169,10 +175,6 @@ impl Inbox {
     pub(crate) fn request(&self, request: control::Request) {
         let _ = self.sender.send(Event::Request(request));
     }
-}
-
-fn misconfigured(errors: ConfigErrors) -> Failed {
-    Failed::new(Fault::Configuration, errors.to_string())
 }
 
 fn homeless(e: control::DoorError) -> Failed {

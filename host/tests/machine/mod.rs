@@ -192,6 +192,17 @@ impl Machine {
         self.daemon = Some(tie(&mut command).spawn().unwrap());
     }
 
+    /// Starts the daemon with another standard error than the log's file, as the stream of a journal if one is told.
+    pub fn spawn_logging_to(&mut self, stderr: OwnedFd, is_journal: bool) {
+        let mut command = self.command();
+        if is_journal {
+            let stream = rustix::fs::fstat(&stderr).unwrap();
+            command.env("JOURNAL_STREAM", format!("{}:{}", stream.st_dev, stream.st_ino));
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        self.daemon = Some(tie(&mut command).spawn().unwrap());
+    }
+
     /// Starts the daemon as a service manager does: with somebody to notify, and with descriptors that it kept.
     pub fn spawn_as_unit(&mut self, notify: &Path, kept: &[(String, OwnedFd)]) {
         let daemon = self.command();
