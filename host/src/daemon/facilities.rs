@@ -41,7 +41,10 @@ impl Surroundings {
             Ok(Some(name)) => (None, Some(name)),
             Ok(None) => (Some(others()), None),
             Err(e) => {
-                tracing::warn!(message_id = catalog::FACILITY_MISSING, "it cannot be told whether another pernetd is at work here: {e}");
+                tracing::warn!(
+                    message_id = catalog::FACILITY_MISSING,
+                    "it cannot be told whether another pernetd is at work here: {e}"
+                );
                 (None, None)
             }
         };
