@@ -5,12 +5,15 @@
 //! of its own. The loop never waits for any of them, so it always answers.
 
 pub(crate) mod start;
+pub(crate) mod fault;
 mod boot;
 mod devices;
 mod ask;
 mod enlist;
+mod facilities;
 mod file_names;
 mod filesystems;
+mod hangs;
 mod identify;
 mod initcalls;
 mod inodes;
@@ -37,7 +40,8 @@ mod sockets;
 mod sysctl_requests;
 mod sysctls;
 
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,8 +56,10 @@ use crate::discovery::{self, Batch};
 use crate::engine::Names;
 use crate::linux::ns::Pin;
 use crate::linux::worker::Workers;
+use crate::logging::catalog;
 use crate::systemd;
 
+use facilities::Surroundings;
 use leases::Lease;
 use links::InTransit;
 use namespaces::{Held, Managed, Retry};
@@ -67,6 +73,8 @@ use setups::Setup;
 pub(crate) enum Event {
     /// Names of namespaces came, went, or were listed: one drained queue.
     Names(Batch),
+    /// No descriptor is left for the namespace of this name; it is tried again.
+    NoRoom(PathBuf),
     /// Link messages, in the order of the socket's stream.
     Links(Vec<LinkEvent>),
     /// SIGHUP, SIGTERM or SIGINT.
@@ -133,6 +141,12 @@ struct Daemon {
     left_mounts: Vec<kept_mounts::Left>,
     /// Whether the first scan of the names has come.
     scanned: bool,
+    /// What was asked before that: nobody is told of a world that has not been looked at.
+    early: Vec<Request>,
+    /// Names of namespaces that are not managed since no descriptor is left for them.
+    without_room: BTreeSet<PathBuf>,
+    /// What was found out at the start and stays so.
+    surroundings: Surroundings,
     /// Setups that READY waits for.
     first_setups: usize,
     resyncs: u64,
@@ -143,6 +157,8 @@ struct Daemon {
     discovery: discovery::Started,
     /// When everything that existed at the start was set up, since the start.
     ready: Option<Duration>,
+    /// Hooks that an operator has been told to hang.
+    hangs: hangs::Hangs,
     exit_code: i32,
 }
 
@@ -158,10 +174,12 @@ impl Daemon {
                 systemd::watchdog_ping();
                 next_ping = Instant::now() + every;
             }
-            let deadlines = [watchdog.map(|_| next_ping), self.next_retry()];
+            let deadlines = [watchdog.map(|_| next_ping), self.next_retry(), self.hangs.due()];
             let next = deadlines.into_iter().flatten().min();
             let wait = next.map_or(Duration::from_secs(3600), |t| t.saturating_duration_since(Instant::now()));
-            match inbox.recv_timeout(wait) {
+            let next = inbox.recv_timeout(wait);
+            self.hangs.look(next.is_ok());
+            match next {
                 Ok(event) => self.handle(event),
                 Err(RecvTimeoutError::Timeout) => self.retry_due(),
                 // The loop holds a sender itself, so this cannot be; ending is the only sane answer.
@@ -178,6 +196,7 @@ impl Daemon {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Names(batch) => self.observe_names(batch),
+            Event::NoRoom(path) => self.no_room(path),
             Event::Links(events) => self.observe_links(events),
             Event::Signal(signal) => self.signal(signal),
             Event::Request(request) => self.answer(request),
@@ -216,13 +235,17 @@ impl Daemon {
         if self.phase == Phase::Stopping {
             return;
         }
-        tracing::info!("stopping: exits run in reverse, effects stay in place unless a plugin asks otherwise");
+        tracing::info!(
+            message_id = catalog::STOPPING,
+            "stopping: exits run in reverse, effects stay in place unless a plugin asks otherwise"
+        );
         systemd::stopping();
         self.phase = Phase::Stopping;
         // What is dropped unrun may be plugins' closures, whose drop is plugins' code: not on this thread.
         let held = std::mem::take(&mut self.held);
         self.workers.run_anywhere(Box::new(move || drop(held)));
         // Whoever waits for something that will not come any more learns it now, not when the last exit is done.
+        self.early.clear();
         self.waiters.clear();
         self.leases.clear();
         self.operations.forget_queued();
@@ -245,7 +268,7 @@ impl Daemon {
             self.phase = Phase::Running;
             self.ready = self.shared.boot.get().map(|boot| boot.began.elapsed());
             let status = self.summary();
-            tracing::info!("ready: {status}");
+            tracing::info!(message_id = catalog::READY, "ready: {status}");
             systemd::ready(&status);
         }
     }

@@ -6,19 +6,23 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::config::{CommandLine, Config};
+use crate::config::{CommandLine, Config, LogLevel};
 use crate::control::monitor::Monitor;
 use crate::engine::{Names, PernetList};
-use crate::linux::ns;
+use crate::linux::{descriptors, ns};
+use crate::logging::catalog;
 use crate::plugin::{self, Judge};
 use crate::{control, logging};
 
 use super::boot::{self, Began};
+use super::facilities::Surroundings;
+use super::fault::{Failed, Fault};
 use super::filesystems::Filesystems;
+use super::hangs;
 use super::initcalls::Made;
 use super::netdevs::Netdevs;
 use super::pernetfs::Readers;
-use super::plugins::{Maker, Plugins};
+use super::plugins::{Maker, Plugins, Trouble};
 use super::prepared::{order, prepare_all, sort_out};
 use super::reload::Shared;
 use super::services::{Owners, Places, Services};
@@ -26,27 +30,25 @@ use super::sockets::Sockets;
 use super::sysctls::NetSysctl;
 use super::{Daemon, Event, Phase};
 
-/// What went wrong before the loop ran: printed on standard error, exit code 1.
-pub(crate) type Failed = String;
-
 /// Everything that a start checks, with no effect: configuration, files, notes, ABI, the plugins' own judgement of
 /// their configuration, and the order.
 pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
-    let config = Config::load(&command_line.paths()).map_err(|e| e.to_string())?;
+    let config = Config::load(&command_line.paths())?;
     let results = prepare_all(&Judge::new(), &config);
     let refused = results.iter().filter_map(|result| result.as_ref().err());
     let wrong = refused.filter(|(_, trouble)| !trouble.is_blacklisting());
     let mut errors: Vec<String> = wrong.map(|(_, trouble)| trouble.message.clone()).collect();
-    errors.extend(boot::judge_blacklist(&config, |warning| eprintln!("pernetd: {warning}")).err());
+    let mistakes = boot::judge_blacklist(&config, |warning| eprintln!("pernetd: {warning}")).err();
+    errors.extend(mistakes.map(|mistakes| mistakes.to_string()));
     let (good, _) = sort_out(results);
     // With a plugin missing, what requires it would be reported too, and only confuse.
     if errors.is_empty()
         && let Err(error) = order(&good)
     {
-        errors.push(error);
+        errors.push(error.message);
     }
     if !errors.is_empty() {
-        return Err(errors.join("\npernetd: "));
+        return Err(Failed::new(Fault::Configuration, errors.join("\npernetd: ")));
     }
     let lines = config.sysctls.len();
     println!("pernetd: the configuration, {} plugins and {lines} lines of sysctl.d are right", good.len());
@@ -58,18 +60,24 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
 pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>) -> Result<i32, Failed> {
     let began = Began::now();
     let paths = command_line.paths();
-    let config = Config::load(&paths).map_err(|e| e.to_string())?;
-    logging::start(config.main.log.level);
+    // What is wrong with the configuration is told by it, too.
+    logging::start(LogLevel::Info);
+    let config = Config::load(&paths)?;
+    logging::set_level(config.main.log.level);
     plugin::load::use_folder_where_memfd_is_refused(paths.state_dir.join("code"));
     let Inbox { sender: events, receiver, monitor } = inbox.unwrap_or_default();
+    // First of all that has an effect: where another daemon is at home, nothing is done.
+    let home = control::Home::claim(&paths.runtime_dir).map_err(homeless)?;
     listen_to_signals(&events)?;
+    descriptors::raise_limit();
+    let surroundings = Surroundings::look(&paths);
 
     let patience = config.main.unregister_timeout;
     let sockets = Sockets::new();
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
     let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout), &paths.state_dir)
-        .map_err(|e| format!("cannot serve mounts: {e}"))?;
+        .map_err(|e| Failed::system("cannot serve mounts", &e))?;
     let filesystems = Arc::new(filesystems);
     let readers = Arc::new(Readers::new(&config.main.control.read));
     let sysctls = NetSysctl::new(&config.sysctls);
@@ -99,14 +107,13 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         boot: OnceLock::new(),
         parts: Mutex::default(),
     });
-    let runtime_dir = &paths.runtime_dir;
-    let start =
-        boot::Start { began, config: &config, runtime_dir, events: &events, monitor: &monitor, shared: &shared };
-    let Made { host, workers, looks, links, server, discovery } = on_a_seat(|| boot::boot(&start))?;
+    let start = boot::Start { began, config: &config, home, events: &events, monitor: &monitor, shared: &shared };
+    let Made { host, workers, looks, links, server, discovery } = on_a_seat(|| boot::boot(start))?;
     let (Some((host, pin)), Some(workers), Some(looks), Some(links), Some(server), Some(discovery)) =
         (host, workers, looks, links, server, discovery)
     else {
-        return Err("a vital part said that it started, and is not there: report this mistake".to_owned());
+        let what = "a vital part said that it started, and is not there: report this mistake";
+        return Err(Failed::new(Fault::Software, what));
     };
     let mut daemon = Daemon {
         command_line,
@@ -126,6 +133,9 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         waiters: Vec::new(),
         operations: Default::default(),
         scanned: false,
+        early: Vec::new(),
+        without_room: Default::default(),
+        surroundings,
         first_setups: 0,
         resyncs: 0,
         last_overrun: None,
@@ -133,6 +143,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         last_reload: None,
         discovery,
         ready: None,
+        hangs: hangs::Hangs::default(),
         exit_code: 0,
         config: Arc::new(config),
         shared,
@@ -166,15 +177,24 @@ impl Inbox {
     }
 }
 
+fn homeless(e: control::DoorError) -> Failed {
+    let fault = match Fault::of_errno(e.errno) {
+        _ if e.is_occupied() => Fault::Unavailable,
+        Fault::Temporary => Fault::Temporary,
+        _ => Fault::CannotCreate,
+    };
+    Failed::new(fault, e.to_string())
+}
+
 /// Runs something that calls hooks on a thread that may enter namespaces: this one must never leave its own.
 fn on_a_seat<T: Send>(work: impl FnOnce() -> Result<T, Failed> + Send) -> Result<T, Failed> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             ns::take_seat_here()
-                .map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
+                .map_err(|e| Failed::system("cannot open the own network namespace; is /proc mounted?", &e))?;
             work()
         });
-        thread.join().unwrap_or_else(|_| Err("the start panicked; see the lines above".to_owned()))
+        thread.join().unwrap_or_else(|_| Err(Failed::new(Fault::Software, "the start panicked; see the lines above")))
     })
 }
 
@@ -183,7 +203,7 @@ fn on_a_seat<T: Send>(work: impl FnOnce() -> Result<T, Failed> + Send) -> Result
 fn listen_to_signals(events: &Sender<Event>) -> Result<(), Failed> {
     const TOGETHER: Duration = Duration::from_millis(200);
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT])
-        .map_err(|e| format!("cannot listen to signals: {e}"))?;
+        .map_err(|e| Failed::system("cannot listen to signals", &e))?;
     let events = events.clone();
     let listen = move || {
         let mut stopping: Option<Instant> = None;
@@ -193,7 +213,7 @@ fn listen_to_signals(events: &Sender<Event>) -> Result<(), Failed> {
                     Some(since) if since.elapsed() < TOGETHER => continue,
                     Some(_) => {
                         eprintln!("pernetd: told to stop a second time: ending without the exits");
-                        std::process::exit(1);
+                        std::process::exit(Fault::Software.exit_code());
                     }
                     None => stopping = Some(Instant::now()),
                 }
@@ -204,5 +224,5 @@ fn listen_to_signals(events: &Sender<Event>) -> Result<(), Failed> {
         }
     };
     let thread = std::thread::Builder::new().name("signals".into()).spawn(listen);
-    thread.map(drop).map_err(|e| format!("cannot start a thread: {e}"))
+    thread.map(drop).map_err(|e| Failed::system("cannot start a thread", &e))
 }

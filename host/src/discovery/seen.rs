@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use pernet_plugin_api::NetCookie;
@@ -13,6 +14,7 @@ use pernet_plugin_api::NetCookie;
 use super::{NamedNs, Observation};
 use crate::linux::ns::Pin;
 use crate::linux::nsfs::{self, Finder, Handle};
+use crate::logging::catalog;
 
 /// What tells one namespace from another. The id is never reused, but 0 where the kernel does not give it. The inode is
 /// reused only after its namespace has ended, and who was told of a name holds that namespace until told that it is gone.
@@ -77,7 +79,7 @@ impl Seen {
         }
         match self.finder.find(inode, told.map(|told| told.id)) {
             Some((id, _)) if told.is_some_and(|told| told.id == id) => None,
-            Some((id, fd)) => Some(self.tell(path, Key { id, inode }, Some((NetCookie(id), fd.into())))),
+            Some((id, fd)) => Some(self.tell(path, Key { id, inode }, identity(id, fd))),
             None => self.look(path),
         }
     }
@@ -127,13 +129,24 @@ impl Shown {
     /// `None` where a worker has to enter, or to say what is wrong with this namespace.
     fn identity(&self) -> Option<(NetCookie, Pin)> {
         let Shown::ByHandle(handle) = self else { return None };
-        Some((NetCookie(handle.id()), nsfs::open(handle).ok()?.into()))
+        identity(handle.id(), nsfs::open(handle).ok()?)
     }
+}
+
+/// `None` where no descriptor is left for it, too.
+fn identity(id: u64, fd: OwnedFd) -> Option<(NetCookie, Pin)> {
+    Some((NetCookie(id), Pin::keep(fd).ok()?))
 }
 
 fn complain(path: &Path, error: &io::Error) -> Option<Shown> {
     if error.kind() != io::ErrorKind::NotFound {
-        tracing::warn!(path = %path.display(), %error, "cannot look at a name; taken for absent");
+        tracing::warn!(
+            message_id = catalog::NAME_UNREADABLE,
+            path = %path.display(),
+            errno = error.raw_os_error(),
+            "cannot look at the name {}: {error}; it is taken for absent",
+            path.display()
+        );
     }
     None
 }
