@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::CommandLine;
 use crate::daemon::fault::{Failed, Fault};
@@ -11,10 +11,6 @@ use crate::demo;
 use crate::plugin::Judge;
 
 /// Runs plugins in every network namespace of the host.
-///
-/// Exit status as in sysexits.h: 0 ended as it was told to, 64 wrong usage, 69 another pernetd is at work or the kernel lacks
-/// something, 70 a fault of its own or a hook that does not return, 71 and 72 of the system, 73 a folder that cannot be
-/// used, 75 something has run out, 77 a right is missing, 78 wrong configuration. With --check 0 or 1.
 #[derive(Parser)]
 #[command(name = "pernetd", version, about)]
 struct Arguments {
@@ -35,6 +31,12 @@ enum Command {
         #[arg(long, value_name = "N")]
         seconds: Option<u64>,
     },
+}
+
+/// The command line as it is defined, for the manual page and the completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// `pernetd`'s main; the process's exit code.

@@ -25,6 +25,8 @@ fn main() -> ExitCode {
     let trials = [
         one("a setup that fails is told with its fields, and its mending", setup),
         one("a hook of a device that fails is told with the device", device),
+        one("a hook that hangs is told, and that it has returned", hang),
+        one("a plugin that panics is told, and what it panicked about", panics),
         one("a plugin's lines are attributed, on its own threads too", plugin_lines),
         one("a reload that fails has an entry for each mistake, with its place", reload),
         one("a start that fails is an entry with its place", start),
@@ -117,6 +119,43 @@ fn device(mut m: Machine) {
         ["PERNET_PLUGIN", "PERNET_NETNS", "PERNET_HOOK", "PERNET_DEVICE", "ERRNO"].map(|name| failed.get(name));
     assert_eq!(fields, ["probe-a", "blue", "netdev.up", "lo", "5"], "{failed:?}");
     assert!(text(&failed).starts_with("probe-a: netdev.up of lo failed: as asked, in netdev.up of blue"), "{failed:?}");
+    m.stop();
+}
+
+fn hang(mut m: Machine) {
+    m.probe(
+        10,
+        "a",
+        "",
+        "faults = [{ hook = \"pernet.init\", netns = \"blue\", action = { until = \"/pernet/go-on\" } }]",
+    );
+    let (journal, _stream) = in_journal(&mut m);
+    m.wait_running();
+    netns_add("blue");
+    let fields =
+        |e: &Entry| ["PLUGIN", "NETNS", "HOOK", "GENERATION"].map(|f| e.get(&format!("PERNET_{f}")).to_owned());
+    let hangs = journal.wait_id(catalog::HOOK_HANGS);
+    assert_eq!(fields(&hangs), ["probe-a", "blue", "pernet.init", "1"], "{hangs:?}");
+    assert!(text(&hangs).starts_with("probe-a in blue: pernet.init has been running for 1"), "{hangs:?}");
+    m.write("go-on", "");
+    let returned = journal.wait_id(catalog::HOOK_RETURNED);
+    assert_eq!(fields(&returned), fields(&hangs));
+    assert_eq!(journal.entries().iter().filter(|e| e.get("MESSAGE_ID") == catalog::HOOK_HANGS).count(), 1, "once");
+    m.stop();
+}
+
+fn panics(mut m: Machine) {
+    m.probe(10, "a", "", "faults = [{ hook = \"pernet.init\", netns = \"blue\", action = \"panic\" }]");
+    let (journal, _stream) = in_journal(&mut m);
+    m.wait_running();
+    netns_add("blue");
+    let taken_out = journal.wait_id(catalog::PLUGIN_PANICKED);
+    let fields = ["PRIORITY", "PERNET_PLUGIN", "PERNET_GENERATION"].map(|name| taken_out.get(name));
+    assert_eq!(fields, ["3", "probe-a", "1"], "{taken_out:?}");
+    let said = journal.wait("its panic", |e| text(e).contains("panicked: as asked"));
+    let fields = ["PERNET_PLUGIN", "PERNET_NETNS", "PERNET_HOOK"].map(|name| said.get(name));
+    assert_eq!(fields, ["probe-a", "blue", "pernet.init"], "{said:?}");
+    assert!(said.get("PERNET_LOCATION").contains("probe/mod.rs:"), "{said:?}");
     m.stop();
 }
 

@@ -64,10 +64,11 @@ pub(super) struct Start<'a> {
 /// so does a vital part that cannot start: then nothing is left of the others.
 pub(super) fn boot(start: Start<'_>) -> Result<Made, Failed> {
     let Start { began, config, shared, .. } = start;
-    let wrong = |trouble: Trouble| Failed::new(Fault::Configuration, trouble.message);
+    let wrong = |message| Failed::new(Fault::Configuration, message);
     judge_blacklist(config, doubt)?;
     let (good, refused) = sort_out(prepare_all(&shared.judge, config));
-    let ordered: Vec<Prepared> = order(&good).map_err(wrong)?.into_iter().map(|index| good[index].clone()).collect();
+    let ordered = order(&good).map_err(|t| wrong(t.message))?;
+    let ordered: Vec<Prepared> = ordered.into_iter().map(|index| good[index].clone()).collect();
     let write = shared.write().map_err(|t| Failed::new(Fault::Software, t.message))?;
     let mut booting = Booting {
         config,

@@ -41,7 +41,10 @@ impl Surroundings {
             Ok(Some(name)) => (None, Some(name)),
             Ok(None) => (Some(others()), None),
             Err(e) => {
-                tracing::warn!("it cannot be told whether another pernetd is at work here: {e}");
+                tracing::warn!(
+                    message_id = catalog::FACILITY_MISSING,
+                    "it cannot be told whether another pernetd is at work here: {e}"
+                );
                 (None, None)
             }
         };
@@ -53,7 +56,8 @@ impl Surroundings {
 fn complain(facility: &Facility) {
     if let Some(remedy) = &facility.remedy {
         let Facility { name, detail, .. } = facility;
-        tracing::warn!("{name}: {}; {remedy}", detail.as_deref().unwrap_or_default());
+        let message_id = catalog::FACILITY_MISSING;
+        tracing::warn!(message_id, "{name}: {}; {remedy}", detail.as_deref().unwrap_or_default());
     }
 }
 

@@ -87,9 +87,9 @@ impl Failed {
     /// On standard error; where the journal is behind that, as entries of their own.
     pub(crate) fn tell(&self) {
         if !logging::is_journal() {
-            eprintln!("pernetd: {self}");
+            eprintln!("pernetd: {}", self.message);
         } else if self.mistakes.is_empty() {
-            tracing::error!(message_id = catalog::NOT_STARTED, "pernetd did not start: {self}");
+            tracing::error!(message_id = catalog::NOT_STARTED, "pernetd did not start: {}", self.message);
         }
         for mistake in self.mistakes.iter().filter(|_| logging::is_journal()) {
             Trouble::mistake(mistake).tell(catalog::NOT_STARTED, "", &format!("pernetd did not start: {mistake}"));
@@ -99,7 +99,7 @@ impl Failed {
 
 impl From<ConfigErrors> for Failed {
     fn from(errors: ConfigErrors) -> Self {
-        Failed { mistakes: errors.0.clone(), ..Failed::new(Fault::Configuration, errors.to_string()) }
+        Failed { fault: Fault::Configuration, message: errors.to_string(), mistakes: errors.0 }
     }
 }
 

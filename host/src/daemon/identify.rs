@@ -76,7 +76,7 @@ struct Thread {
 /// One that is no namespace any more, or not yet, is no news; one that cannot be opened is.
 fn tell_given_up(path: &Path, e: &std::io::Error) {
     let errno = e.raw_os_error();
-    if !matches!(errno, Some(libc::EACCES | libc::EPERM | libc::ENOMEM | libc::EIO)) {
+    if !matches!(errno, Some(libc::EACCES | libc::EPERM | libc::EIO)) {
         return;
     }
     tracing::error!(
