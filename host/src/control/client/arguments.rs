@@ -96,6 +96,12 @@ pub(super) enum NetnsCommand {
         /// One of its names
         name: String,
     },
+    /// Make the folder of names a shared mount, as `ip netns add` does; asks no daemon
+    Prepare {
+        /// The folder
+        #[arg(default_value = "/run/netns")]
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Subcommand)]

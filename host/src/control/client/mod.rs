@@ -95,6 +95,7 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
             let reply: call::Status_Reply = open()?.call("Status", &call::Status_Args {})?;
             print(json, &reply.status, tables::status)
         }
+        Command::Netns(NetnsCommand::Prepare { folder }) => Ok(netns::prepare(folder)?),
         Command::Netns(command) => netns_command(&mut open()?, json, command),
         Command::Plugin(PluginCommand::List) => {
             let reply: call::PluginList_Reply = open()?.call("PluginList", &call::PluginList_Args {})?;
@@ -204,6 +205,7 @@ fn netns_command(daemon: &mut Connection, json: bool, command: &NetnsCommand) ->
             let arguments = call::NetnsRetry_Args { name: name.clone() };
             daemon.call::<call::NetnsRetry_Reply>("NetnsRetry", &arguments)?.namespace
         }
+        NetnsCommand::Prepare { folder } => return Ok(netns::prepare(folder)?),
     };
     print(json, &netns, |netns| tables::netns_list(std::slice::from_ref(netns)))?;
     Ok(netns_failure(&netns).map_or(Ok(()), Err)?)

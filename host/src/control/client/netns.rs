@@ -18,6 +18,12 @@ use crate::control::wire::generated::{
 use crate::control::wire::{Netns, NetnsState};
 use crate::linux::netns;
 
+/// Makes the folder ready for names, so that they reach mount namespaces that were there before them.
+pub(super) fn prepare(folder: &Path) -> Result<(), Failure> {
+    let failed = |e| Failure::new(folder.display(), format!("cannot be made ready for names: {e}"), AS_ROOT);
+    netns::prepare_folder(folder).map_err(failed)
+}
+
 /// Makes a namespace whose name appears when the inits are done.
 pub(super) fn add(daemon: &mut Connection, name: &str) -> Result<Netns, Failure> {
     let file_name = unescape(name).filter(|n| is_file_name(n)).ok_or_else(|| bad_name(name))?;
@@ -54,8 +60,7 @@ struct Reserved {
 impl Reserved {
     /// Takes the name before any work is done: of two callers one is told at once.
     fn take(folder: &Path, name: &OsString) -> Result<Reserved, Failure> {
-        let failed = |e| Failure::new(folder.display(), format!("cannot be made ready for names: {e}"), AS_ROOT);
-        netns::prepare_folder(folder).map_err(failed)?;
+        prepare(folder)?;
         let path = folder.join(name);
         match netns::take_name(&path) {
             Ok(()) => Ok(Reserved { path, kept: false }),
