@@ -131,6 +131,14 @@ impl Container {
         answer.stdout
     }
 
+    /// Runs what must end well and says too much for a transcript.
+    pub fn run_quietly(&self, line: &str) -> String {
+        self.transcript.command(line);
+        let answer = self.enter(line, None).unwrap_or_else(|e| self.fail(&format!("nsenter: {e}")));
+        self.note(&format!("{} lines", answer.stdout.lines().count()));
+        answer.stdout
+    }
+
     /// Runs what must fail.
     pub fn fails(&self, line: &str) -> Answer {
         let answer = self.run(line);
