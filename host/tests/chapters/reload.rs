@@ -91,7 +91,7 @@ fn syntax(c: &Container, before: &Running) {
     c.step("a mistake in a plugin's file: what is no TOML");
     c.ok("cp -a /etc/pernetd /root/good");
     c.write("/etc/pernetd/plugins.d/20-sysctl.toml", "enabled = true\non_stop = \"leave\n");
-    before.stays_when_reloaded(c, "/etc/pernetd/plugins.d/20-sysctl.toml:2:11");
+    before.stays_when_reloaded(c, "/etc/pernetd/plugins.d/20-sysctl.toml:2:17");
 }
 
 fn unknown_key(c: &Container, before: &Running) {

@@ -109,7 +109,7 @@ fn keep(release: Release, chapter: &str, group: &str) -> Result<(), Failed> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]).arg(env::current_exe()?);
-    command.env(ENV, format!("{}: {chapter}", release.name)).env(GROUP, group).stdin(Stdio::null());
+    command.env(ENV, format!("{}: {chapter}", release.name)).env(GROUP, group).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
     command.stdout(writer.try_clone()?).stderr(writer);
     let mut child = tie(&mut command).spawn()?;
     // The command holds the pipe's write end: with it open, the end of the output would never be seen.
