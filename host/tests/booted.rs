@@ -12,5 +12,5 @@ mod sandbox;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    debian::keeper::main(&chapters::all(), debian::packages::lacking)
+    debian::keeper::main(&chapters::all())
 }

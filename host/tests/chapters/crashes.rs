@@ -1,6 +1,6 @@
 //! What goes wrong in the daemon: a plugin that panics, a process that dies or hangs.
 
-use super::{chapter, configure_sysctl, install, main_pid, netns_add};
+use super::{chapter, configure_sysctl, install_and_enable, main_pid, netns_add};
 use crate::debian::container::Container;
 use crate::debian::keeper::Chapter;
 use crate::sandbox::example_cdylib;
@@ -12,7 +12,7 @@ pub(super) const CHAPTERS: [Chapter; 3] = [
 ];
 
 fn panic(c: &Container) {
-    install(c);
+    install_and_enable(c);
     netns_add(c, "blue");
     c.step("a plugin that panics in one namespace");
     c.put(&example_cdylib("probe_a"), "/usr/lib/pernetd/plugins/libpernet_probe_a.so");
@@ -42,7 +42,7 @@ fn panic(c: &Container) {
 
 /// Two namespaces with a setting, one of which somebody changes and one of which goes while nobody looks.
 fn settled(c: &Container) {
-    install(c);
+    install_and_enable(c);
     configure_sysctl(c, "\"net.ipv4.ip_forward\" = 1");
     netns_add(c, "blue");
     netns_add(c, "red");

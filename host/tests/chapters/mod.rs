@@ -1,6 +1,7 @@
 //! The chapters of the booted test, in the order of their numbers, and what several of them do.
 
 mod crashes;
+mod journal;
 mod mounts;
 mod readme;
 mod reload;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Chapter> {
         &sandboxed::CHAPTERS,
         &users::CHAPTERS,
         &varlinkctl::CHAPTERS,
+        &journal::CHAPTERS,
         &removal::CHAPTERS,
     ];
     chapters.concat()
@@ -42,6 +44,21 @@ fn install(c: &Container) {
     let files = packages::current().put(c);
     c.ok(&format!("apt-get install -qy --no-install-recommends {files}"));
     c.until("systemctl is-active pernetd");
+    c.ok("systemctl is-active pernetd.socket");
+}
+
+/// Each of these plugins runs, by its file as the package brings it.
+fn enable(c: &Container, files: &[&str]) {
+    c.step("plugins are enabled, each by its file");
+    let files: Vec<String> = files.iter().map(|file| format!("/usr/share/pernetd/plugins.d/{file}.toml")).collect();
+    c.ok(&format!("cp {} /etc/pernetd/plugins.d/", files.join(" ")));
+    c.ok("systemctl reload pernetd");
+}
+
+/// The packages, with the two plugins that most have.
+fn install_and_enable(c: &Container) {
+    install(c);
+    enable(c, &["10-loopback", "20-sysctl"]);
 }
 
 /// A namespace of this name, by `ip`, ready.

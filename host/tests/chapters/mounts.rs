@@ -1,6 +1,6 @@
 //! Mounts over a restart, by systemd's own store of descriptors, and from fstab.
 
-use super::{chapter, install, main_pid, netns_add};
+use super::{chapter, install_and_enable, main_pid, netns_add};
 use crate::debian::container::Container;
 use crate::debian::keeper::Chapter;
 
@@ -8,7 +8,7 @@ pub(super) const CHAPTERS: [Chapter; 1] =
     [chapter("09-mounts", "Mounts live through a restart and a crash; fstab and the mount helper.", run)];
 
 fn run(c: &Container) {
-    install(c);
+    install_and_enable(c);
     netns_add(c, "blue");
     by_hand(c);
     kept(c);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{chapter, install, main_pid, netns_add};
+use super::{chapter, install_and_enable, main_pid, netns_add};
 use crate::debian::container::Container;
 use crate::debian::keeper::Chapter;
 use crate::sandbox::example_cdylib;
@@ -25,7 +25,7 @@ fn low_ports() -> PathBuf {
 }
 
 fn drop_in(c: &Container) {
-    install(c);
+    install_and_enable(c);
     netns_add(c, "blue");
     c.step("the plugin and its file are put in their places");
     c.put(&low_ports(), &format!("{PLUGINS}/libpernet_low_ports.so"));
@@ -48,7 +48,7 @@ fn drop_in(c: &Container) {
 }
 
 fn broken(c: &Container) {
-    install(c);
+    install_and_enable(c);
     netns_add(c, "blue");
     let before = Running::of(c);
     syntax(c, &before);

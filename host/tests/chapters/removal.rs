@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{chapter, install, netns_add};
+use super::{chapter, install_and_enable, netns_add};
 use crate::debian::container::Container;
 use crate::debian::keeper::Chapter;
 use crate::debian::packages::NAMES;
 
 pub(super) const CHAPTERS: [Chapter; 1] = [chapter(
-    "15-removal",
+    "16-removal",
     "Stop, remove and purge: files, units, users, mounts, processes and namespaces are as before the install.",
     run,
 )];
@@ -49,7 +49,7 @@ fn listing(c: &Container) -> BTreeSet<String> {
 fn run(c: &Container) {
     c.step("before");
     let before = listing(c);
-    install(c);
+    install_and_enable(c);
     c.step("it is used: namespaces, a mount, a state");
     netns_add(c, "blue");
     c.ok("mkdir -p /mnt/pernetfs && pernetctl mount -t pernetfs /mnt/pernetfs && ls /mnt/pernetfs");

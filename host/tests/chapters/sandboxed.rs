@@ -1,6 +1,6 @@
 //! What the daemon has to do works inside of the sandbox that its unit makes; and how tight that is.
 
-use super::{chapter, configure_sysctl, install, netns_add};
+use super::{chapter, configure_sysctl, install_and_enable, netns_add};
 use crate::debian::container::Container;
 use crate::debian::keeper::Chapter;
 use crate::sandbox::example_cdylib;
@@ -15,7 +15,7 @@ pub(super) const CHAPTERS: [Chapter; 1] = [chapter(
 const EXPOSURE: f64 = 4.0;
 
 fn run(c: &Container) {
-    install(c);
+    install_and_enable(c);
     exposure(c);
     sysctls(c);
     tun(c);
@@ -69,7 +69,7 @@ fn tun(c: &Container) {
 
 fn links(c: &Container) {
     c.step("link events of all namespaces, by one socket");
-    c.ok("ip -n blue link add seen0 type dummy && ip -n blue link set seen0 up");
+    c.ok("ip -n blue link add seen0 type veth peer name seen9 && ip -n blue link set seen0 up");
     c.until("pernetctl dev list --netns blue | grep -w seen0");
     c.ok("ip -n blue link set seen0 name seen1");
     c.until("pernetctl dev list --netns blue | grep -w seen1");

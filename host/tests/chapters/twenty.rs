@@ -1,6 +1,6 @@
 //! Twenty namespaces, and the plugins act in each; the daemon and `ip netns` see each other's, whichever came first.
 
-use super::{chapter, configure_sysctl, install};
+use super::{chapter, configure_sysctl, install_and_enable};
 use crate::debian::container::Container;
 use crate::debian::keeper::Chapter;
 
@@ -16,7 +16,7 @@ pub(super) const CHAPTERS: [Chapter; 2] = [
 fn daemon(c: &Container) {
     c.step("nothing has ever made a named namespace");
     c.ok("test ! -e /run/netns");
-    install(c);
+    install_and_enable(c);
     c.step("a profile of settings is configured, and reloaded");
     configure_sysctl(c, "\"net.ipv4.ip_forward\" = 1");
     c.step("twenty namespaces are added");
@@ -28,7 +28,7 @@ fn daemon(c: &Container) {
 fn ip(c: &Container) {
     c.step("twenty namespaces are added, and nobody knows them");
     c.ok("for n in $(seq 20); do ip netns add ns$n; done");
-    install(c);
+    install_and_enable(c);
     c.step("a profile of settings is configured, and reloaded");
     configure_sysctl(c, "\"net.ipv4.ip_forward\" = 1");
     twenty(c);

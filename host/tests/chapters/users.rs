@@ -1,6 +1,6 @@
 //! Who may what: a start by the socket, and a user who is nobody in particular.
 
-use super::{chapter, install, netns_add};
+use super::{chapter, install_and_enable, netns_add};
 use crate::debian::container::Container;
 use crate::debian::keeper::Chapter;
 
@@ -10,7 +10,7 @@ pub(super) const CHAPTERS: [Chapter; 2] = [
 ];
 
 fn socket(c: &Container) {
-    install(c);
+    install_and_enable(c);
     netns_add(c, "blue");
     c.step("the service is stopped, its socket stays");
     c.ok("systemctl stop pernetd");
@@ -28,7 +28,7 @@ fn socket(c: &Container) {
 const AS_USER: &str = "runuser -u visitor --";
 
 fn user(c: &Container) {
-    install(c);
+    install_and_enable(c);
     netns_add(c, "blue");
     c.ok("useradd --create-home visitor");
     c.step("by default reading is root's");

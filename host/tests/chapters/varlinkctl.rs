@@ -4,7 +4,7 @@ use crate::debian::container::Container;
 use crate::debian::keeper::Chapter;
 use crate::debian::{RELEASES, Release};
 
-use super::{install, netns_add};
+use super::{install_and_enable, netns_add};
 
 const HAVE_IT: &[Release] = &[RELEASES[1]];
 
@@ -18,7 +18,7 @@ pub(super) const CHAPTERS: [Chapter; 1] = [Chapter {
 const SOCKET: &str = "unix:/run/pernetd/io.pernetd";
 
 fn run(c: &Container) {
-    install(c);
+    install_and_enable(c);
     netns_add(c, "blue");
     c.step("what is there");
     let info = c.ok(&format!("varlinkctl info {SOCKET}"));

@@ -18,7 +18,7 @@ use rustix::process::getuid;
 
 use super::container::Container;
 use super::transcript::Transcript;
-use super::{RELEASES, Release, cgroup, roots, transcript};
+use super::{RELEASES, Release, cgroup, packages, roots, transcript};
 use crate::sandbox::{tie, watch};
 
 /// Tells the re-executed binary which chapter to run …
@@ -44,21 +44,25 @@ pub struct Chapter {
 }
 
 /// The `main` of a test binary: runs the chapters in each release, or, in a re-executed child, the one that it is for.
-pub fn main(chapters: &[Chapter], lacking: impl FnOnce() -> Result<(), String>) -> ExitCode {
+pub fn main(chapters: &[Chapter]) -> ExitCode {
     if let Ok(name) = env::var(ENV) {
         return run_inside(&name, chapters);
     }
     let args = Arguments::from_args();
-    let prepared = if args.list { Ok(None) } else { prepare(lacking).map(Some) };
+    let prepared = if args.list { Ok(None) } else { prepare().map(Some) };
     if let Err(why) = &prepared {
         eprintln!("booted: IGNORED, nothing is tested on a booted system: {why}");
     }
+    let unfit: Vec<Release> = match &prepared {
+        Ok(Some(_)) => RELEASES.into_iter().filter(|release| !fits(*release)).collect(),
+        _ => Vec::new(),
+    };
     let mut trials = Vec::new();
     for chapter in chapters {
         for release in chapter.releases {
             let (name, chapter) = (format!("{}: {}", release.name, chapter.name), *chapter);
             let trial = libtest_mimic::Trial::test(name, move || run_outside(*release, chapter.name));
-            trials.push(trial.with_ignored_flag(prepared.is_err()));
+            trials.push(trial.with_ignored_flag(prepared.is_err() || unfit.contains(release)));
         }
     }
     let conclusion = libtest_mimic::run(&args, trials);
@@ -71,8 +75,16 @@ pub fn main(chapters: &[Chapter], lacking: impl FnOnce() -> Result<(), String>) 
     conclusion.exit_code()
 }
 
+fn fits(release: Release) -> bool {
+    let fits = packages::fit(release);
+    if let Err(why) = &fits {
+        eprintln!("booted: IGNORED, nothing is tested on {}: {why}", release.name);
+    }
+    fits.is_ok()
+}
+
 /// What it takes to boot; holding the result keeps the roots.
-fn prepare(lacking: impl FnOnce() -> Result<(), String>) -> Result<roots::Roots, String> {
+fn prepare() -> Result<roots::Roots, String> {
     if env::var_os("PERNET_BOOTED").is_none_or(|value| value != "1") {
         return Err("PERNET_BOOTED=1 is not set; .ci/run as root sets it".to_owned());
     }
@@ -85,7 +97,7 @@ fn prepare(lacking: impl FnOnce() -> Result<(), String>) -> Result<roots::Roots,
             return Err(format!("{tool} is missing; install {package}"));
         }
     }
-    lacking()?;
+    packages::lacking()?;
     cgroup::sweep();
     let roots = roots::prepare()?;
     transcript::clear().map_err(|e| format!("{}: {e}", transcript::folder().display()))?;
@@ -109,7 +121,11 @@ fn keep(release: Release, chapter: &str, group: &str) -> Result<(), Failed> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]).arg(env::current_exe()?);
-    command.env(ENV, format!("{}: {chapter}", release.name)).env(GROUP, group).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+    command
+        .env(ENV, format!("{}: {chapter}", release.name))
+        .env(GROUP, group)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null());
     command.stdout(writer.try_clone()?).stderr(writer);
     let mut child = tie(&mut command).spawn()?;
     // The command holds the pipe's write end: with it open, the end of the output would never be seen.
