@@ -49,6 +49,13 @@ pub fn main(chapters: &[Chapter]) -> ExitCode {
         return run_inside(&name, chapters);
     }
     let args = Arguments::from_args();
+    if is_wanted() && !args.list {
+        if let Err(why) = packages::lacking() {
+            // Whoever asks for these tests has to bring what they test: to pass over that would be to test nothing, unseen.
+            eprintln!("booted: {why}");
+            return ExitCode::FAILURE;
+        }
+    }
     let prepared = if args.list { Ok(None) } else { prepare().map(Some) };
     if let Err(why) = &prepared {
         eprintln!("booted: IGNORED, nothing is tested on a booted system: {why}");
@@ -75,6 +82,10 @@ pub fn main(chapters: &[Chapter]) -> ExitCode {
     conclusion.exit_code()
 }
 
+fn is_wanted() -> bool {
+    env::var_os("PERNET_BOOTED").is_some_and(|value| value == "1")
+}
+
 fn fits(release: Release) -> bool {
     let fits = packages::fit(release);
     if let Err(why) = &fits {
@@ -85,7 +96,7 @@ fn fits(release: Release) -> bool {
 
 /// What it takes to boot; holding the result keeps the roots.
 fn prepare() -> Result<roots::Roots, String> {
-    if env::var_os("PERNET_BOOTED").is_none_or(|value| value != "1") {
+    if !is_wanted() {
         return Err("PERNET_BOOTED=1 is not set; .ci/run as root sets it".to_owned());
     }
     if !getuid().is_root() {
@@ -97,7 +108,6 @@ fn prepare() -> Result<roots::Roots, String> {
             return Err(format!("{tool} is missing; install {package}"));
         }
     }
-    packages::lacking()?;
     cgroup::sweep();
     let roots = roots::prepare()?;
     transcript::clear().map_err(|e| format!("{}: {e}", transcript::folder().display()))?;
