@@ -44,7 +44,7 @@ pub fn main() -> i32 {
         None => start::run(arguments.command_line, Judge::new(), None),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("pernetd: {error}");
+        error.tell();
         1
     })
 }

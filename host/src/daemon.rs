@@ -11,6 +11,7 @@ mod ask;
 mod enlist;
 mod file_names;
 mod filesystems;
+mod hangs;
 mod identify;
 mod initcalls;
 mod inodes;
@@ -52,6 +53,7 @@ use crate::discovery::{self, Batch};
 use crate::engine::Names;
 use crate::linux::ns::Pin;
 use crate::linux::worker::Workers;
+use crate::logging::catalog;
 use crate::systemd;
 
 use leases::Lease;
@@ -143,6 +145,8 @@ struct Daemon {
     discovery: discovery::Started,
     /// When everything that existed at the start was set up, since the start.
     ready: Option<Duration>,
+    /// Hooks that an operator has been told to hang.
+    hangs: hangs::Hangs,
     exit_code: i32,
 }
 
@@ -158,10 +162,12 @@ impl Daemon {
                 systemd::watchdog_ping();
                 next_ping = Instant::now() + every;
             }
-            let deadlines = [watchdog.map(|_| next_ping), self.next_retry()];
+            let deadlines = [watchdog.map(|_| next_ping), self.next_retry(), self.hangs.due()];
             let next = deadlines.into_iter().flatten().min();
             let wait = next.map_or(Duration::from_secs(3600), |t| t.saturating_duration_since(Instant::now()));
-            match inbox.recv_timeout(wait) {
+            let next = inbox.recv_timeout(wait);
+            self.hangs.look(next.is_ok());
+            match next {
                 Ok(event) => self.handle(event),
                 Err(RecvTimeoutError::Timeout) => self.retry_due(),
                 // The loop holds a sender itself, so this cannot be; ending is the only sane answer.
@@ -216,7 +222,10 @@ impl Daemon {
         if self.phase == Phase::Stopping {
             return;
         }
-        tracing::info!("stopping: exits run in reverse, effects stay in place unless a plugin asks otherwise");
+        tracing::info!(
+            message_id = catalog::STOPPING,
+            "stopping: exits run in reverse, effects stay in place unless a plugin asks otherwise"
+        );
         systemd::stopping();
         self.phase = Phase::Stopping;
         // What is dropped unrun may be plugins' closures, whose drop is plugins' code: not on this thread.
@@ -245,7 +254,7 @@ impl Daemon {
             self.phase = Phase::Running;
             self.ready = self.shared.boot.get().map(|boot| boot.began.elapsed());
             let status = self.summary();
-            tracing::info!("ready: {status}");
+            tracing::info!(message_id = catalog::READY, "ready: {status}");
             systemd::ready(&status);
         }
     }

@@ -17,7 +17,7 @@ use crate::config::CommandLine;
 use crate::control::monitor::Subscription;
 use crate::control::wire::{Hook, HookResult, NetnsState};
 use crate::control::{Reply, Request};
-use crate::daemon::start::{self, Inbox};
+use crate::daemon::start::{self, Failed, Inbox};
 use crate::linux::{netns, ns, rtnetlink, userns};
 use crate::plugin::trust::Judge;
 
@@ -48,7 +48,7 @@ settings = { "net.ipv4.conf.<dev>.arp_notify" = 1 }
 "#;
 
 /// Runs the demo; the process's exit code.
-pub(crate) fn run(mut command_line: CommandLine, seconds: Option<u64>) -> Result<i32, String> {
+pub(crate) fn run(mut command_line: CommandLine, seconds: Option<u64>) -> Result<i32, Failed> {
     let plugin_dir = match command_line.plugin_dir.clone() {
         Some(dir) => dir,
         None => own_folder()?,

@@ -10,10 +10,14 @@ use sd_notify::NotifyState;
 
 use crate::control::{Door, SOCKET};
 use crate::linux::peer;
+use crate::logging::catalog;
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
-        tracing::warn!("the service manager could not be notified: {e}; it may think that pernetd hangs");
+        tracing::warn!(
+            message_id = catalog::MANAGER_DEAF,
+            "the service manager could not be notified: {e}; it may think that pernetd hangs"
+        );
     }
 }
 
@@ -32,7 +36,10 @@ pub fn reloading() {
     // Both in one message: from version 253 on, RELOADING without the time that belongs to it is an error.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(e) => tracing::warn!("the service manager is not told of the reload: no clock: {e}"),
+        Err(e) => tracing::warn!(
+            message_id = catalog::MANAGER_DEAF,
+            "the service manager is not told of the reload: no clock: {e}"
+        ),
     }
 }
 
@@ -63,7 +70,10 @@ pub fn is_there() -> bool {
 pub fn store(name: &str, descriptor: BorrowedFd<'_>) {
     let states = [NotifyState::FdStore, NotifyState::FdName(name)];
     if let Err(e) = sd_notify::notify_with_fds(&states, &[descriptor]) {
-        tracing::warn!("the service manager does not keep {name} over a restart: {e}");
+        tracing::warn!(
+            message_id = catalog::MANAGER_DEAF,
+            "the service manager does not keep {name} over a restart: {e}"
+        );
     }
 }
 
@@ -80,7 +90,7 @@ pub fn stored(prefix: &str) -> Vec<(String, OwnedFd)> {
     let take = |(number, name): (RawFd, String)| match peer::take_inherited(number) {
         Ok(descriptor) => Some((name, descriptor)),
         Err(e) => {
-            tracing::warn!("descriptor {number} ({name}) is not used: {e}");
+            tracing::warn!(message_id = catalog::MANAGER_DEAF, "descriptor {number} ({name}) is not used: {e}");
             None
         }
     };
@@ -94,16 +104,21 @@ pub fn control_socket() -> Option<Door> {
     let descriptors = match sd_notify::listen_fds_with_names() {
         Ok(descriptors) => descriptors,
         Err(e) => {
-            tracing::warn!("the service manager's sockets are not used: {e}; correct LISTEN_FDS");
+            tracing::warn!(
+                message_id = catalog::MANAGER_DEAF,
+                "the service manager's sockets are not used: {e}; correct LISTEN_FDS"
+            );
             return None;
         }
     };
     // Without a FileDescriptorName= systemd calls a descriptor after its unit, and others call it "unknown".
     let ours = |name: &str| [SOCKET, "pernetd.socket", "unknown"].contains(&name);
     let (number, _) = descriptors.into_iter().find(|(_, name)| ours(name))?;
-    let socket =
-        peer::take_inherited(number).map_err(|e| tracing::warn!("descriptor {number} is not used: {e}")).ok()?;
-    Door::inherited(socket).map_err(|e| tracing::warn!("{e}")).ok()
+    let unused = |e: &dyn std::fmt::Display| {
+        tracing::warn!(message_id = catalog::MANAGER_DEAF, "descriptor {number} is not used: {e}");
+    };
+    let socket = peer::take_inherited(number).inspect_err(|e| unused(e)).ok()?;
+    Door::inherited(socket).inspect_err(|e| unused(e)).ok()
 }
 
 #[cfg(test)]

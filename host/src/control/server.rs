@@ -24,6 +24,7 @@ use super::monitor::Monitor;
 use super::request::{ControlError, LeaseId, Request};
 use super::socket::Door;
 use crate::config::ControlRead;
+use crate::logging::catalog;
 
 /// What a client may take of the daemon.
 #[derive(Clone, Debug)]
@@ -162,7 +163,11 @@ impl Shared {
             let timeout = resting.then_some(&BREATHER);
             if let Err(e) = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
                 if e != rustix::io::Errno::INTR {
-                    tracing::error!("the control socket is closed: epoll: {e}; restart pernetd to open it again");
+                    tracing::error!(
+                        message_id = catalog::CONTROL_CLOSED,
+                        errno = e.raw_os_error(),
+                        "the control socket is closed: epoll: {e}; restart pernetd to open it again"
+                    );
                     break;
                 }
                 continue;
@@ -172,7 +177,15 @@ impl Shared {
                 self.hung_up(event.data.u64());
             }
             if newcomers || resting {
-                let exhausted = self.accept_all(door).is_err();
+                let refused = self.accept_all(door).err();
+                let exhausted = refused.is_some();
+                if let (Some(e), false) = (refused, resting) {
+                    tracing::error!(
+                        message_id = catalog::DESCRIPTORS_EXHAUSTED,
+                        errno = e.raw_os_error(),
+                        "a control connection could not be taken: {e}; raise the limit of open files (LimitNOFILE=)"
+                    );
+                }
                 if exhausted != resting {
                     self.listen(door, !exhausted);
                 }

@@ -10,16 +10,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use crate::config::{Config, ConfigError, initcall_of};
+use crate::config::{Config, ConfigError, ConfigErrors, initcall_of};
 use crate::control::monitor::Monitor;
 use crate::control::wire;
 use crate::engine::{self, Called, Failure, Initcall, Outcome, Watch};
+use crate::logging::catalog;
 
 use super::Event;
 use super::initcalls::{Booting, Made, OWN, Own, blacklist};
 use super::plugins::{Entry, REPAIR, Trouble};
 use super::prepared::{Prepared, Refusal, order, prepare_all, sort_out};
 use super::reload::{Shared, destroy, register_new};
+use super::start::Failed;
 
 /// When this start began, by both clocks.
 #[derive(Clone, Copy)]
@@ -61,11 +63,12 @@ pub(super) struct Start<'a> {
 
 /// Calls every initcall. A bad plugin file is refused and the rest run; a contradiction in the order ends the start, and
 /// so does a vital part that cannot start: then nothing is left of the others.
-pub(super) fn boot(start: &Start<'_>) -> Result<Made, String> {
+pub(super) fn boot(start: &Start<'_>) -> Result<Made, Failed> {
     let Start { began, config, shared, .. } = *start;
-    judge_blacklist(config, |warning| tracing::warn!("{warning}"))?;
+    judge_blacklist(config, doubt)?;
     let (good, refused) = sort_out(prepare_all(&shared.judge, config));
-    let ordered: Vec<Prepared> = order(&good)?.into_iter().map(|index| good[index].clone()).collect();
+    let ordered: Vec<Prepared> =
+        order(&good).map_err(|t| t.message)?.into_iter().map(|index| good[index].clone()).collect();
     let write = shared.write().map_err(|t| t.message)?;
     let mut booting = Booting {
         config,
@@ -83,7 +86,7 @@ pub(super) fn boot(start: &Start<'_>) -> Result<Made, String> {
     let calls = own.chain(plugins).collect();
     let called = engine::do_initcalls(calls, &mut booting, &blacklist(config), &began);
     if let Some(lost) = called.iter().find(|call| call.vital && call.outcome != Outcome::Done) {
-        return Err(give_up(booting, lost));
+        return Err(give_up(booting, lost).into());
     }
     let Booting { made, undo, entries, .. } = booting;
     let entries = entries_of(&called, &ordered, entries, refused);
@@ -94,13 +97,25 @@ pub(super) fn boot(start: &Start<'_>) -> Result<Made, String> {
     Ok(made)
 }
 
+/// Something of the configuration that has no effect.
+pub(super) fn doubt(warning: &ConfigError) {
+    let ConfigError { file, position, .. } = warning;
+    tracing::warn!(
+        message_id = catalog::CONFIG_DOUBTFUL,
+        config_file = %file.display(),
+        config_line = position.map(|at| at.line),
+        config_column = position.map(|at| at.column),
+        "{warning}"
+    );
+}
+
 /// A name on the list that nothing has is a warning, one without which nothing goes on a mistake.
-pub(super) fn judge_blacklist(config: &Config, warn: impl Fn(&ConfigError)) -> Result<(), String> {
+pub(super) fn judge_blacklist(config: &Config, warn: impl Fn(&ConfigError)) -> Result<(), ConfigErrors> {
     let names: Vec<&str> = OWN.iter().map(|own| own.name).collect();
     config.unknown_initcalls(&names).iter().for_each(warn);
     let vital: Vec<&str> = OWN.iter().filter(|own| own.vital).map(|own| own.name).collect();
-    let mistakes: Vec<String> = config.vital_initcalls(&vital).iter().map(ToString::to_string).collect();
-    if mistakes.is_empty() { Ok(()) } else { Err(mistakes.join("\n")) }
+    let mistakes = config.vital_initcalls(&vital);
+    if mistakes.is_empty() { Ok(()) } else { Err(ConfigErrors(mistakes)) }
 }
 
 fn own_call<'a>(own: &'static Own) -> Initcall<'a, Booting<'a>> {
@@ -146,18 +161,33 @@ impl Watch for Began {
     }
 
     fn calling(&self, name: &str) {
-        tracing::debug!("calling {name}");
+        tracing::debug!(initcall = name, plugin = name.strip_prefix("plugin."), "calling {name}");
     }
 
     fn over(&self, called: &Called) {
         let (name, usecs) = (&called.name, called.took.as_micros());
+        let (initcall, plugin) = (&**name, name.strip_prefix("plugin."));
         match &called.outcome {
-            Outcome::Done => tracing::debug!("initcall {name} returned 0 after {usecs} usecs"),
+            Outcome::Done => tracing::debug!(plugin, initcall, "initcall {name} returned 0 after {usecs} usecs"),
             Outcome::Failed(Failure { errno, message, .. }) => {
-                tracing::error!("initcall {name} returned -{errno} after {usecs} usecs: {message}");
+                let message_id = if plugin.is_some() { catalog::PLUGIN_FAILED } else { catalog::PART_FAILED };
+                let what = format!("initcall {name} returned -{errno} after {usecs} usecs: {message}");
+                tracing::error!(message_id, plugin, initcall, errno, "{what}");
             }
-            Outcome::Blacklisted(failure) => tracing::warn!("initcall {name} was not called: {failure}"),
-            Outcome::Refused(failure) => tracing::error!("initcall {name} was not called: {failure}"),
+            Outcome::Blacklisted(failure) => tracing::warn!(
+                message_id = catalog::NOT_CALLED,
+                plugin,
+                initcall,
+                errno = failure.errno,
+                "initcall {name} was not called: {failure}"
+            ),
+            Outcome::Refused(failure) => tracing::error!(
+                message_id = catalog::NOT_CALLED,
+                plugin,
+                initcall,
+                errno = failure.errno,
+                "initcall {name} was not called: {failure}"
+            ),
         }
     }
 }
@@ -190,7 +220,8 @@ fn entries_of(called: &[Called], ordered: &[Prepared], mut up: Vec<Entry>, refus
         entries.push(entry);
     }
     for (config, trouble) in refused {
-        tracing::error!(plugin = config.name, "plugin refused: {}", trouble.message);
+        let text = format!("plugin refused: {}", trouble.message);
+        trouble.tell(catalog::PLUGIN_REFUSED, &config.name, &text);
         entries.push(Entry::Refused(config, trouble));
     }
     entries

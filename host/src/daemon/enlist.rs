@@ -44,7 +44,11 @@ fn register_families(shared: &Shared, live: &Live) -> Result<(), Trouble> {
             unregister_families(shared, live);
             return Err(Trouble::new("sock.register", failure));
         }
-        tracing::info!(plugin = %live.owner.name, "registered protocol family {name}");
+        tracing::info!(
+            plugin = %live.owner.name,
+            generation = live.generation,
+            "registered protocol family {name}"
+        );
     }
     Ok(())
 }

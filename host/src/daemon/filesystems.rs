@@ -21,6 +21,7 @@ use super::services::Services;
 use crate::control::errno_name;
 use crate::engine::{Failure, FileSystemType, FileSystems, Mount, MountRef, MountRequest, Net, Owner, Undo};
 use crate::linux::fuse_server::FuseServer;
+use crate::logging::catalog;
 use crate::plugin::InstanceRef;
 
 /// All types and mounts.
@@ -67,6 +68,7 @@ impl Filesystems {
 
     /// A namespace goes: whatever is mounted for it ends.
     pub(super) fn end_mounts_in(&self, net: &Net, patience: Duration) {
+        self.tell_users("namespace", |mount| mount.request.net == Some(net.cookie));
         complain(&self.types.end_mounts_in(net.cookie, patience));
     }
 
@@ -78,12 +80,30 @@ impl Filesystems {
             fs.set_going(true);
         }
         if !self.fuse.drain(patience) {
-            tracing::warn!("file operations did not return within {patience:?}; their callers got an error");
+            tracing::warn!(
+                message_id = catalog::FILE_CALL_HANGS,
+                "file operations did not return within {patience:?}; their callers got an error"
+            );
         }
         for fs in self.types.types().iter().rev() {
             complain(&self.types.end_mounts(fs, patience));
         }
         self.kept.stopped();
+    }
+
+    /// Whoever uses these mounts will find them dead.
+    fn tell_users(&self, whose: &str, those: impl Fn(&Mount) -> bool) {
+        let users = |mount: &&Arc<Mount>| !mount.internal && !mount.has_ended() && those(mount);
+        for mount in self.types.mounts().iter().filter(users) {
+            let (plugin, fs, target) = (&*mount.fs.owner, &*mount.fs.name, &*mount.request.target);
+            tracing::warn!(
+                message_id = catalog::MOUNT_ENDED,
+                plugin,
+                fs,
+                target,
+                "the mount of {fs} on {target} ends with its {whose}; unmount it, or mount it anew"
+            );
+        }
     }
 
     pub(super) fn unmount(&self, instance: &InstanceRef, mount: u64) -> Result<(), Failure> {
@@ -115,13 +135,23 @@ pub(super) fn told(failure: &Failure) -> String {
 fn unmounted(mount: &Mount, failure: Option<&Failure>) {
     let (plugin, fs) = (&*mount.fs.owner, &*mount.fs.name);
     match failure {
-        Some(failure) => tracing::warn!(plugin, fs, mount = mount.id, "its kill_sb failed: {}", told(failure)),
-        None => tracing::debug!(plugin, fs, mount = mount.id, "a mount has ended"),
+        Some(failure) => tracing::warn!(
+            message_id = catalog::FILE_SYSTEM_AT_FAULT,
+            plugin,
+            fs,
+            hook = "fs.kill_sb",
+            errno = failure.errno,
+            "fs.kill_sb of a mount of {fs} failed: {}",
+            told(failure)
+        ),
+        None => tracing::debug!(plugin, fs, "a mount of {fs} has ended"),
     }
 }
 
 fn complain(failures: &[Failure]) {
-    failures.iter().for_each(|failure| tracing::warn!("{}", told(failure)));
+    for failure in failures {
+        tracing::warn!(message_id = catalog::FILE_SYSTEM_AT_FAULT, errno = failure.errno, "{}", told(failure));
+    }
 }
 
 /// Registers a plugin's types, or leaves none registered.
@@ -141,6 +171,9 @@ pub(super) fn announce(shared: &Shared, live: &Live) -> Result<(), Trouble> {
 /// Its exits are about to run: from now on nobody finds its types, and their mounts have ended.
 pub(super) fn end_mounts(shared: &Shared, live: &Live) {
     live.instance.filesystems().iter().for_each(|fs| fs.set_going(true));
+    for fs in live.instance.filesystems() {
+        shared.filesystems.tell_users("plugin", |mount| Arc::ptr_eq(&mount.fs, fs));
+    }
     for fs in live.instance.filesystems().iter().rev() {
         complain(&shared.filesystems.types.end_mounts(fs, shared.patience()));
     }
@@ -155,9 +188,7 @@ pub(super) fn withdraw(shared: &Shared, live: &Live) {
 }
 
 fn complain_of(result: Result<(), Failure>) {
-    if let Err(failure) = result {
-        tracing::warn!("{}", told(&failure));
-    }
+    complain(result.err().as_slice());
 }
 
 impl Services {

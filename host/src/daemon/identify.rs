@@ -6,7 +6,7 @@
 //! batch goes straight to the loop, unless an earlier one is still in here.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::Event;
 use crate::discovery::{Batch, NamedNs, Observation};
 use crate::linux::ns;
+use crate::logging::catalog;
 
 const FIRST_LOOK_AGAIN: Duration = Duration::from_micros(200);
 /// A name that cannot be identified for so long shows nothing; what it becomes will be news.
@@ -64,10 +65,35 @@ struct Thread {
     unknown: HashMap<PathBuf, Unknown>,
 }
 
+/// One that is no namespace any more, or not yet, is no news; one that cannot be opened is.
+fn tell_given_up(path: &Path, e: &std::io::Error) {
+    let errno = e.raw_os_error();
+    let (message_id, remedy) = match errno {
+        Some(libc::EMFILE | libc::ENFILE) => {
+            (catalog::DESCRIPTORS_EXHAUSTED, "raise the limit of open files (LimitNOFILE=)")
+        }
+        Some(libc::EACCES | libc::EPERM | libc::ENOMEM | libc::EIO) => {
+            (catalog::NAME_UNREADABLE, "correct that, and name it anew")
+        }
+        _ => return,
+    };
+    tracing::error!(
+        message_id,
+        path = %path.display(),
+        errno,
+        "the namespace {} is not managed, since it cannot be opened: {e}; {remedy}",
+        path.display()
+    );
+}
+
 impl Thread {
     fn run(&mut self, batches: &Receiver<Batch>) {
         if let Err(e) = ns::take_seat_here() {
-            tracing::error!("cannot open the own network namespace: {e}; some namespaces will not be found");
+            tracing::error!(
+                message_id = catalog::DISCOVERY_IMPAIRED,
+                errno = e.raw_os_error(),
+                "cannot open the own network namespace: {e}; some namespaces will not be found"
+            );
         }
         loop {
             let next = self.unknown.values().map(|u| u.next).min();
@@ -134,7 +160,8 @@ impl Thread {
                     let _ = self.events.send(Event::Names(Batch(vec![Observation::Name(named)])));
                     self.forget(&path);
                 }
-                Err(_) if now >= unknown.until => {
+                Err(e) if now >= unknown.until => {
+                    tell_given_up(&path, &e);
                     let _ = self.events.send(Event::Names(Batch(vec![Observation::NoName(path.clone())])));
                     self.forget(&path);
                 }

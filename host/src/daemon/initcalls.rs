@@ -16,6 +16,7 @@ use crate::discovery::links::LinkSource;
 use crate::engine::{Blacklist, Failure, Level, Undo, WriteToken};
 use crate::linux::ns::{self, Pin};
 use crate::linux::worker::Workers;
+use crate::logging::catalog;
 use crate::{control, discovery, systemd};
 
 use super::knobs::{self, Knobs};
@@ -179,7 +180,10 @@ fn control_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
     let server = control::Server::start(door, read, control::Limits::default(), monitor, sink)
         .map_err(|e| failed("cannot serve the control socket", &e))?;
     if let Some(group) = server.missing_group() {
-        tracing::warn!("control.read names the group {group}, which does not exist: nobody is in it");
+        tracing::warn!(
+            message_id = catalog::CONFIG_DOUBTFUL,
+            "control.read names the group {group}, which does not exist: nobody is in it"
+        );
     }
     booting.made.server = Some(server);
     Ok(ends_itself())

@@ -17,6 +17,7 @@ use pernet_plugin_api::NetCookie;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Mount, MountRequest, Net};
+use crate::logging::catalog;
 use crate::systemd;
 
 use super::filesystems::{self, Filesystems};
@@ -87,7 +88,14 @@ impl KeptMounts {
             }
             Err(e) => {
                 let folder = self.folder.display();
-                tracing::warn!("{folder}: a mount of {} will not outlive this daemon: {e}", mount.fs.name);
+                let (fs, target) = (&*mount.fs.name, &*mount.request.target);
+                tracing::warn!(
+                    message_id = catalog::MOUNT_DEAD,
+                    fs,
+                    target,
+                    errno = e.raw_os_error(),
+                    "the mount of {fs} on {target} will not outlive this daemon: {folder}: {e}"
+                );
             }
         }
     }
@@ -137,7 +145,12 @@ impl KeptMounts {
                 match record {
                     Ok(record) => Some(Left { name, device, record, unanswered: !clean }),
                     Err(e) => {
-                        tracing::warn!("{name}: a mount that was kept is let go, as it is not known what it was: {e}");
+                        tracing::warn!(
+                            message_id = catalog::MOUNT_DEAD,
+                            fs = "unknown",
+                            target = "unknown",
+                            "{name}: a mount that was kept is let go, as it is not known what it was: {e}"
+                        );
                         self.forget(&name);
                         None
                     }
@@ -205,9 +218,20 @@ fn take_up(filesystems: &Filesystems, net: Option<&Net>, left: Left) {
     filesystems.kept.names().insert(mount.id, left.name.clone());
     let (id, target, fs) = (mount.id, mount.request.target.clone(), Arc::clone(&mount.fs.name));
     match filesystems.fuse.take_up(left.device, mount, left.unanswered) {
-        Ok(()) => tracing::info!("the mount of {fs} on {target} is served again"),
+        Ok(()) => tracing::info!(
+            message_id = catalog::MOUNT_SERVED_AGAIN,
+            fs = &*fs,
+            target,
+            "the mount of {fs} on {target} is served again"
+        ),
         Err(e) => {
-            tracing::warn!("the mount of {fs} on {target} cannot be served again and is let go: {e}");
+            tracing::warn!(
+                message_id = catalog::MOUNT_DEAD,
+                fs = &*fs,
+                target,
+                errno = e.raw_os_error(),
+                "the mount of {fs} on {target} cannot be served again and is let go: {e}"
+            );
             filesystems.kept.ended(id);
         }
     }
@@ -216,7 +240,12 @@ fn take_up(filesystems: &Filesystems, net: Option<&Net>, left: Left) {
 impl Filesystems {
     fn let_go(&self, left: Left, why: &str) {
         let Record { fs, target, .. } = &left.record;
-        tracing::warn!("the mount of {fs} on {target} is not served again: {why}; mount it anew");
+        tracing::warn!(
+            message_id = catalog::MOUNT_DEAD,
+            fs,
+            target,
+            "the mount of {fs} on {target} is not served again: {why}; mount it anew"
+        );
         drop(left.device);
         self.kept.forget(&left.name);
     }

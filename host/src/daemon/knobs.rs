@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::config::LogLevel;
 use crate::engine::{CtlAt, CtlData, CtlEntry, CtlHeader, CtlKind, CtlTable, Failure, Number};
 use crate::linux::worker::Workers;
+use crate::logging::catalog;
 use crate::{logging, plugin};
 
 use super::reload::Shared;
@@ -89,7 +90,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         // No handler of theirs waits for anything.
         if let Err(failure) = self.sysctl.init_net.unregister(&self.header, Duration::from_secs(1)) {
-            tracing::warn!("{failure}");
+            tracing::warn!(message_id = catalog::OWN_MISTAKE, errno = failure.errno, "its own knobs: {failure}");
         }
     }
 }

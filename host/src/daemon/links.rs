@@ -9,6 +9,7 @@ use pernet_plugin_api::NetCookie;
 
 use crate::discovery::links::LinkEvent;
 use crate::engine::{self, Departed, LinkObservation, Net, Observed, ReadToken};
+use crate::logging::catalog;
 
 use super::namespaces::complain;
 use super::place::Place;
@@ -30,6 +31,8 @@ struct Waiting {
     seen: Vec<Observed>,
     /// Some were lost: a list of everything is newer than all that waits.
     lost: bool,
+    /// The loss on the whole socket that this is a part of.
+    resync: Option<Arc<Resync>>,
     /// A job that takes them is queued.
     queued: bool,
 }
@@ -57,6 +60,13 @@ impl Backlog {
         self.waiting().lose();
     }
 
+    /// The same, where everything was lost.
+    fn lose_with_all(&self, resync: &Arc<Resync>) {
+        let mut waiting = self.waiting();
+        waiting.lose();
+        waiting.resync = Some(Arc::clone(resync));
+    }
+
     /// Whether a job has to be queued; from then on it counts as queued.
     fn needs_job(&self) -> bool {
         !std::mem::replace(&mut self.waiting().queued, true)
@@ -64,7 +74,7 @@ impl Backlog {
 
     /// Compares all that waits with the mirror; plugins' own devices that went elsewhere are `departed`.
     fn work_off(&self, token: &ReadToken, net: &Arc<Net>, place: &Place, departed: &dyn Fn(Departed)) {
-        let Waiting { seen, lost, .. } = std::mem::take(&mut *self.waiting());
+        let Waiting { seen, lost, resync, .. } = std::mem::take(&mut *self.waiting());
         let tell = |observed: Observed| {
             let seen = engine::links_seen(token, net, observed);
             complain(&seen.errors);
@@ -78,9 +88,18 @@ impl Backlog {
             return;
         }
         match place.dump_at() {
-            Ok((fence, links)) => tell(Observed { fence, what: LinkObservation::Dump(links) }),
+            Ok((fence, links)) => {
+                tell(Observed { fence, what: LinkObservation::Dump(links) });
+                drop(resync);
+            }
             Err(e) => {
-                tracing::warn!(netns = %net.name(), "cannot list its devices: {e}; tried again at its next event");
+                tracing::warn!(
+                    message_id = catalog::LINKS_LOST,
+                    netns = %net.name(),
+                    errno = e.raw_os_error(),
+                    "cannot list its devices: {e}; tried again at its next event"
+                );
+                self.waiting().resync = resync;
                 self.lose();
             }
         }
@@ -91,6 +110,28 @@ impl Waiting {
     fn lose(&mut self) {
         self.seen = Vec::new();
         self.lost = true;
+    }
+}
+
+/// A loss of link events until every namespace is listed again: the last that was concerned ends it.
+struct Resync {
+    since: Instant,
+    namespaces: usize,
+    /// What was told of its beginning is told of its end.
+    told: bool,
+}
+
+impl Drop for Resync {
+    fn drop(&mut self) {
+        if self.told {
+            tracing::info!(
+                message_id = catalog::LINKS_RESYNCED,
+                namespaces = self.namespaces,
+                "the devices of {} namespaces are listed again, {:?} after link events were lost",
+                self.namespaces,
+                self.since.elapsed()
+            );
+        }
     }
 }
 
@@ -143,7 +184,11 @@ impl Daemon {
         let overflowed = managed.backlog.push(run);
         if overflowed {
             self.resyncs += 1;
-            tracing::warn!(netns = %managed.net.name(), "its hooks are slower than its link events; it is listed again");
+            tracing::warn!(
+                message_id = catalog::LINKS_LOST,
+                netns = %managed.net.name(),
+                "its hooks are slower than its link events; it is listed again"
+            );
         }
         self.work_off(cookie);
     }
@@ -185,17 +230,20 @@ impl Daemon {
     /// asked of the source, not of the mirror: a setup that has just listed its devices has no mirror yet.
     fn resync(&mut self) {
         self.resyncs += 1;
-        if self.last_overrun.is_none_or(|t| t.elapsed() > OVERRUN_LOG) {
+        let told = self.last_overrun.is_none_or(|t| t.elapsed() > OVERRUN_LOG);
+        if told {
             tracing::warn!(
+                message_id = catalog::LINKS_LOST,
                 "link events were lost; every watched namespace is listed again (netlink.receive_buffer sets the room)"
             );
             self.last_overrun = Some(Instant::now());
         }
         let listened = self.nets.iter().filter(|(cookie, _)| self.links.subscription(**cookie).is_some());
         let cookies: Vec<NetCookie> = listened.map(|(cookie, _)| *cookie).collect();
+        let resync = Arc::new(Resync { since: Instant::now(), namespaces: cookies.len(), told });
         for cookie in cookies {
             if let Some(managed) = self.nets.get(&cookie) {
-                managed.backlog.lose();
+                managed.backlog.lose_with_all(&resync);
             }
             self.work_off(cookie);
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::control::wire::{self, Filesystem};
 use crate::control::{ControlError, ErrorKind, MountAsk, Reply};
 use crate::engine::{Failure, Mount, MountRequest, Net};
+use crate::logging::catalog;
 
 use super::filesystems::{self, Filesystems};
 use super::{Daemon, Phase};
@@ -57,6 +58,7 @@ fn carry_out(filesystems: &Filesystems, net: Option<&Net>, ask: MountAsk) {
         Ok(mount) => mount,
         Err(failure) => return reply.send(Err(refusal(&fs, &failure))),
     };
+    let target = mount.request.target.clone();
     let shown = row(&mount);
     let (kept, known, connection) = (Arc::clone(&filesystems.kept), Arc::clone(&mount), device.try_clone());
     let place = format!("file system type {fs}");
@@ -68,7 +70,13 @@ fn carry_out(filesystems: &Filesystems, net: Option<&Net>, ask: MountAsk) {
         reply.send(result.map(|()| shown).map_err(failed));
     };
     if let Err(error) = filesystems.fuse.serve(device, mount, Box::new(ready)) {
-        tracing::warn!("a mount of {fs} cannot be served: {error}");
+        tracing::warn!(
+            message_id = catalog::MOUNT_DEAD,
+            fs,
+            target,
+            errno = error.raw_os_error(),
+            "the mount of {fs} on {target} cannot be served: {error}"
+        );
     }
 }
 

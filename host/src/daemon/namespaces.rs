@@ -15,6 +15,7 @@ use pernet_plugin_api::{ExitReason, NetCookie};
 use crate::discovery::{Batch, NamedNs, Observation};
 use crate::engine::{self, HookError, Net, NetChange, NetState, ReadToken};
 use crate::linux::ns::Pin;
+use crate::logging::catalog;
 
 use super::links::Backlog;
 use super::place::{Handle, Place};
@@ -40,6 +41,8 @@ pub(super) struct Managed {
     backoff: Option<Duration>,
     /// When that is: of all the entries of the heap only this one counts.
     retry_at: Option<Instant>,
+    /// It was failed or degraded when last looked at, which an operator has been told.
+    troubled: bool,
     /// One of those that were there at the start and are not set up yet.
     first: bool,
     /// A setup is queued or running.
@@ -127,7 +130,13 @@ impl Daemon {
             match change {
                 NetChange::Appeared { cookie, generation, names } => {
                     let Some(pin) = pins.remove(&cookie) else {
-                        tracing::error!("namespace {} appeared without a descriptor", cookie.0);
+                        let netns = names.first();
+                        tracing::error!(
+                            message_id = catalog::OWN_MISTAKE,
+                            netns = netns.map(|name| &**name),
+                            "a namespace (cookie {}) appeared without a descriptor; it is not managed",
+                            cookie.0
+                        );
                         continue;
                     };
                     if self.nets.contains_key(&cookie) {
@@ -154,6 +163,7 @@ impl Daemon {
             Net::new(cookie, generation, handle, false)
         };
         net.set_names(names);
+        place.belongs_to(&net);
         let birth = self.shared.add_net(&net);
         self.shared.places.insert(&net);
         // Not those that come later: where namespaces come and go all the time, READY would wait for ever.
@@ -167,12 +177,16 @@ impl Daemon {
                 birth,
                 backoff: None,
                 retry_at: None,
+                troubled: false,
                 first,
                 setting_up: false,
                 setup: None,
             },
         );
         self.first_setups += usize::from(first);
+        if let Some(managed) = self.nets.get(&cookie) {
+            tracing::debug!(netns = %managed.net.name(), cookie = cookie.0, life = generation, "appeared");
+        }
         self.queue_setup(cookie);
     }
 
@@ -225,6 +239,7 @@ impl Daemon {
     pub(super) fn set_up(&mut self, cookie: NetCookie, setup: Setup) {
         let Some(managed) = self.nets.get_mut(&cookie) else { return };
         managed.setting_up = false;
+        tracing::debug!(netns = %managed.net.name(), "set up in {:?}: {}", setup.total, managed.net.state());
         managed.setup = Some(setup);
         self.first_setups -= usize::from(std::mem::take(&mut managed.first));
         self.judged(cookie);
@@ -243,10 +258,16 @@ impl Daemon {
                 let at = Instant::now() + wait;
                 (managed.backoff, managed.retry_at) = (Some(wait), Some(at));
                 self.retries.push(Retry(Reverse(at), cookie));
-                let netns = managed.net.name();
-                tracing::warn!(%netns, "{state}; tried again in {wait:?}");
+                managed.troubled = true;
+                tell_troubled(&managed.net, state, wait);
             }
-            _ => (managed.backoff, managed.retry_at) = (None, None),
+            state => {
+                (managed.backoff, managed.retry_at) = (None, None);
+                if std::mem::take(&mut managed.troubled) && state == NetState::Live {
+                    let netns = managed.net.name();
+                    tracing::info!(message_id = catalog::NETNS_MENDED, %netns, "live again: all its plugins are set up");
+                }
+            }
         }
         self.lease_set_up(cookie);
         self.check_waiters();
@@ -318,6 +339,7 @@ impl Daemon {
         }
         let Some(managed) = self.nets.get(&cookie) else { return };
         let (net, events, shared) = (Arc::clone(&managed.net), self.events.clone(), Arc::clone(&self.shared));
+        tracing::debug!(netns = %net.name(), "its names are gone: its exits run");
         // A setup that is running stops at its next step.
         net.mark_dying();
         self.submit(
@@ -336,6 +358,7 @@ impl Daemon {
         self.shared.remove_net(managed.birth);
         self.shared.places.remove(cookie);
         managed.place.release();
+        tracing::debug!(netns = %managed.net.name(), cookie = cookie.0, "let go");
         self.first_setups -= usize::from(managed.first);
         self.answer_gone(&managed.net);
         if let Some(Rebirth { generation, names, pin }) = self.reborn.remove(&cookie) {
@@ -354,9 +377,31 @@ impl Daemon {
     }
 }
 
+/// Logs that a namespace is failed or degraded, and why.
+fn tell_troubled(net: &Net, state: NetState, wait: Duration) {
+    let is_failed = state == NetState::Failed;
+    let message_id = if is_failed { catalog::NETNS_FAILED } else { catalog::NETNS_DEGRADED };
+    let (netns, error) = (net.name(), net.error());
+    let (plugin, hook) = (error.as_ref().map(|e| &*e.plugin), error.as_ref().map(|e| e.hook));
+    let errno = error.as_ref().map(|e| e.failure.errno);
+    let why = error.as_ref().map_or_else(String::new, |e| format!(": {}: {}", e.hook, e.failure));
+    tracing::warn!(message_id, %netns, plugin, hook, errno, "{state}{why}; tried again in {wait:?}");
+}
+
 /// Logs what hooks complained about.
 pub(super) fn complain(errors: &[HookError]) {
     for e in errors {
-        tracing::warn!(plugin = %e.plugin, netns = %e.netns, hook = e.hook, "{}", e.failure);
+        let netns = Some(&*e.netns).filter(|netns| !netns.is_empty());
+        let how = if e.failure.panicked { "panicked" } else { "failed" };
+        tracing::warn!(
+            message_id = catalog::HOOK_FAILED,
+            plugin = %e.plugin,
+            netns,
+            hook = e.hook,
+            errno = e.failure.errno,
+            "{} {how}: {}",
+            e.hook,
+            e.failure
+        );
     }
 }

@@ -15,6 +15,7 @@ use super::services::{Services, Task, gone};
 use crate::engine::{
     self, Failure, HeldRtnl, Link, LinkSpec, Net, NetDeviceOps, NetdevRef, NotifierBlock, OwnDevice, Owner, RtnlGuard,
 };
+use crate::logging::catalog;
 use crate::plugin::{ChangeNetdev, InstanceRef, NetdevSnapshot};
 
 /// An instance, by which it can be told whose something is.
@@ -88,7 +89,13 @@ impl Netdevs {
         }
         for dev in left {
             if let Err(failure) = engine::free_netdev(&dev) {
-                tracing::warn!(plugin = %owner.name, "a device of a plugin that has ended cannot be freed: {failure}");
+                tracing::warn!(
+                    message_id = catalog::DEVICE_ASTRAY,
+                    plugin = %owner.name,
+                    generation = owner.generation,
+                    errno = failure.errno,
+                    "a device of a plugin that has ended cannot be freed: {failure}"
+                );
             }
         }
     }

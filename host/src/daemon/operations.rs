@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::control::wire::{self, ReloadAction, ReloadResult, ReloadedPlugin};
 use crate::control::{ControlError, ErrorKind, Reply};
 use crate::linux::ns;
+use crate::logging::catalog;
 use crate::systemd;
 
 use super::knobs;
@@ -99,7 +100,11 @@ impl Daemon {
         let started = std::thread::Builder::new().name("operation".into()).spawn(move || {
             // It calls hooks, so it enters namespaces; where it cannot, every enter says so.
             if let Err(e) = ns::take_seat_here() {
-                tracing::error!("this thread cannot enter namespaces: {e}");
+                tracing::error!(
+                    message_id = catalog::THREADS_EXHAUSTED,
+                    errno = e.raw_os_error(),
+                    "this thread cannot enter namespaces: {e}"
+                );
             }
             // Without an answer nothing that was held back would ever go on, nor the daemon end.
             let done = catch_unwind(AssertUnwindSafe(work));
@@ -142,11 +147,15 @@ impl Daemon {
             Done::Reload(report) => self.reloaded(report),
             Done::Failed(Ok(())) => {}
             Done::Failed(Err(trouble)) => {
-                tracing::error!("a plugin that panicked is still registered: {}", trouble.message)
+                tracing::error!(
+                    message_id = catalog::PLUGIN_STUCK,
+                    "a plugin that panicked is still registered: {}",
+                    trouble.message
+                );
             }
             Done::Stopped(result) => {
                 if let Err(trouble) = result {
-                    tracing::error!("the exits did not run: {}", trouble.message);
+                    tracing::error!(message_id = catalog::EXITS_NOT_RUN, "the exits did not run: {}", trouble.message);
                     self.exit_code = 1;
                     // Dropping the plugins would run their code on this thread, in the middle of the hook that hangs.
                     std::mem::forget(Arc::clone(&self.shared));
@@ -170,7 +179,11 @@ impl Daemon {
             ("netlink.receive_buffer", std::mem::replace(&mut main.netlink, old.netlink.clone()) != old.netlink),
         ];
         for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
-            tracing::warn!("{key} has changed in the configuration; it stays as it was until pernetd is started again");
+            tracing::warn!(
+                message_id = catalog::NEEDS_RESTART,
+                key,
+                "{key} has changed in the configuration; it stays as it was until pernetd is started again"
+            );
         }
         config
     }
@@ -201,7 +214,7 @@ impl Daemon {
             self.turn_knobs(&before);
             self.shared.readers.set(&config.main.control.read);
             if let Err(e) = self.server.set_read(&config.main.control.read) {
-                tracing::warn!("control.read stays as it was: {e}");
+                tracing::warn!(message_id = catalog::CONFIG_DOUBTFUL, "control.read stays as it was: {e}");
             }
             self.generation += 1;
         }
@@ -215,21 +228,7 @@ impl Daemon {
             None => format!("reloaded in {} us", report.pause.as_micros()),
             Some(error) => format!("reload failed: {error}"),
         };
-        if report.ok {
-            tracing::info!("{outcome}")
-        } else {
-            tracing::error!("{outcome}")
-        }
-        for row in &report.plugins {
-            match &row.error {
-                // Because of the blacklist, so as the operator wants it.
-                Some(error) if row.action == "removed" => {
-                    tracing::warn!(plugin = row.name, action = row.action, "{error}")
-                }
-                Some(error) => tracing::error!(plugin = row.name, action = row.action, "{error}"),
-                None => tracing::info!(plugin = row.name, action = row.action, "done"),
-            }
-        }
+        tell(&report, self.generation);
         if self.phase == Phase::Running {
             systemd::ready(&format!("{}; {outcome}", self.summary()));
         }
@@ -249,6 +248,36 @@ impl Daemon {
                 )),
                 _ => Ok(result.clone()),
             });
+        }
+    }
+}
+
+/// Logs what came of a reload: each thing that was wrong, or each plugin that changed.
+fn tell(report: &Report, generation: u64) {
+    for (plugin, trouble) in &report.causes {
+        trouble.tell(catalog::RELOAD_FAILED, plugin, &format!("reload failed: {}", trouble.told()));
+    }
+    if let (true, Some(error)) = (report.causes.is_empty(), &report.error) {
+        tracing::error!(message_id = catalog::RELOAD_FAILED, "reload failed: {error}");
+    }
+    if !report.ok {
+        return;
+    }
+    tracing::info!(
+        message_id = catalog::RELOADED,
+        generation,
+        "reloaded in {} us: this is generation {generation}",
+        report.pause.as_micros()
+    );
+    for reload::Row { name: plugin, action, error } in &report.plugins {
+        match error {
+            // Because of the blacklist, so as the operator wants it.
+            Some(error) if *action == "removed" => {
+                tracing::warn!(message_id = catalog::NOT_CALLED, plugin, action, "removed: {error}");
+            }
+            Some(error) => tracing::error!(message_id = catalog::PLUGIN_FAILED, plugin, action, "{error}"),
+            None if *action == "kept" => tracing::debug!(plugin, action, "kept"),
+            None => tracing::info!(message_id = catalog::PLUGIN_CHANGED, plugin, action, "{action}"),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::any::Any;
 use std::os::fd::AsFd;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 
 use pernet_plugin_api::{Error, NetCookie};
 
@@ -16,6 +16,7 @@ use crate::engine::{
 };
 use crate::linux::ns::{self, Pin};
 use crate::linux::{device, rtnetlink};
+use crate::logging::catalog;
 use crate::plugin::running::current_hook;
 
 use super::namespaces::complain;
@@ -29,6 +30,8 @@ pub(super) struct Place {
     pin: RwLock<Option<Arc<Pin>>>,
     links: Arc<LinkSource>,
     sockets: Arc<Sockets>,
+    /// Whose place it is, for its name.
+    net: OnceLock<Weak<Net>>,
 }
 
 /// The engine owns its handle; the loop keeps another to close the pin.
@@ -37,7 +40,16 @@ pub(super) struct Handle(pub(super) Arc<Place>);
 impl Place {
     pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>, sockets: &Arc<Sockets>) -> Arc<Place> {
         let (pin, links, sockets) = (RwLock::new(Some(Arc::new(pin))), Arc::clone(links), Arc::clone(sockets));
-        Arc::new(Place { cookie, pin, links, sockets })
+        Arc::new(Place { cookie, pin, links, sockets, net: OnceLock::new() })
+    }
+
+    /// Whose it is.
+    pub(super) fn belongs_to(&self, net: &Arc<Net>) {
+        let _ = self.net.set(Arc::downgrade(net));
+    }
+
+    fn name(&self) -> Option<Arc<str>> {
+        Some(self.net.get()?.upgrade()?.name())
     }
 
     fn pin(&self) -> std::io::Result<Arc<Pin>> {
@@ -75,7 +87,12 @@ impl Place {
         let asked = self.visit(|| nsid::whose(nsid, pins.iter().map(|(cookie, pin)| (*cookie, pin))));
         let found = asked.and_then(|answer| Ok(answer?));
         found.unwrap_or_else(|failure| {
-            tracing::warn!("a device was moved out of net:{}, and it is not known where to: {failure}", self.cookie.0);
+            tracing::warn!(
+                message_id = catalog::DEVICE_ASTRAY,
+                netns = self.name().as_deref(),
+                errno = failure.errno,
+                "a plugin's device was moved away, and it is not known where to: {failure}"
+            );
             None
         })
     }
@@ -119,7 +136,14 @@ impl Namespace for Handle {
     fn left_open(&self, socket: &Socket) {
         let (plugin, netns, age) = (&*socket.owner.name, &*socket.netns(), socket.born.elapsed().as_secs());
         let (family, kind) = (&socket.family, sock_type_name(socket.kind));
-        tracing::warn!(plugin, netns, "left {socket} open: {family} {kind}, {age} s old; it is shut");
+        let generation = socket.owner.generation;
+        tracing::warn!(
+            message_id = catalog::SOCKET_LEFT_OPEN,
+            plugin,
+            netns,
+            generation,
+            "left {socket} open: {family} {kind}, {age} s old; it is shut"
+        );
     }
 }
 
@@ -183,14 +207,24 @@ impl Links for Handle {
     }
 
     fn waiting(&self, device: &str, holders: &[Holder]) {
-        let (netns, count, holders) = (self.0.cookie.0, holders.len(), listed(holders));
-        tracing::warn!("net:{netns}: waiting for {device} to become free. Usage count = {count}: {holders}");
+        let (netns, count, holders) = (self.0.name(), holders.len(), listed(holders));
+        tracing::warn!(
+            message_id = catalog::DEVICE_WAITS,
+            netns = netns.as_deref(),
+            device,
+            holders,
+            "waiting for {device} to become free. Usage count = {count}: {holders}"
+        );
     }
 
     fn leaked(&self, device: &str, holders: &[Holder]) {
-        let (netns, count, holders) = (self.0.cookie.0, holders.len(), listed(holders));
+        let (netns, count, holders) = (self.0.name(), holders.len(), listed(holders));
         tracing::error!(
-            "net:{netns}: {device} did not become free and is given up. Usage count = {count}: {holders}; it stays listed \
+            message_id = catalog::DEVICE_LEAKED,
+            netns = netns.as_deref(),
+            device,
+            holders,
+            "{device} did not become free and is given up. Usage count = {count}: {holders}; it stays listed \
              until these let it go"
         );
     }

@@ -3,11 +3,12 @@
 //! It owns the instances and how one is made from what was prepared; which entries change, in which order, is `boot.rs`'s
 //! and `reload.rs`'s.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::{self, OnStop, PluginConfig};
+use crate::config::{self, ConfigError, OnStop, PluginConfig, Position};
 use crate::control::wire;
 use crate::engine::{Failure, HookError, Member, OnInitFailure, OwnDevice, Owner};
 use crate::plugin::{HostServices, Instance, PluginError};
@@ -24,6 +25,8 @@ pub(crate) struct Trouble {
     pub(super) hook: String,
     /// As the kernel would answer.
     errno: i32,
+    /// The file of the configuration that is the reason, and where in it.
+    at: Option<(PathBuf, Option<Position>)>,
     /// What, where, and what to do.
     pub(super) message: String,
 }
@@ -37,7 +40,35 @@ pub(super) const REPAIR: &str = "; repair that one first";
 impl Trouble {
     /// Trouble outside any namespace.
     pub(super) fn new(hook: &str, message: impl ToString) -> Self {
-        Trouble { namespace: None, hook: hook.to_owned(), errno: libc::EINVAL, message: message.to_string() }
+        let (hook, message) = (hook.to_owned(), message.to_string());
+        Trouble { namespace: None, hook, errno: libc::EINVAL, at: None, message }
+    }
+
+    /// A mistake in the configuration.
+    pub(super) fn mistake(error: &ConfigError) -> Self {
+        Trouble { at: Some((error.file.clone(), error.position)), ..Trouble::new("config", error) }
+    }
+
+    /// A file of the configuration asks for what is wrong.
+    pub(super) fn asked_by(self, file: &Path) -> Self {
+        Trouble { at: Some((file.to_owned(), None)), ..self }
+    }
+
+    /// Logs it: an error of this id, about this plugin unless it has no name.
+    pub(super) fn tell(&self, message_id: &str, plugin: &str, text: &str) {
+        let (file, position) = self.at.as_ref().map_or((None, None), |(file, at)| (Some(file.display()), *at));
+        tracing::error!(
+            message_id,
+            plugin = Some(plugin).filter(|plugin| !plugin.is_empty()),
+            netns = self.namespace,
+            // Not a step of the loading.
+            hook = Some(&*self.hook).filter(|hook| hook.contains('.')),
+            errno = self.errno,
+            config_file = file.map(tracing::field::display),
+            config_line = position.map(|at| at.line),
+            config_column = position.map(|at| at.column),
+            "{text}"
+        );
     }
 
     /// It is on the list: what its initcall got.
@@ -81,6 +112,7 @@ impl From<&HookError> for Trouble {
             namespace: Some(e.netns.to_string()),
             hook: e.hook.to_owned(),
             errno: e.failure.errno,
+            at: None,
             message: e.failure.to_string(),
         }
     }

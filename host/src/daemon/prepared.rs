@@ -76,9 +76,9 @@ pub(super) fn prepare_all(judge: &Judge, config: &Config) -> Vec<Result<Prepared
 fn prepare(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepared, Trouble> {
     let began = Instant::now();
     let file = open(judge, config)?;
-    let code = Code::load(&file).map_err(|e| Trouble::new("load", asked_by(config, &e)))?;
+    let code = Code::load(&file).map_err(|e| asked_by(config, "load", &e))?;
     code.check_config(&config.config_json)
-        .map_err(|refusal| Trouble::new("config", config.refusal(&refusal.field, &refusal.message)))?;
+        .map_err(|refusal| Trouble::mistake(&config.refusal(&refusal.field, &refusal.message)))?;
     of_note(config, &file, Some(code), began)
 }
 
@@ -89,7 +89,7 @@ fn read(judge: &Judge, config: &Arc<PluginConfig>) -> Result<Prepared, Trouble> 
 }
 
 fn open(judge: &Judge, config: &PluginConfig) -> Result<plugin::file::PluginFile, Trouble> {
-    plugin::file::open(judge, &config.file, Some(&config.name)).map_err(|e| Trouble::new("open", asked_by(config, &e)))
+    plugin::file::open(judge, &config.file, Some(&config.name)).map_err(|e| asked_by(config, "open", &e))
 }
 
 fn of_note(
@@ -116,12 +116,12 @@ fn of_note(
 }
 
 /// An error of a plugin's file, with the drop-in that asks for that file.
-fn asked_by(config: &PluginConfig, error: &plugin::PluginError) -> String {
-    format!("{}: {error}", config.path().display())
+fn asked_by(config: &PluginConfig, step: &str, error: &plugin::PluginError) -> Trouble {
+    Trouble::new(step, format!("{}: {error}", config.path().display())).asked_by(config.path())
 }
 
 /// The order in which plugins are registered, as indices into `prepared`. The daemon's own initcalls can be named, too.
-pub(super) fn order(prepared: &[Prepared]) -> Result<Vec<usize>, String> {
+pub(super) fn order(prepared: &[Prepared]) -> Result<Vec<usize>, Trouble> {
     let own = OWN.iter().map(|own| Item { name: own.name, level: own.level, file_name: "", after: &[], requires: &[] });
     let plugins = prepared.iter().map(|p| Item {
         name: &p.config.name,
@@ -133,7 +133,7 @@ pub(super) fn order(prepared: &[Prepared]) -> Result<Vec<usize>, String> {
     let items: Vec<Item<'_>> = own.chain(plugins).collect();
     let sorted = engine::order(&items).map_err(|error| {
         let plugin = prepared.iter().find(|p| p.config.name == error.plugin());
-        plugin.map_or_else(|| error.to_string(), |p| misplaced(p, &error).to_string())
+        plugin.map_or_else(|| Trouble::new("order", &error), |p| Trouble::mistake(&misplaced(p, &error)))
     })?;
     Ok(sorted.into_iter().filter_map(|at| at.checked_sub(OWN.len())).collect())
 }

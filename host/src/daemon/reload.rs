@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::config::{CommandLine, Config, Sysctls, initcall_of};
+use crate::config::{CommandLine, Config, ConfigErrors, Sysctls, initcall_of};
 use crate::control::wire;
 use crate::engine::{self, Called, Net, Outcome, PernetList, Undo, WriteToken};
+use crate::logging::catalog;
 use crate::plugin::{self, Judge};
 use pernet_plugin_api::ExitReason;
 
@@ -82,6 +83,8 @@ pub(crate) struct Report {
     pub(super) plugins: Vec<Row>,
     /// Why it did not succeed, as one text; several lines where several things are wrong.
     pub(super) error: Option<String>,
+    /// The same one by one, each with its plugin if it is about one, for the log.
+    pub(super) causes: Vec<(String, Trouble)>,
     /// How long no hook was admitted.
     pub(super) pause: Duration,
     /// The configuration that is now in force, if it changed.
@@ -169,7 +172,12 @@ pub(super) fn register_new(
 pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
     if let Err(e) = shared.maker.end(&live, shared.patience()) {
-        tracing::error!(plugin = live.prepared.config.name, "{e}");
+        tracing::error!(
+            message_id = catalog::PLUGIN_STUCK,
+            plugin = live.prepared.config.name,
+            generation = live.generation,
+            "{e}"
+        );
         // A call that did not come out is still in there: what it may use is leaked, and dropping it would only wait
         // once more.
         std::mem::forget(live.instance);
@@ -213,13 +221,13 @@ fn refused(troubles: &[(String, Trouble)]) -> Report {
     let rows = troubles.iter().filter(|(name, _)| !name.is_empty());
     let rows = rows.map(|(name, t)| Row { name: name.clone(), action: "failed", error: Some(t.told()) });
     let text: Vec<String> = troubles.iter().map(|(_, t)| t.told()).collect();
-    Report { plugins: rows.collect(), error: Some(text.join("\n")), ..Report::default() }
+    Report { plugins: rows.collect(), error: Some(text.join("\n")), causes: troubles.to_vec(), ..Report::default() }
 }
 
 fn prepare(shared: &Shared, command_line: &CommandLine) -> Result<Plan, Vec<(String, Trouble)>> {
-    let wrong = |e: &dyn ToString| vec![(String::new(), Trouble::new("config", e.to_string()))];
-    let config = Config::load(&command_line.paths()).map_err(|e| wrong(&e))?;
-    boot::judge_blacklist(&config, |warning| tracing::warn!("{warning}")).map_err(|e| wrong(&e))?;
+    let wrong = |e: ConfigErrors| e.0.iter().map(|e| (String::new(), Trouble::mistake(e))).collect::<Vec<_>>();
+    let config = Config::load(&command_line.paths()).map_err(wrong)?;
+    boot::judge_blacklist(&config, boot::doubt).map_err(wrong)?;
     let results = prepare_all(&shared.judge, &config);
     let refused = results.iter().filter_map(|result| result.as_ref().err());
     let bad: Vec<_> = refused.filter(|(_, trouble)| !trouble.is_blacklisting()).collect();
@@ -227,7 +235,7 @@ fn prepare(shared: &Shared, command_line: &CommandLine) -> Result<Plan, Vec<(Str
         return Err(bad.into_iter().map(|(config, trouble)| (config.name.clone(), trouble.clone())).collect());
     }
     let (good, unread) = sort_out(results);
-    let sorted = order(&good).map_err(|e| wrong(&e))?;
+    let sorted = order(&good).map_err(|trouble| vec![(String::new(), trouble)])?;
     let (new, mut left_out) = admit(shared, &config, sorted.into_iter().map(|at| &good[at]));
     left_out.extend(unread.into_iter().map(|(config, trouble)| Entry::Refused(config, trouble)));
     Ok(Plan { config: Arc::new(config), new, left_out })
@@ -265,6 +273,8 @@ fn warn_of_own(own: &[Called], config: &Config) {
         if was != blacklist.refuses(&part.name).is_some() {
             let name = &part.name;
             tracing::warn!(
+                message_id = catalog::NEEDS_RESTART,
+                key = "initcall_blacklist",
                 "initcall_blacklist has changed for {name}; it stays as it was until pernetd is started again"
             );
         }
@@ -315,22 +325,27 @@ fn put_back(
 ) -> (Vec<Entry>, Report) {
     let name = failed.config.name.clone();
     let mut not_restored = set.arrange(old, ExitReason::RolledBack, &|_| true).unwrap_or_default();
-    let mut text = format!("{name}: {}; the old set was put back", trouble.told());
+    let mut rest = String::from("; the old set was put back");
     for (prepared, second) in &mut not_restored {
-        text += &format!(", but {} did not come back: {}", prepared.config.name, second.told());
+        rest += &format!(", but {} did not come back: {}", prepared.config.name, second.told());
         second.message = format!("{}; and putting it back: {}", trouble.message, second.message);
     }
     let mut bad: Vec<_> = not_restored.iter().map(|(p, t)| (p.config.name.clone(), t.clone())).collect();
     if bad.iter().all(|(n, _)| *n != name) {
         bad.insert(0, (name.clone(), trouble.clone()));
     }
+    let text = format!("{name}: {}{rest}", trouble.told());
+    let mut cause = trouble.clone();
+    cause.message += &rest;
+    let mut causes = vec![(name.clone(), cause)];
+    causes.extend(bad.iter().filter(|(n, _)| *n != name).cloned());
     let mut entries = set.entries(old, not_restored);
     idle.retain(|e| e.name() != name);
     entries.append(&mut idle);
     if !entries.iter().any(|e| e.name() == name) {
         entries.push(Entry::NotAdded(failed, trouble));
     }
-    (entries, Report { error: Some(text), ..refused(&bad) })
+    (entries, Report { error: Some(text), causes, ..refused(&bad) })
 }
 
 fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before: &HashSet<u64>) -> Report {
@@ -359,7 +374,13 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
     if !shared.plugins().lives(name, generation) {
         return Ok(());
     }
-    tracing::error!(plugin = name, "plugin failed: {}", trouble.message);
+    tracing::error!(
+        message_id = catalog::PLUGIN_PANICKED,
+        plugin = name,
+        generation,
+        "plugin failed: {}; its exits are called, and no other hook until it is reloaded",
+        trouble.message
+    );
     let write = shared.write()?;
     let mut entries = shared.plugins().take();
     let dependents = shared.list.dependents(name);

@@ -21,7 +21,7 @@ use crate::engine::{
     self, CtlTable, Failure, LinkSpec, Net, NetDeviceOps, NotDeferred, NotifierBlock, Owner, PernetList, ReadToken,
     SockSpec,
 };
-use crate::logging;
+use crate::logging::{self, catalog};
 use crate::plugin::{ChangeNetdev, HookRecord, HostServices, InstanceRef, LogLine, NetdevSnapshot};
 
 /// How long `run_in` waits: longer than a namespace's queue should ever be.
@@ -77,8 +77,16 @@ impl Work {
     fn run(mut self, token: Option<&ReadToken>) {
         let result = self.run_locked(token);
         if let (Err(failure), None) = (&result, &self.reply) {
-            let plugin = &self.instance.plugin;
-            tracing::warn!(%plugin, netns = %self.netns(), "deferred work: {failure}");
+            let InstanceRef { plugin, generation, .. } = &self.instance;
+            tracing::warn!(
+                message_id = catalog::WORK_FAILED,
+                %plugin,
+                netns = %self.netns(),
+                hook = "work.run",
+                generation,
+                errno = failure.errno,
+                "deferred work failed: {failure}"
+            );
         }
         if let Some(reply) = self.reply.take() {
             let _ = reply.send(result);
@@ -101,7 +109,8 @@ impl Drop for Work {
         if let Some(Task::Plugins(work)) = self.task.take()
             && let Err(failure) = self.instance.drop_work(work)
         {
-            tracing::debug!(plugin = %self.instance.plugin, "work that never ran: {failure}");
+            let InstanceRef { plugin, generation, .. } = &self.instance;
+            tracing::debug!(%plugin, generation, hook = "work.drop", "work that never ran: {failure}");
         }
     }
 }
@@ -213,21 +222,7 @@ pub(super) fn wait_for<T>(answer: &Receiver<Result<T, Failure>>, instance: &Inst
 
 impl HostServices for Services {
     fn log(&self, line: LogLine<'_>) {
-        let (plugin, generation, netns) = (&*line.plugin, line.generation, line.netns.as_deref());
-        let fields = logging::readable(line.fields);
-        // `tracing` wants its level at compile time.
-        macro_rules! at {
-            ($level:ident) => {
-                tracing::event!(tracing::Level::$level, plugin, generation, netns, "{}{fields}", line.message)
-            };
-        }
-        match line.level {
-            1 => at!(ERROR),
-            2 => at!(WARN),
-            3 => at!(INFO),
-            4 => at!(DEBUG),
-            _ => at!(TRACE),
-        }
+        logging::plugin_line(&line);
     }
 
     fn log_level(&self) -> u8 {

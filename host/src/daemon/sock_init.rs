@@ -15,6 +15,7 @@ use crate::engine::{
 };
 use crate::linux::socket;
 use crate::linux::worker::Workers;
+use crate::logging::catalog;
 
 /// What the steps work on, and what one leaves for the next.
 struct SockInit {
@@ -70,7 +71,7 @@ fn sysctl_init(init: &mut SockInit) -> Result<Undo, Failure> {
     Ok(Box::new(move || {
         // No handler of it waits for anything.
         if let Err(failure) = sysctls.init_net.unregister(&header, Duration::from_secs(1)) {
-            tracing::warn!("{failure}");
+            tracing::warn!(message_id = catalog::OWN_MISTAKE, errno = failure.errno, "sock_init: {failure}");
         }
     }))
 }
@@ -107,7 +108,7 @@ fn register_sockfs(init: &mut SockInit) -> Result<Undo, Failure> {
     let filesystems = Arc::clone(&init.filesystems);
     Ok(Box::new(move || {
         if let Err(failure) = filesystems.types.unregister_filesystem(&fs_type) {
-            tracing::warn!("{failure}");
+            tracing::warn!(message_id = catalog::OWN_MISTAKE, errno = failure.errno, "sock_init: {failure}");
         }
     }))
 }

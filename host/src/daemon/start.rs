@@ -6,19 +6,21 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::config::{CommandLine, Config};
+use crate::config::{CommandLine, Config, ConfigError, ConfigErrors, LogLevel};
 use crate::control::monitor::Monitor;
 use crate::engine::{Names, PernetList};
 use crate::linux::ns;
+use crate::logging::catalog;
 use crate::plugin::{self, Judge};
 use crate::{control, logging};
 
 use super::boot::{self, Began};
 use super::filesystems::Filesystems;
+use super::hangs;
 use super::initcalls::Made;
 use super::netdevs::Netdevs;
 use super::pernetfs::Readers;
-use super::plugins::{Maker, Plugins};
+use super::plugins::{Maker, Plugins, Trouble};
 use super::prepared::{order, prepare_all, sort_out};
 use super::reload::Shared;
 use super::services::{Owners, Places, Services};
@@ -26,27 +28,59 @@ use super::sockets::Sockets;
 use super::sysctls::NetSysctl;
 use super::{Daemon, Event, Phase};
 
-/// What went wrong before the loop ran: printed on standard error, exit code 1.
-pub(crate) type Failed = String;
+/// What went wrong before the loop ran: exit code 1.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    text: String,
+    /// The mistakes in the configuration, if that is what it is.
+    mistakes: Vec<ConfigError>,
+}
+
+impl Failed {
+    /// On standard error; where the journal is behind that, as entries of their own.
+    pub(crate) fn tell(&self) {
+        if !logging::is_journal() {
+            eprintln!("pernetd: {}", self.text);
+        } else if self.mistakes.is_empty() {
+            tracing::error!(message_id = catalog::NOT_STARTED, "pernetd did not start: {}", self.text);
+        }
+        for mistake in self.mistakes.iter().filter(|_| logging::is_journal()) {
+            Trouble::mistake(mistake).tell(catalog::NOT_STARTED, "", &format!("pernetd did not start: {mistake}"));
+        }
+    }
+}
+
+impl From<String> for Failed {
+    fn from(text: String) -> Self {
+        Failed { text, mistakes: Vec::new() }
+    }
+}
+
+impl From<ConfigErrors> for Failed {
+    fn from(errors: ConfigErrors) -> Self {
+        Failed { text: errors.to_string(), mistakes: errors.0 }
+    }
+}
 
 /// Everything that a start checks, with no effect: configuration, files, notes, ABI, the plugins' own judgement of
 /// their configuration, and the order.
 pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
-    let config = Config::load(&command_line.paths()).map_err(|e| e.to_string())?;
+    let config = Config::load(&command_line.paths())?;
     let results = prepare_all(&Judge::new(), &config);
     let refused = results.iter().filter_map(|result| result.as_ref().err());
     let wrong = refused.filter(|(_, trouble)| !trouble.is_blacklisting());
     let mut errors: Vec<String> = wrong.map(|(_, trouble)| trouble.message.clone()).collect();
-    errors.extend(boot::judge_blacklist(&config, |warning| eprintln!("pernetd: {warning}")).err());
+    let mistakes = boot::judge_blacklist(&config, |warning| eprintln!("pernetd: {warning}")).err();
+    errors.extend(mistakes.map(|mistakes| mistakes.to_string()));
     let (good, _) = sort_out(results);
     // With a plugin missing, what requires it would be reported too, and only confuse.
     if errors.is_empty()
         && let Err(error) = order(&good)
     {
-        errors.push(error);
+        errors.push(error.message);
     }
     if !errors.is_empty() {
-        return Err(errors.join("\npernetd: "));
+        return Err(errors.join("\npernetd: ").into());
     }
     let lines = config.sysctls.len();
     println!("pernetd: the configuration, {} plugins and {lines} lines of sysctl.d are right", good.len());
@@ -58,8 +92,10 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
 pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>) -> Result<i32, Failed> {
     let began = Began::now();
     let paths = command_line.paths();
-    let config = Config::load(&paths).map_err(|e| e.to_string())?;
-    logging::start(config.main.log.level);
+    // What is wrong with the configuration is told by it, too.
+    logging::start(LogLevel::Info);
+    let config = Config::load(&paths)?;
+    logging::set_level(config.main.log.level);
     plugin::load::use_folder_where_memfd_is_refused(paths.state_dir.join("code"));
     let Inbox { sender: events, receiver, monitor } = inbox.unwrap_or_default();
     listen_to_signals(&events)?;
@@ -106,7 +142,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let (Some((host, pin)), Some(workers), Some(looks), Some(links), Some(server), Some(discovery)) =
         (host, workers, looks, links, server, discovery)
     else {
-        return Err("a vital part said that it started, and is not there: report this mistake".to_owned());
+        return Err("a vital part said that it started, and is not there: report this mistake".to_owned().into());
     };
     let mut daemon = Daemon {
         command_line,
@@ -133,6 +169,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         last_reload: None,
         discovery,
         ready: None,
+        hangs: hangs::Hangs::default(),
         exit_code: 0,
         config: Arc::new(config),
         shared,
@@ -174,13 +211,13 @@ fn on_a_seat<T: Send>(work: impl FnOnce() -> Result<T, Failed> + Send) -> Result
                 .map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
             work()
         });
-        thread.join().unwrap_or_else(|_| Err("the start panicked; see the lines above".to_owned()))
+        thread.join().unwrap_or_else(|_| Err("the start panicked; see the lines above".to_owned().into()))
     })
 }
 
 /// Signals become events. A second SIGTERM or SIGINT ends the process at once: the way out when a hook hangs. One that
 /// comes with the first (`timeout` signals its child and then the child's group) is no second one.
-fn listen_to_signals(events: &Sender<Event>) -> Result<(), Failed> {
+fn listen_to_signals(events: &Sender<Event>) -> Result<(), String> {
     const TOGETHER: Duration = Duration::from_millis(200);
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT])
         .map_err(|e| format!("cannot listen to signals: {e}"))?;

@@ -14,6 +14,7 @@ use pernet_plugin_api::NetCookie;
 
 use crate::config::{self, Sysctls};
 use crate::engine::{self, CtlHeader, CtlNode, CtlSet, CtlTable, Failure, HOST, Net};
+use crate::logging::catalog;
 use crate::plugin::InstanceRef;
 
 use super::services::{Services, gone};
@@ -112,12 +113,17 @@ impl NetSysctl {
         match std::thread::Builder::new().name("sysctl.d".into()).spawn(carry_out) {
             Ok(_) if is_done.recv_timeout(patience).is_err() => {
                 tracing::warn!(
+                    message_id = catalog::SYSCTL_REFUSED,
                     "a handler does not return ({patience:?}): not all of sysctl.d's changes are carried out yet"
                 );
             }
             Ok(_) => {}
             Err(e) => {
-                tracing::error!("sysctl.d's changes are not carried out: cannot start a thread: {e}; reload again")
+                tracing::error!(
+                    message_id = catalog::THREADS_EXHAUSTED,
+                    errno = e.raw_os_error(),
+                    "sysctl.d's changes are not carried out: cannot start a thread: {e}; reload again"
+                );
             }
         }
     }
@@ -154,7 +160,15 @@ fn set(node: &CtlNode, (line, value, quietly): (&config::SysctlLine, &str, bool)
         Err(failure) if quietly => {
             tracing::debug!(%netns, plugin, "{place}: {key} = {value}: {failure}; it stays as it was")
         }
-        Err(failure) => tracing::warn!(%netns, plugin, "{place}: {key} = {value}: {failure}; it stays as it was"),
+        Err(failure) => tracing::warn!(
+            message_id = catalog::SYSCTL_REFUSED,
+            %netns,
+            plugin,
+            errno = failure.errno,
+            config_file = %line.file.display(),
+            config_line = line.position.line,
+            "{place}: {key} = {value}: {failure}; it stays as it was"
+        ),
     }
 }
 

@@ -18,6 +18,7 @@ use super::folders::Folders;
 use super::seen::Seen;
 use super::statmount::{MountTable, mount_at};
 use super::{Batch, Error, Method, Observation, Options, Request, Sink, read_requests, unavailable};
+use crate::logging::catalog;
 
 const FAN_CLOEXEC: libc::c_uint = 0x1;
 const FAN_NONBLOCK: libc::c_uint = 0x2;
@@ -125,7 +126,11 @@ impl Source {
     pub(super) fn run(mut self) {
         loop {
             if let Err(error) = self.drain() {
-                tracing::error!(%error, "mount events cannot be read; namespaces are no longer discovered");
+                tracing::error!(
+                    message_id = catalog::DISCOVERY_ENDED,
+                    errno = error.raw_os_error(),
+                    "mount events cannot be read: {error}; namespaces are no longer discovered"
+                );
                 return;
             }
             self.tell();
@@ -198,7 +203,15 @@ impl Source {
         let mount = match self.subscription.table.mount(id) {
             Ok(Some(mount)) => mount,
             Ok(None) => return,
-            Err(error) => return tracing::warn!(%error, mount = id, "statmount failed; this mount is not seen"),
+            Err(error) => {
+                let errno = error.raw_os_error();
+                tracing::warn!(
+                    message_id = catalog::DISCOVERY_IMPAIRED,
+                    errno,
+                    "statmount of mount {id} failed: {error}; it is not seen"
+                );
+                return;
+            }
         };
         if let Some(name) = self.folders.name_at(mount.point) {
             self.touched.insert(name.clone());
@@ -260,7 +273,11 @@ impl Source {
         match self.subscription.table.ids() {
             Ok(ids) => ids.into_iter().for_each(|id| self.place(id)),
             // Without the table, what is known still holds.
-            Err(error) => tracing::warn!(%error, "listmount failed; names that came meanwhile are not seen"),
+            Err(error) => tracing::warn!(
+                message_id = catalog::DISCOVERY_IMPAIRED,
+                errno = error.raw_os_error(),
+                "listmount failed: {error}; names that came meanwhile are not seen"
+            ),
         }
         self.rescan = false;
         self.touched.clear();

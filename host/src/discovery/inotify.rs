@@ -20,6 +20,7 @@ use super::mountinfo::Mountinfo;
 use super::pending::Pending;
 use super::seen::Seen;
 use super::{Batch, Error, Method, Observation, Options, Request, Sink, read_requests, unavailable};
+use crate::logging::catalog;
 
 /// The table is read so long after mounts changed: what belongs together mostly comes together,
 const READ_AFTER: Duration = Duration::from_millis(2);
@@ -110,7 +111,12 @@ impl Source {
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         loop {
             if let Err(error) = self.drain() {
-                tracing::error!(%error, "folder events cannot be read; namespaces are no longer discovered");
+                let errno = error.raw_os_error();
+                tracing::error!(
+                    message_id = catalog::DISCOVERY_ENDED,
+                    errno,
+                    "folder events cannot be read: {error}; namespaces are no longer discovered"
+                );
                 return;
             }
             let news = self.look();
@@ -271,7 +277,12 @@ impl Source {
     fn complain(&mut self, index: usize, error: &io::Error) {
         if !std::mem::replace(&mut self.complained, true) {
             let folder = self.folders.shown(index).display();
-            tracing::warn!(%folder, %error, "cannot watch a folder; names in it are found by reading the mount table only");
+            tracing::warn!(
+                message_id = catalog::DISCOVERY_IMPAIRED,
+                %folder,
+                errno = error.raw_os_error(),
+                "cannot watch {folder}: {error}; names in it are found by reading the mount table only"
+            );
         }
     }
 
@@ -311,7 +322,11 @@ impl Source {
             on.only = on.only.filter(|only| netns == Some(*only));
         });
         if let Err(error) = read {
-            tracing::warn!(%error, "/proc/self/mountinfo cannot be read; read again with the next change of the mounts");
+            tracing::warn!(
+                message_id = catalog::DISCOVERY_IMPAIRED,
+                errno = error.raw_os_error(),
+                "/proc/self/mountinfo cannot be read: {error}; read again with the next change of the mounts"
+            );
             let told = |name: &Path| (name.to_owned(), On { any: true, only: self.seen.inode(name) });
             mounted = self.seen.names().map(told).collect();
         }

@@ -13,6 +13,7 @@ use pernet_plugin_api::NetCookie;
 use super::{NamedNs, Observation};
 use crate::linux::ns::Pin;
 use crate::linux::nsfs::{self, Finder, Handle};
+use crate::logging::catalog;
 
 /// What tells one namespace from another. The id is never reused, but 0 where the kernel does not give it. The inode is
 /// reused only after its namespace has ended, and who was told of a name holds that namespace until told that it is gone.
@@ -133,7 +134,13 @@ impl Shown {
 
 fn complain(path: &Path, error: &io::Error) -> Option<Shown> {
     if error.kind() != io::ErrorKind::NotFound {
-        tracing::warn!(path = %path.display(), %error, "cannot look at a name; taken for absent");
+        tracing::warn!(
+            message_id = catalog::NAME_UNREADABLE,
+            path = %path.display(),
+            errno = error.raw_os_error(),
+            "cannot look at the name {}: {error}; it is taken for absent",
+            path.display()
+        );
     }
     None
 }

@@ -25,6 +25,7 @@ use super::fuse;
 use super::fuse_session::{Ready, Session};
 use super::fuse_wire;
 use crate::engine::{Mount, MountRef};
+use crate::logging::catalog;
 
 /// Threads at most, beside those that calls hold which were given up.
 const MOST: usize = 64;
@@ -264,7 +265,11 @@ impl Shared {
                 }
                 (Err(Errno::INTR), _) | (Ok(_), None) => {}
                 (Err(error), _) => {
-                    tracing::error!("a thread that serves mounts ends: epoll: {error}");
+                    tracing::error!(
+                        message_id = catalog::OWN_MISTAKE,
+                        errno = error.raw_os_error(),
+                        "a thread that serves mounts ends: epoll: {error}"
+                    );
                     self.idle.fetch_sub(1, Ordering::Relaxed);
                     lock(&self.threads).serving -= 1;
                     return;
@@ -321,7 +326,14 @@ impl Shared {
         let (header, operation) = match fuse_wire::parse(&buffer[..len]) {
             Ok(request) => request,
             Err(error) => {
-                tracing::error!(fs = %session.mount().fs.name, "{error}; the mount is given up");
+                let mount = session.mount();
+                let (fs, target) = (&*mount.fs.name, &*mount.request.target);
+                tracing::error!(
+                    message_id = catalog::MOUNT_DEAD,
+                    fs,
+                    target,
+                    "the mount of {fs} on {target} is given up: {error}"
+                );
                 return self.end(session, "the kernel is not understood");
             }
         };
@@ -330,7 +342,12 @@ impl Shared {
         }
         // A panic of pernetd's own is `EIO` to who asked; a plugin's stops in the plugin.
         if catch_unwind(AssertUnwindSafe(|| session.carry_out(header, operation))).is_err() {
-            tracing::error!(fs = %session.mount().fs.name, "pernetd itself panicked in a file operation");
+            let fs = &*session.mount().fs.name;
+            tracing::error!(
+                message_id = catalog::OWN_MISTAKE,
+                fs,
+                "pernetd itself panicked in a file operation of {fs}"
+            );
         }
     }
 
@@ -339,7 +356,11 @@ impl Shared {
         if self.idle.load(Ordering::Relaxed) == 0
             && let Err(error) = self.start_thread()
         {
-            tracing::error!("no other thread can be started for mounts: {error}; they wait for each other's calls");
+            tracing::error!(
+                message_id = catalog::THREADS_EXHAUSTED,
+                errno = error.raw_os_error(),
+                "no other thread can be started for mounts: {error}; they wait for each other's calls"
+            );
         }
     }
 

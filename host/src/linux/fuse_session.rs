@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::fuse_wire;
 use crate::engine::{Failure, Mount, MountRef};
+use crate::logging::catalog;
 
 /// How long a call may go on whose process was interrupted.
 const INTERRUPTED: Duration = Duration::from_millis(100);
@@ -150,7 +151,13 @@ impl Session {
         for (unique, errno, what) in late {
             if errno == libc::EIO {
                 let (fs, owner) = (&*self.mount.fs.name, &*self.mount.fs.owner);
-                tracing::warn!(plugin = owner, fs, "{what} has not returned for {deadline:?}; its caller got EIO");
+                tracing::warn!(
+                    message_id = catalog::FILE_CALL_HANGS,
+                    plugin = owner,
+                    fs,
+                    hook = what,
+                    "{what} has not returned for {deadline:?}; its caller got EIO"
+                );
             }
             let _ = self.send(unique, errno, &[]);
         }
@@ -173,7 +180,7 @@ impl Session {
         if last.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             *last = Some(Instant::now());
             let (fs, owner) = (&*self.mount.fs.name, &*self.mount.fs.owner);
-            tracing::warn!(plugin = owner, fs, "{what}");
+            tracing::warn!(message_id = catalog::FILE_SYSTEM_AT_FAULT, plugin = owner, fs, "{fs}: {what}");
         }
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use pernet_plugin_api::NetCookie;
 
 use super::ns::{self, Pin};
+use crate::logging::catalog;
 
 /// When the system has no thread for us.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -239,7 +240,11 @@ impl Shared {
             let started = (0..missing).try_for_each(|_| self.start_thread());
             state = self.lock();
             if let Err(error) = started {
-                tracing::error!(%error, "cannot start a worker thread; tried again in {AGAIN:?}");
+                tracing::error!(
+                    message_id = catalog::THREADS_EXHAUSTED,
+                    errno = error.raw_os_error(),
+                    "cannot start a worker thread: {error}; tried again in {AGAIN:?}"
+                );
                 state = self.keeper.wait_timeout(state, AGAIN).unwrap_or_else(PoisonError::into_inner).0;
             }
         }
@@ -259,7 +264,11 @@ impl Shared {
             let came_home = ns::home();
             self.finish(key);
             if let Err(error) = came_home {
-                tracing::error!(%error, "a worker thread could not come home from a namespace; it is replaced");
+                tracing::error!(
+                    message_id = catalog::OWN_MISTAKE,
+                    errno = error.raw_os_error(),
+                    "a worker thread could not come home from a namespace: {error}; it is replaced"
+                );
                 break;
             }
         }
@@ -318,7 +327,7 @@ impl Shared {
 fn run(job: Job) {
     // A job owns what it touches, and what it shares is behind locks that know poisoning.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
-        tracing::error!(message = text(panic.as_ref()), "a job of a worker panicked");
+        tracing::error!(message_id = catalog::OWN_MISTAKE, "a job of a worker panicked: {}", text(panic.as_ref()));
     }
 }
 

@@ -32,6 +32,8 @@ pub struct LogLine<'a> {
     pub netns: Option<Arc<str>>,
     /// That hook.
     pub hook: Option<&'static str>,
+    /// The device that the hook is about.
+    pub device: Option<Arc<str>>,
     /// 1 error … 5 trace.
     pub level: u8,
     /// The module that wrote it.
@@ -307,7 +309,8 @@ extern "C" fn log(token: u64, record: &LogRecord<'_>) {
             plugin: Arc::clone(&instance.name),
             generation: instance.generation,
             netns: hook.as_ref().map(|h| Arc::clone(&h.netns)).filter(|n| !n.is_empty()),
-            hook: hook.map(|h| h.hook),
+            hook: hook.as_ref().map(|h| h.hook),
+            device: hook.as_ref().and_then(|h| h.device.as_str()).map(Into::into),
             level: record.level,
             target: record.target.as_str(),
             message: record.message.as_str(),

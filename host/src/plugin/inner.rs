@@ -6,6 +6,7 @@
 //! Not here: its making and its end ([`super::instance`]).
 
 use super::call::{Hook, Place};
+use super::device_name::DeviceName;
 use super::gate::Gate;
 use super::host_api::{self, HookRecord, HostServices};
 use super::load::Code;
@@ -138,6 +139,7 @@ impl Inner {
             cookie: place.last,
             other: place.other,
             netns: Arc::clone(&place.netns),
+            device: place.device.map(DeviceName::new).unwrap_or_default(),
             is_free: place.is_free,
             since: Instant::now(),
             token: self.token,

@@ -16,6 +16,7 @@ use super::load::Code;
 use super::running::{Guard, running};
 use super::status::failure_of;
 use crate::engine::{Class, FileSystemType, Member, NetProtoFamily, Owner, Registration};
+use crate::logging::catalog;
 use pernet_plugin_api::abi::{self, CreateReturn, InstanceHandle};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,7 +112,13 @@ impl Instance {
         let me = self.downgrade();
         for (cookies, work) in early {
             if let Err(failure) = self.inner.services.defer(&me, &cookies, work) {
-                tracing::warn!(plugin = %me.plugin, error = %failure, "work that init deferred cannot be queued; it is dropped");
+                tracing::warn!(
+                    message_id = catalog::WORK_FAILED,
+                    plugin = %me.plugin,
+                    generation = me.generation,
+                    errno = failure.errno,
+                    "work that init deferred cannot be queued: {failure}; it is dropped"
+                );
                 let _ = me.drop_work(work);
             }
         }
@@ -245,7 +252,12 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         if let Err(error) = self.destroy() {
-            tracing::warn!(plugin = %self.inner.name, %error, "a plugin instance did not end well");
+            tracing::warn!(
+                message_id = catalog::PLUGIN_STUCK,
+                plugin = %self.inner.name,
+                generation = self.inner.generation,
+                "this instance did not end well: {error}"
+            );
         }
     }
 }

@@ -222,7 +222,7 @@ fn check_layout(header: &LibHeader) -> Result<(), AbiError> {
         Ok(()) => Ok(()),
         Err(_) => {
             let full = report.to_string();
-            tracing::debug!(report = %full, "the layouts of plugin and host differ");
+            tracing::debug!("the layouts of plugin and host differ: {full}");
             Err(AbiError::Layout(short_report(&full)))
         }
     }

@@ -10,6 +10,7 @@
 
 mod error;
 mod elf;
+mod device_name;
 mod gate;
 mod inner;
 mod mapping;
@@ -31,6 +32,7 @@ mod host_sysctl;
 mod host_filesystem;
 mod host_socket;
 
+pub use device_name::DeviceName;
 pub use elf::FormatError;
 pub use error::PluginError;
 pub use host_api::{HookRecord, HostServices, LogLine};

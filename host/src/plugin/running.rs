@@ -4,6 +4,7 @@
 //! Hooks can nest (work that a hook runs in another namespace), so a slot is a stack.
 
 use super::call::Hook;
+use super::device_name::DeviceName;
 use pernet_plugin_api::NetCookie;
 use std::cell::OnceCell;
 use std::marker::PhantomData;
@@ -25,11 +26,21 @@ pub struct Running {
     pub(super) other: Option<NetCookie>,
     /// That namespace's name; empty for what runs at home. Of what is called from anywhere, the one that it concerns.
     pub netns: Arc<str>,
+    /// The device that it is about, if any.
+    pub device: DeviceName,
     /// It is called from anywhere, and nothing is held for it.
     pub(super) is_free: bool,
     /// Since when.
     pub since: Instant,
     pub(super) token: u64,
+}
+
+impl Running {
+    /// Whether both are the same call.
+    #[must_use]
+    pub fn is_same_call(&self, other: &Running) -> bool {
+        (self.token, self.since, self.hook) == (other.token, other.since, other.hook)
+    }
 }
 
 type Stack = Mutex<Vec<Running>>;
@@ -134,6 +145,7 @@ impl Guard {
             cookie: None,
             other: None,
             netns,
+            device: DeviceName::default(),
             is_free: false,
             since,
             token: 0,
@@ -161,6 +173,7 @@ mod tests {
             cookie,
             other: None,
             netns,
+            device: DeviceName::default(),
             is_free: false,
             since: Instant::now(),
             token: 77,
