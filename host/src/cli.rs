@@ -1,6 +1,6 @@
 //! The command line of `pernetd`: run, `--check`, `demo`.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::CommandLine;
 use crate::daemon::start;
@@ -28,6 +28,12 @@ enum Command {
         #[arg(long, value_name = "N")]
         seconds: Option<u64>,
     },
+}
+
+/// The command line as it is defined, for the manual page and the completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// `pernetd`'s main; the process's exit code.

@@ -4,6 +4,7 @@
 //! own before it gets here, because the merge itself is lenient: it would take `1.9` for 2 and ignore unknown keys.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ::config::{Config as Layers, Environment, File, FileFormat};
@@ -144,6 +145,24 @@ enum Kind {
     Word(&'static [&'static str]),
     /// root, all, or a group's name.
     Group,
+}
+
+/// What the strict check asks of a key's value, in words: each key of the main file with its type and range.
+#[must_use]
+pub fn main_keys() -> Vec<(&'static str, String)> {
+    let lists = [("initcall_blacklist", "list of strings"), ("discovery.folders", "list of absolute paths")];
+    let scalars = SCALARS.iter().map(|(key, kind, _)| (*key, kind.to_string()));
+    scalars.chain(lists.map(|(key, kind)| (key, kind.to_owned()))).collect()
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Integer(from, to) => write!(f, "integer from {from} to {to}"),
+            Kind::Word(words) => write!(f, "one of {}", words.join(", ")),
+            Kind::Group => f.write_str("root, all, or a group's name"),
+        }
+    }
 }
 
 const GROUP_RULE: &str = "write \"root\", \"all\" or the name of a group";

@@ -22,7 +22,7 @@ use std::path::Path;
 pub use blacklist::{Blacklisted, initcall_of};
 pub use command_line::{CommandLine, Paths, runtime_dir};
 pub use globs::Selector;
-pub use main_file::{Control, ControlRead, Discovery, Log, LogLevel, Main, Method, Netlink};
+pub use main_file::{Control, ControlRead, Discovery, Log, LogLevel, Main, Method, Netlink, main_keys};
 pub use plugin_file::{OnInitFailure, OnStop, PluginConfig};
 pub use source::{ConfigError, Position};
 pub use sysctl_file::{Asks, SysctlLine, parse_sysctls};

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde::Serialize;
 use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -41,6 +41,12 @@ pub use sock::{SockType, sock_connect};
 
 /// Reads a plugin file's metadata, as a JSON object, without running any of its code; or says why it cannot.
 pub type PluginInfo = fn(&Path) -> Result<Value, String>;
+
+/// The command line as it is defined, for the manual pages and the completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
 
 /// Runs `pernetctl`, or the mount helper if it is called by such a name.
 #[must_use]
