@@ -17,8 +17,8 @@ fn socket(c: &Container) {
     c.fails("systemctl is-active pernetd");
     c.ok("systemctl is-active pernetd.socket");
     c.step("who asks starts it, and is answered");
-    let list = c.ok("pernetctl netns list");
-    c.assert_has(&list, &["blue"]);
+    let blue = c.ok("pernetctl netns wait blue");
+    c.assert_has(&blue, &["live"]);
     c.ok("systemctl is-active pernetd");
     c.step("who asks during a restart is answered by the next one");
     c.ok("systemctl restart --no-block pernetd; for n in $(seq 50); do pernetctl status >/dev/null || exit 1; done");
