@@ -238,8 +238,11 @@ impl Container {
 
     fn write_down(&self, answer: &Answer) {
         for text in [&answer.stdout, &answer.stderr] {
-            if !text.is_empty() {
-                self.transcript.line(text.trim_end());
+            // Of a line that was written over again and again, as it was at last.
+            let at_last = |line: &str| line.rsplit('\r').find(|part| !part.is_empty()).unwrap_or_default().to_owned();
+            let lines: Vec<String> = text.trim_end().lines().map(at_last).collect();
+            if !lines.is_empty() {
+                self.transcript.line(&lines.join("\n"));
             }
         }
         if answer.code != 0 {
