@@ -39,7 +39,9 @@ pub fn sweep() {
         let name = entry.file_name();
         let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
         let owner = rest.split('-').next().unwrap_or_default();
-        if !Path::new("/proc").join(owner).exists() {
+        // One that has ended may still have its number: then it has no command line.
+        let command = fs::read(Path::new("/proc").join(owner).join("cmdline")).unwrap_or_default();
+        if command.is_empty() {
             // One that is still in use is nobody's to remove.
             let _ = remove_tree(&entry.path());
         }
