@@ -5,10 +5,12 @@
 //! of its own. The loop never waits for any of them, so it always answers.
 
 pub(crate) mod start;
+pub(crate) mod fault;
 mod boot;
 mod devices;
 mod ask;
 mod enlist;
+mod facilities;
 mod file_names;
 mod filesystems;
 mod hangs;
@@ -38,7 +40,8 @@ mod sockets;
 mod sysctl_requests;
 mod sysctls;
 
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +59,7 @@ use crate::linux::worker::Workers;
 use crate::logging::catalog;
 use crate::systemd;
 
+use facilities::Surroundings;
 use leases::Lease;
 use links::InTransit;
 use namespaces::{Held, Managed, Retry};
@@ -69,6 +73,8 @@ use setups::Setup;
 pub(crate) enum Event {
     /// Names of namespaces came, went, or were listed: one drained queue.
     Names(Batch),
+    /// No descriptor is left for the namespace of this name; it is tried again.
+    NoRoom(PathBuf),
     /// Link messages, in the order of the socket's stream.
     Links(Vec<LinkEvent>),
     /// SIGHUP, SIGTERM or SIGINT.
@@ -135,6 +141,12 @@ struct Daemon {
     left_mounts: Vec<kept_mounts::Left>,
     /// Whether the first scan of the names has come.
     scanned: bool,
+    /// What was asked before that: nobody is told of a world that has not been looked at.
+    early: Vec<Request>,
+    /// Names of namespaces that are not managed since no descriptor is left for them.
+    without_room: BTreeSet<PathBuf>,
+    /// What was found out at the start and stays so.
+    surroundings: Surroundings,
     /// Setups that READY waits for.
     first_setups: usize,
     resyncs: u64,
@@ -184,6 +196,7 @@ impl Daemon {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Names(batch) => self.observe_names(batch),
+            Event::NoRoom(path) => self.no_room(path),
             Event::Links(events) => self.observe_links(events),
             Event::Signal(signal) => self.signal(signal),
             Event::Request(request) => self.answer(request),
@@ -232,6 +245,7 @@ impl Daemon {
         let held = std::mem::take(&mut self.held);
         self.workers.run_anywhere(Box::new(move || drop(held)));
         // Whoever waits for something that will not come any more learns it now, not when the last exit is done.
+        self.early.clear();
         self.waiters.clear();
         self.leases.clear();
         self.operations.forget_queued();

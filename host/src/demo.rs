@@ -17,7 +17,8 @@ use crate::config::CommandLine;
 use crate::control::monitor::Subscription;
 use crate::control::wire::{Hook, HookResult, NetnsState};
 use crate::control::{Reply, Request};
-use crate::daemon::start::{self, Failed, Inbox};
+use crate::daemon::fault::{Failed, Fault};
+use crate::daemon::start::{self, Inbox};
 use crate::linux::{netns, ns, rtnetlink, userns};
 use crate::plugin::trust::Judge;
 
@@ -55,9 +56,9 @@ pub(crate) fn run(mut command_line: CommandLine, seconds: Option<u64>) -> Result
     };
     // In the user namespace to come, owners cannot be told any more: who owns the plugins is judged here.
     let mut judge = Judge::new();
-    judge.vouch(&plugin_dir).map_err(|e| e.to_string())?;
-    userns::enter_own_machine().map_err(|e| e.to_string())?;
-    write_configuration().map_err(|e| format!("{HOME}: {e}"))?;
+    judge.vouch(&plugin_dir).map_err(|e| Failed::new(Fault::NoPermission, e.to_string()))?;
+    userns::enter_own_machine().map_err(|e| Failed::new(Fault::NoPermission, e.to_string()))?;
+    write_configuration().map_err(|e| Failed::system(HOME, &e))?;
     command_line.plugin_dir = Some(plugin_dir);
     command_line.config = Some(format!("{HOME}/pernetd.toml").into());
     command_line.config_dirs = vec![HOME.into()];
@@ -89,8 +90,8 @@ pub(crate) fn run(mut command_line: CommandLine, seconds: Option<u64>) -> Result
     Ok(if told.broke_off { 1 } else { code })
 }
 
-fn own_folder() -> Result<PathBuf, String> {
-    let exe = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+fn own_folder() -> Result<PathBuf, Failed> {
+    let exe = std::env::current_exe().map_err(|e| Failed::system("/proc/self/exe", &e))?;
     Ok(exe.parent().unwrap_or(Path::new("/")).to_path_buf())
 }
 

@@ -4,11 +4,12 @@
 //! does not depend on who watches it.
 
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::control::{Door, SOCKET};
+use crate::control::{SOCKET, listening};
 use crate::linux::peer;
 use crate::logging::catalog;
 
@@ -100,7 +101,7 @@ pub fn stored(prefix: &str) -> Vec<(String, OwnedFd)> {
 /// The control socket, if the service manager made it: a descriptor named `io.pernetd`, or the only one without a name.
 /// To be called once, at start.
 #[must_use]
-pub fn control_socket() -> Option<Door> {
+pub fn control_socket() -> Option<UnixListener> {
     let descriptors = match sd_notify::listen_fds_with_names() {
         Ok(descriptors) => descriptors,
         Err(e) => {
@@ -118,7 +119,7 @@ pub fn control_socket() -> Option<Door> {
         tracing::warn!(message_id = catalog::MANAGER_DEAF, "descriptor {number} is not used: {e}");
     };
     let socket = peer::take_inherited(number).inspect_err(|e| unused(e)).ok()?;
-    Door::inherited(socket).inspect_err(|e| unused(e)).ok()
+    listening(socket).inspect_err(|e| unused(e)).ok()
 }
 
 #[cfg(test)]

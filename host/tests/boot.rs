@@ -407,7 +407,7 @@ fn vital(mut m: Machine) {
             format!("/pernet/pernetd.toml:3:23: initcall_blacklist names \"{name}\", without which pernetd cannot run");
         assert!(code == 1 && said.contains(&why), "{said}");
         m.spawn();
-        assert_eq!(m.end().code(), Some(1));
+        assert_eq!(m.end().code(), Some(78));
         assert!(m.log().contains(&why), "{}", m.log());
     }
 }
@@ -417,7 +417,7 @@ fn vital_fails(mut m: Machine) {
     m.probe(20, "late", "", "");
     m.write("run/io.pernetd", "precious");
     m.spawn();
-    assert_eq!(m.end().code(), Some(1));
+    assert_eq!(m.end().code(), Some(73));
     let said = "pernetd: control_init: /pernet/run/io.pernetd: there is something here that is not a socket";
     assert!(m.log().contains(said), "{}", m.log());
     assert!(m.log().contains("initcall control_init returned -17 after "), "{}", m.log());
@@ -461,7 +461,7 @@ fn refused_everywhere(m: &mut Machine, said: &str, mend: fn(&Machine)) {
     let (code, check) = m.check();
     assert!(code == 1 && check.contains(said), "{check}");
     m.spawn();
-    assert_eq!(m.end().code(), Some(1));
+    assert_eq!(m.end().code(), Some(78));
     assert!(m.log().contains(said), "{}", m.log());
     assert_eq!(m.trace(), [""; 0]);
     mend(m);

@@ -378,7 +378,7 @@ fn second_signal(mut m: Machine) {
         }
         !m.alive()
     });
-    assert_eq!(m.end().code(), Some(1));
+    assert_eq!(m.end().code(), Some(70));
 }
 
 fn stop_while_hanging(mut m: Machine) {
@@ -393,7 +393,7 @@ fn stop_while_hanging(mut m: Machine) {
     m.forget();
     m.signal(Signal::TERM);
     wait_until("the daemon gives up", Duration::from_secs(40), || !m.alive());
-    assert_eq!(m.end().code(), Some(1));
+    assert_eq!(m.end().code(), Some(70));
     assert!(m.log().contains("pernet.init of probe-a in blue"), "what hangs is named: {}", m.log());
     assert_eq!(m.trace(), [""; 0], "no plugin is dropped with its hook still running");
 }

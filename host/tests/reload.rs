@@ -497,7 +497,7 @@ fn bad_start(mut m: Machine) {
         let (code, said) = m.check();
         assert!(code == 1 && said.contains(&format!("/pernet/{file}{place}")), "{said}");
         m.spawn();
-        assert_eq!(m.end().code(), Some(1));
+        assert_eq!(m.end().code(), Some(78));
         assert!(m.log().contains(&said), "the same as --check says: {}", m.log());
         m.write(file, &right);
     }

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use lives::Lives;
-use machine::{Machine, both, inside, name_path, one};
+use machine::{Machine, SOON, both, inside, name_path, one};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -150,6 +150,7 @@ fn stopped(m: Machine) {
     });
     wait_same(&m, &names);
     assert!(resyncs(&m) > 0, "nothing was lost: this tests nothing");
+    wait_until("the log tells its end", SOON, || m.log().contains(" after link events were lost"));
     wait_told(&m, &names);
     // It hears again what is not lost.
     inside("n3", || rtnetlink::delete("a").unwrap());

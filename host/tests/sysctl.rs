@@ -260,7 +260,7 @@ fn own_knobs(mut m: Machine) {
     assert!(!m.log().contains("DEBUG"));
     good(&m, &["-w", "pernetd.log_level=debug"]);
     add(&m, "red");
-    wait_log(&m, "DEBUG the probe has its sysctls plugin=\"probe-sysctl\" generation=1 netns=\"red\"");
+    wait_log(&m, "DEBUG probe-sysctl red              the probe has its sysctls");
     lines(&m, "probe.interval = 500\n");
     assert_eq!(m.ctl(["reload"])["ok"], true);
     wait_log(&m, "/pernet/sysctl.d/50-test.conf:1: probe.interval = 500");

@@ -23,6 +23,7 @@ impl Etc {
             config_dirs: vec![at("first"), at("second")],
             config_dirs_are_given: false,
             plugin_dir: "/plugins".into(),
+            plugin_dir_is_given: false,
             runtime_dir: at("run"),
             state_dir: at("state"),
         };

@@ -1,7 +1,7 @@
 //! The figures of the README's speed section: what pernetd costs, and how soon it has acted.
 //!
 //! A program that prints tables: `cargo bench -p pernetd --bench figures`; with a word behind `--`, only the part of
-//! that name (`namespaces`, `links`, `files`, `devices`, `sockets`, `sysctl`, `wire`, `boundary`);
+//! that name (`namespaces`, `links`, `log`, `files`, `devices`, `sockets`, `sysctl`, `wire`, `boundary`);
 //! `PERNET_FIGURES_MOST=1000` keeps to so many namespaces. It starts the real `pernetd` with `loopback` and `sysctl` over
 //! real namespaces, in a sandbox of its own, so it needs no root. Costs are CPU time, which hardly depends on what else the
 //! machine does; times by the clock do.
@@ -19,6 +19,7 @@ mod daemon;
 mod devices;
 mod files;
 mod links;
+mod log;
 mod namespaces;
 mod numbers;
 mod sockets;
@@ -37,6 +38,9 @@ const SHOW: &str = "PERNET_SANDBOX_SHOW";
 const DEADLINE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
+    if let Some(code) = log::logs() {
+        return code;
+    }
     if env::var_os("PERNET_SANDBOX").is_none() && env::var_os(SHOW).is_none() {
         return show();
     }
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         trial("devices", devices::measure),
         trial("files", files::measure),
         trial("links", links::measure),
+        trial("log", log::measure),
         trial("namespaces", namespaces::measure),
         trial("sockets", sockets::measure),
         trial("sysctl", sysctl::measure),

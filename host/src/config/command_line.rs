@@ -36,6 +36,8 @@ pub struct Paths {
     pub config_dirs_are_given: bool,
     /// The plugins' files.
     pub plugin_dir: PathBuf,
+    /// Whether somebody asked for this very folder: then it must be there.
+    pub plugin_dir_is_given: bool,
     /// The control socket's folder.
     pub runtime_dir: PathBuf,
     /// What is kept over restarts.
@@ -53,6 +55,7 @@ impl CommandLine {
             config_is_given: self.config.is_some(),
             config_dirs: if given { self.config_dirs.clone() } else { default_dirs.map(PathBuf::from).to_vec() },
             config_dirs_are_given: given,
+            plugin_dir_is_given: self.plugin_dir.is_some(),
             plugin_dir: self.plugin_dir.clone().unwrap_or_else(|| "/usr/lib/pernetd/plugins".into()),
             runtime_dir: runtime_dir(self.runtime_dir.clone()),
             state_dir: or_variable(self.state_dir.clone(), "STATE_DIRECTORY", "/var/lib/pernetd"),

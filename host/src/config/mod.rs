@@ -106,7 +106,8 @@ fn main_source(paths: &Paths) -> Result<Option<Source>, ConfigError> {
 
 fn missing_folders(paths: &Paths) -> Vec<ConfigError> {
     let asked = paths.config_dirs.iter().filter(|_| paths.config_dirs_are_given);
-    asked.filter(|dir| !dir.is_dir()).map(|dir| missing(dir, "folder")).collect()
+    let plugins = paths.plugin_dir_is_given.then_some(&paths.plugin_dir);
+    asked.chain(plugins).filter(|dir| !dir.is_dir()).map(|dir| missing(dir, "folder")).collect()
 }
 
 fn missing(path: &Path, kind: &str) -> ConfigError {

@@ -17,7 +17,8 @@ pub mod client;
 
 pub use request::{Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request, SockConnect};
 pub use server::{Limits, Server};
-pub use socket::{Door, DoorError, SOCKET};
+pub(crate) use socket::listening;
+pub use socket::{Door, DoorError, Home, SOCKET};
 pub use sysctl::name as errno_name;
 
 /// Where requests go: into the daemon loop's queue. Called from connection threads; must not block.

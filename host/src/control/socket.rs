@@ -6,11 +6,12 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{getegid, geteuid};
 
 /// The socket's file name, and the interface's.
 pub const SOCKET: &str = "io.pernetd";
@@ -18,14 +19,22 @@ pub const SOCKET: &str = "io.pernetd";
 /// Paths up to this length fit into a socket address (108 bytes with the final NUL).
 const ADDRESS_MAX: usize = 107;
 
+/// The runtime folder, in which only one daemon is at home at a time.
+#[derive(Debug)]
+pub struct Home {
+    path: PathBuf,
+    /// Locked.
+    folder: File,
+}
+
 /// Where clients come in.
 #[derive(Debug)]
 pub struct Door {
     pub(super) listener: UnixListener,
     /// The file to remove at the end; none if the service manager made the socket.
     file: Option<PathBuf>,
-    /// The lock on the runtime folder, held as long as the door.
-    _lock: Option<File>,
+    /// Held as long as the door.
+    _home: Home,
 }
 
 /// Why there is no door.
@@ -39,46 +48,63 @@ pub struct DoorError {
     pub(crate) errno: i32,
 }
 
-impl Door {
-    /// Makes the socket in a runtime folder, which is created if need be.
+impl DoorError {
+    /// Whether another daemon is the reason.
+    pub(crate) fn is_occupied(&self) -> bool {
+        self.errno == libc::EADDRINUSE
+    }
+}
+
+impl Home {
+    /// Moves in; the folder is created if need be. Before anything that another daemon could be hurt by.
     ///
     /// # Errors
-    /// When another daemon is at home there, something else has the name, or it cannot be made.
-    pub fn open(runtime_dir: &Path) -> Result<Door, DoorError> {
-        let remedy = "make it a folder that pernetd can write to, or give another with --runtime-dir";
-        let failed = |e: io::Error| DoorError {
-            path: runtime_dir.to_owned(),
-            what: e.to_string(),
-            remedy,
-            errno: e.raw_os_error().unwrap_or(libc::EIO),
-        };
+    /// When another daemon is at home there, others could put a socket of theirs there, or it cannot be made.
+    pub fn claim(runtime_dir: &Path) -> Result<Home, DoorError> {
+        let failed = |e: io::Error| unusable(runtime_dir, &e);
         DirBuilder::new().recursive(true).mode(0o755).create(runtime_dir).map_err(failed)?;
         let folder = File::open(runtime_dir).map_err(failed)?;
-        let file = runtime_dir.join(SOCKET);
+        check_owner(&folder, runtime_dir)?;
         if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(occupied(&file));
+            return Err(occupied(&runtime_dir.join(SOCKET)));
         }
-        check_free(&folder, &file)?;
-        let listener = bind(&folder, runtime_dir).map_err(failed)?;
-        Ok(Door { listener, file: Some(file), _lock: Some(folder) })
+        Ok(Home { path: runtime_dir.to_owned(), folder })
     }
+}
 
-    /// Takes a listening socket that the service manager made; it stays when the daemon ends.
+impl Door {
+    /// Makes the socket.
     ///
     /// # Errors
-    /// When it is no listening Unix socket.
-    pub fn inherited(socket: OwnedFd) -> Result<Door, DoorError> {
-        let listener = UnixListener::from(socket);
-        let listening = rustix::net::sockopt::socket_acceptconn(&listener).unwrap_or(false);
-        match listener.local_addr() {
-            Ok(_) if listening => Ok(Door { listener, file: None, _lock: None }),
-            _ => Err(DoorError {
-                path: "the socket of the service manager".into(),
-                what: "it is no listening Unix stream socket".into(),
-                remedy: "correct the socket unit: ListenStream= with a path, FileDescriptorName=io.pernetd",
-                errno: libc::EINVAL,
-            }),
-        }
+    /// When somebody answers there, something else has the name, or it cannot be made.
+    pub fn open(home: Home) -> Result<Door, DoorError> {
+        let file = home.path.join(SOCKET);
+        check_free(&home.folder, &file)?;
+        let listener = bind(&home.folder, &home.path).map_err(|e| unusable(&home.path, &e))?;
+        Ok(Door { listener, file: Some(file), _home: home })
+    }
+
+    /// Takes the socket that the service manager made; it stays when the daemon ends.
+    #[must_use]
+    pub fn inherited(listener: UnixListener, home: Home) -> Door {
+        Door { listener, file: None, _home: home }
+    }
+}
+
+/// A descriptor of the service manager's, as what it has to be.
+///
+/// # Errors
+/// When it is no listening Unix socket.
+pub(crate) fn listening(socket: OwnedFd) -> Result<UnixListener, DoorError> {
+    let listener = UnixListener::from(socket);
+    match listener.local_addr() {
+        Ok(_) if rustix::net::sockopt::socket_acceptconn(&listener).unwrap_or(false) => Ok(listener),
+        _ => Err(DoorError {
+            path: "the socket of the service manager".into(),
+            what: "it is no listening Unix stream socket".into(),
+            remedy: "correct the socket unit: ListenStream= with a path, FileDescriptorName=io.pernetd",
+            errno: libc::EINVAL,
+        }),
     }
 }
 
@@ -89,6 +115,30 @@ impl Drop for Door {
             let _ = fs::remove_file(file);
         }
     }
+}
+
+/// Who may write to the folder could have clients talk to a socket of his own.
+fn check_owner(folder: &File, path: &Path) -> Result<(), DoorError> {
+    let found = folder.metadata().map_err(|e| unusable(path, &e))?;
+    let unsafe_for = |what: String, remedy| DoorError { path: path.to_owned(), what, remedy, errno: libc::EPERM };
+    if ![0, geteuid().as_raw()].contains(&found.uid()) {
+        let what = format!("it belongs to uid {}, who could put another socket there", found.uid());
+        return Err(unsafe_for(what, "give it to root or to the daemon's user (chown), or another with --runtime-dir"));
+    }
+    let mode = found.permissions().mode() & 0o7777;
+    // Whose own group that is, is often in it alone: a umask of 002 is made for that.
+    let group = mode & 0o020 != 0 && found.gid() != getegid().as_raw();
+    if mode & 0o002 != 0 || group {
+        let what = format!("it is writable by others (mode {mode:04o}), who could put another socket there");
+        return Err(unsafe_for(what, "chmod go-w it, or give another with --runtime-dir"));
+    }
+    Ok(())
+}
+
+fn unusable(path: &Path, e: &io::Error) -> DoorError {
+    let remedy = "make it a folder that pernetd can write to, or give another with --runtime-dir";
+    let errno = e.raw_os_error().unwrap_or(libc::EIO);
+    DoorError { path: path.to_owned(), what: e.to_string(), remedy, errno }
 }
 
 /// What has the socket's name already: nothing, a stale socket, a daemon that answers, or no socket at all.
@@ -150,7 +200,7 @@ mod tests {
         let runtime = dir.path().join("a".repeat(100));
         fs::create_dir(&runtime)?;
         drop(UnixListener::bind(address(&File::open(&runtime)?, &runtime.join(SOCKET), SOCKET))?);
-        let door = Door::open(&runtime)?;
+        let door = Door::open(Home::claim(&runtime)?)?;
         assert_eq!(fs::symlink_metadata(runtime.join(SOCKET))?.permissions().mode() & 0o777, 0o666);
         connect(&runtime)?;
         drop(door);
@@ -161,16 +211,27 @@ mod tests {
     #[test]
     fn a_living_daemon_and_a_foreign_file_are_left_alone() -> Outcome {
         let dir = tempfile::tempdir()?;
-        let first = Door::open(dir.path())?;
-        assert!(Door::open(dir.path()).is_err_and(|e| e.to_string().contains("another pernetd")));
+        let open = || Door::open(Home::claim(dir.path())?);
+        let first = open()?;
+        assert!(open().is_err_and(|e| e.to_string().contains("another pernetd")));
         drop(first);
         let listener = UnixListener::bind(dir.path().join(SOCKET))?;
-        assert!(Door::open(dir.path()).is_err_and(|e| e.to_string().contains("another pernetd")));
+        assert!(open().is_err_and(|e| e.to_string().contains("another pernetd")));
         drop(listener);
         fs::remove_file(dir.path().join(SOCKET))?;
         fs::write(dir.path().join(SOCKET), "precious")?;
-        assert!(Door::open(dir.path()).is_err());
+        assert!(open().is_err());
         assert_eq!(fs::read_to_string(dir.path().join(SOCKET))?, "precious");
+        Ok(())
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_to_is_no_home() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        for (mode, safe) in [(0o755, true), (0o700, true), (0o777, false), (0o1777, false), (0o702, false)] {
+            fs::set_permissions(dir.path(), Permissions::from_mode(mode))?;
+            assert_eq!(Home::claim(dir.path()).is_ok(), safe, "{mode:o}");
+        }
         Ok(())
     }
 }

@@ -4,7 +4,6 @@
 //! decided here; what the calls do is `initcalls.rs`'s and `plugins.rs`'s. It runs on a thread with a seat, before any
 //! namespace is known: so each namespace of the first scan gets one setup, not one registration per plugin.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,11 +11,12 @@ use crossbeam_channel::Sender;
 
 use crate::config::{Config, ConfigError, ConfigErrors, initcall_of};
 use crate::control::monitor::Monitor;
-use crate::control::wire;
+use crate::control::{Home, wire};
 use crate::engine::{self, Called, Failure, Initcall, Outcome, Watch};
 use crate::logging::catalog;
 
 use super::Event;
+use super::fault::{Failed, Fault};
 use super::initcalls::{Booting, Made, OWN, Own, blacklist};
 use super::plugins::{Entry, REPAIR, Trouble};
 use super::prepared::{Prepared, Refusal, order, prepare_all, sort_out};
@@ -55,7 +55,7 @@ pub(super) struct Boot {
 pub(super) struct Start<'a> {
     pub(super) began: Began,
     pub(super) config: &'a Config,
-    pub(super) runtime_dir: &'a Path,
+    pub(super) home: Home,
     pub(super) events: &'a Sender<Event>,
     pub(super) monitor: &'a Arc<Monitor>,
     pub(super) shared: &'a Arc<Shared>,
@@ -63,16 +63,17 @@ pub(super) struct Start<'a> {
 
 /// Calls every initcall. A bad plugin file is refused and the rest run; a contradiction in the order ends the start, and
 /// so does a vital part that cannot start: then nothing is left of the others.
-pub(super) fn boot(start: &Start<'_>) -> Result<Made, Failed> {
-    let Start { began, config, shared, .. } = *start;
+pub(super) fn boot(start: Start<'_>) -> Result<Made, Failed> {
+    let Start { began, config, shared, .. } = start;
+    let wrong = |message| Failed::new(Fault::Configuration, message);
     judge_blacklist(config, doubt)?;
     let (good, refused) = sort_out(prepare_all(&shared.judge, config));
-    let ordered: Vec<Prepared> =
-        order(&good).map_err(|t| t.message)?.into_iter().map(|index| good[index].clone()).collect();
-    let write = shared.write().map_err(|t| t.message)?;
+    let ordered = order(&good).map_err(|t| wrong(t.message))?;
+    let ordered: Vec<Prepared> = ordered.into_iter().map(|index| good[index].clone()).collect();
+    let write = shared.write().map_err(|t| Failed::new(Fault::Software, t.message))?;
     let mut booting = Booting {
         config,
-        runtime_dir: start.runtime_dir,
+        home: Some(start.home),
         events: start.events,
         monitor: start.monitor,
         shared,
@@ -193,7 +194,7 @@ impl Watch for Began {
 }
 
 /// The start ends: what has started is taken back, newest first.
-fn give_up(booting: Booting<'_>, lost: &Called) -> String {
+fn give_up(booting: Booting<'_>, lost: &Called) -> Failed {
     let Booting { shared, entries, undo, .. } = booting;
     for entry in entries.into_iter().rev() {
         if let Entry::Live(live) = entry {
@@ -201,8 +202,11 @@ fn give_up(booting: Booting<'_>, lost: &Called) -> String {
         }
     }
     undo.into_iter().rev().for_each(|undo| undo());
-    let why = lost.outcome.failure().map_or_else(String::new, ToString::to_string);
-    format!("{}: {why}", lost.name)
+    let (fault, why) = match lost.outcome.failure() {
+        Some(failure) => (Fault::of_errno(failure.errno), failure.to_string()),
+        None => (Fault::Software, String::new()),
+    };
+    Failed::new(fault, format!("{}: {why}", lost.name))
 }
 
 /// One entry per plugin in the order of the calls; the refused, which had no turn, come last.

@@ -4,7 +4,6 @@
 //! on without it, unless it is vital; what requires it is refused. What a part made is left in [`Made`], what takes it
 //! back at the daemon's end in [`Booting::undo`]. The order among plugins, and what is told of it, is `boot.rs`'s.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -65,7 +64,8 @@ pub(super) fn blacklist(config: &Config) -> Blacklist {
 /// What the initcalls work on, and what they leave.
 pub(super) struct Booting<'a> {
     pub(super) config: &'a Config,
-    pub(super) runtime_dir: &'a Path,
+    /// Taken by the control socket.
+    pub(super) home: Option<control::Home>,
     pub(super) events: &'a Sender<Event>,
     pub(super) monitor: &'a Arc<Monitor>,
     pub(super) shared: &'a Arc<Shared>,
@@ -98,9 +98,14 @@ fn failed(what: &str, e: &std::io::Error) -> Failure {
     Failure::new(e.raw_os_error().unwrap_or(libc::EIO), format!("{what}: {e}"))
 }
 
+const MAY_NOT_ENTER: &str = "pernetd may not enter network namespaces, for which it needs CAP_SYS_ADMIN and setns: run it as \
+     root; in a container, allow both (for example `--cap-add SYS_ADMIN --cap-add NET_ADMIN --security-opt seccomp=unconfined`)";
+
 /// The host's own namespace, `init_net`.
 fn net_ns_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
     let host = ns::current().map_err(|e| failed("cannot open the own network namespace; is /proc mounted?", &e))?;
+    // The one right without which every setup would fail, one after the other.
+    ns::enter(&host.1).and_then(|()| ns::home()).map_err(|e| failed(MAY_NOT_ENTER, &e))?;
     booting.made.host = Some(host);
     Ok(ends_itself())
 }
@@ -170,9 +175,10 @@ fn netctl_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
 /// The operator's door. Whoever comes in is answered when the loop runs.
 fn control_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
     let refused = |e: control::DoorError| Failure::new(e.errno, e.to_string());
+    let home = booting.home.take().ok_or_else(|| Failure::new(libc::ENODEV, "the runtime folder has been taken"))?;
     let door = match systemd::control_socket() {
-        Some(door) => door,
-        None => control::Door::open(booting.runtime_dir).map_err(refused)?,
+        Some(listener) => control::Door::inherited(listener, home),
+        None => control::Door::open(home).map_err(refused)?,
     };
     let to_loop = booting.events.clone();
     let sink: control::RequestSink = Box::new(move |request| drop(to_loop.send(Event::Request(request))));
@@ -198,8 +204,12 @@ fn discovery_init(booting: &mut Booting<'_>) -> Result<Undo, Failure> {
         config::Method::Inotify => Some(discovery::Method::Inotify),
     };
     let stage = identify::stage(booting.events.clone()).map_err(|e| failed("cannot start a thread", &e))?;
+    let remedy = match method {
+        Some(_) => "set discovery.method to auto",
+        None => "raise fs.inotify.max_user_instances and LimitNOFILE=, and see that /proc is mounted",
+    };
     let started = discovery::start(discovery::Options { method, handles: true, folders }, stage)
-        .map_err(|e| Failure::new(e.errno().unwrap_or(libc::EIO), e.to_string()))?;
+        .map_err(|e| Failure::new(e.errno().unwrap_or(libc::EIO), format!("{e}; {remedy}")))?;
     tracing::info!("discovery by {}: {}", started.method, started.why);
     booting.made.discovery = Some(started);
     Ok(ends_itself())

@@ -91,8 +91,12 @@ impl Daemon {
                 }
                 // Late news of whoever had the name before: the lease counts until its mount has been seen.
                 Observation::NoName(path) if self.is_leased(&path) => {}
-                Observation::NoName(path) => seen.push(engine::Observation::Unnamed(path)),
+                Observation::NoName(path) => {
+                    self.room_for(&path);
+                    seen.push(engine::Observation::Unnamed(path));
+                }
                 Observation::Snapshot(all) => {
+                    self.room_for_all_but(&all);
                     let mut all: Vec<_> = all.into_iter().filter_map(|n| self.in_snapshot(n, &mut pins)).collect();
                     // A leased name has no mount yet, and is no less a name for that.
                     all.extend(self.leased_names());
@@ -103,7 +107,10 @@ impl Daemon {
         }
         let changes = self.names.observe(seen);
         self.carry_out(changes, &mut pins);
-        self.scanned |= scanned;
+        if scanned {
+            self.scanned = true;
+            std::mem::take(&mut self.early).into_iter().for_each(|request| self.answer(request));
+        }
         if !self.left_mounts.is_empty() {
             self.take_up_left_mounts();
         }
@@ -112,6 +119,7 @@ impl Daemon {
 
     fn take_pin(&mut self, named: NamedNs, pins: &mut HashMap<NetCookie, Pin>) -> Option<(PathBuf, NetCookie)> {
         let (cookie, pin) = named.identity?;
+        self.room_for(&named.path);
         self.lease_seen(&named.path, cookie);
         pins.insert(cookie, pin);
         Some((named.path, cookie))
@@ -392,14 +400,16 @@ fn tell_troubled(net: &Net, state: NetState, wait: Duration) {
 pub(super) fn complain(errors: &[HookError]) {
     for e in errors {
         let netns = Some(&*e.netns).filter(|netns| !netns.is_empty());
+        let about = e.device.as_ref().map_or_else(String::new, |device| format!(" of {device}"));
         let how = if e.failure.panicked { "panicked" } else { "failed" };
         tracing::warn!(
             message_id = catalog::HOOK_FAILED,
             plugin = %e.plugin,
             netns,
             hook = e.hook,
+            device = e.device.as_deref(),
             errno = e.failure.errno,
-            "{} {how}: {}",
+            "{}{about} {how}: {}",
             e.hook,
             e.failure
         );

@@ -14,6 +14,7 @@ use crate::linux::ns;
 use crate::logging::catalog;
 use crate::systemd;
 
+use super::fault::Fault;
 use super::knobs;
 use super::plugins::Trouble;
 use super::reload::{self, Report};
@@ -156,7 +157,7 @@ impl Daemon {
             Done::Stopped(result) => {
                 if let Err(trouble) = result {
                     tracing::error!(message_id = catalog::EXITS_NOT_RUN, "the exits did not run: {}", trouble.message);
-                    self.exit_code = 1;
+                    self.exit_code = Fault::Software.exit_code();
                     // Dropping the plugins would run their code on this thread, in the middle of the hook that hangs.
                     std::mem::forget(Arc::clone(&self.shared));
                 }

@@ -26,7 +26,7 @@ pub(crate) struct Trouble {
     /// As the kernel would answer.
     errno: i32,
     /// The file of the configuration that is the reason, and where in it.
-    at: Option<(PathBuf, Option<Position>)>,
+    at: Option<Box<(PathBuf, Option<Position>)>>,
     /// What, where, and what to do.
     pub(super) message: String,
 }
@@ -46,17 +46,18 @@ impl Trouble {
 
     /// A mistake in the configuration.
     pub(super) fn mistake(error: &ConfigError) -> Self {
-        Trouble { at: Some((error.file.clone(), error.position)), ..Trouble::new("config", error) }
+        Trouble { at: Some(Box::new((error.file.clone(), error.position))), ..Trouble::new("config", error) }
     }
 
     /// A file of the configuration asks for what is wrong.
     pub(super) fn asked_by(self, file: &Path) -> Self {
-        Trouble { at: Some((file.to_owned(), None)), ..self }
+        Trouble { at: Some(Box::new((file.to_owned(), None))), ..self }
     }
 
     /// Logs it: an error of this id, about this plugin unless it has no name.
     pub(super) fn tell(&self, message_id: &str, plugin: &str, text: &str) {
-        let (file, position) = self.at.as_ref().map_or((None, None), |(file, at)| (Some(file.display()), *at));
+        let at = self.at.as_deref();
+        let (file, position) = at.map_or((None, None), |(file, at)| (Some(file.display()), *at));
         tracing::error!(
             message_id,
             plugin = Some(plugin).filter(|plugin| !plugin.is_empty()),

@@ -14,6 +14,7 @@ use crate::engine::{Net, NetState};
 use crate::plugin;
 
 use super::devices::{self, Inhabited};
+use super::facilities::private_folders;
 use super::place::Place;
 use super::{Daemon, Phase};
 
@@ -47,7 +48,11 @@ pub(super) enum Waiter {
 }
 
 impl Daemon {
+    /// Whoever asks before the first scan, which a socket unit lets in as soon as it likes, waits for it.
     pub(super) fn answer(&mut self, request: Request) {
+        if !self.scanned && self.phase == Phase::Starting {
+            return self.early.push(request);
+        }
         match request {
             Request::Status { reply } => self.status(reply),
             Request::NetnsList { count, reply } => self.netns_list(count, reply),
@@ -124,28 +129,12 @@ impl Daemon {
                 wire::PluginState::retired => {}
             }
         }
-        let nets = self.in_order();
+        let (nets, folders) = (self.in_order(), self.config.main.discovery.folders.clone());
         self.looks.run_anywhere(Box::new(move || {
+            status.facilities.extend(private_folders(&folders));
             status.devices = nets.iter().map(|(net, place)| count(devices::number(net, place))).sum();
             reply.send(Ok(status));
         }));
-    }
-
-    fn facilities(&self) -> Vec<wire::Facility> {
-        let facility = |name: &str, used: bool, detail: &str| wire::Facility {
-            name: name.to_owned(),
-            used,
-            detail: (!detail.is_empty()).then(|| detail.to_owned()),
-            remedy: None,
-        };
-        vec![
-            facility("mount discovery", true, &self.discovery.why),
-            facility(
-                "all-nsid link events",
-                self.links.listening(),
-                "opened only while some plugin wants device events",
-            ),
-        ]
     }
 
     fn netns_list(&self, count_devices: bool, reply: Reply<Vec<Netns>>) {

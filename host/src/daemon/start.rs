@@ -6,15 +6,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::config::{CommandLine, Config, ConfigError, ConfigErrors, LogLevel};
+use crate::config::{CommandLine, Config, LogLevel};
 use crate::control::monitor::Monitor;
 use crate::engine::{Names, PernetList};
-use crate::linux::ns;
+use crate::linux::{descriptors, ns};
 use crate::logging::catalog;
 use crate::plugin::{self, Judge};
 use crate::{control, logging};
 
 use super::boot::{self, Began};
+use super::facilities::Surroundings;
+use super::fault::{Failed, Fault};
 use super::filesystems::Filesystems;
 use super::hangs;
 use super::initcalls::Made;
@@ -27,40 +29,6 @@ use super::services::{Owners, Places, Services};
 use super::sockets::Sockets;
 use super::sysctls::NetSysctl;
 use super::{Daemon, Event, Phase};
-
-/// What went wrong before the loop ran: exit code 1.
-#[derive(Debug)]
-pub(crate) struct Failed {
-    text: String,
-    /// The mistakes in the configuration, if that is what it is.
-    mistakes: Vec<ConfigError>,
-}
-
-impl Failed {
-    /// On standard error; where the journal is behind that, as entries of their own.
-    pub(crate) fn tell(&self) {
-        if !logging::is_journal() {
-            eprintln!("pernetd: {}", self.text);
-        } else if self.mistakes.is_empty() {
-            tracing::error!(message_id = catalog::NOT_STARTED, "pernetd did not start: {}", self.text);
-        }
-        for mistake in self.mistakes.iter().filter(|_| logging::is_journal()) {
-            Trouble::mistake(mistake).tell(catalog::NOT_STARTED, "", &format!("pernetd did not start: {mistake}"));
-        }
-    }
-}
-
-impl From<String> for Failed {
-    fn from(text: String) -> Self {
-        Failed { text, mistakes: Vec::new() }
-    }
-}
-
-impl From<ConfigErrors> for Failed {
-    fn from(errors: ConfigErrors) -> Self {
-        Failed { text: errors.to_string(), mistakes: errors.0 }
-    }
-}
 
 /// Everything that a start checks, with no effect: configuration, files, notes, ABI, the plugins' own judgement of
 /// their configuration, and the order.
@@ -80,7 +48,7 @@ pub(crate) fn check(command_line: &CommandLine) -> Result<i32, Failed> {
         errors.push(error.message);
     }
     if !errors.is_empty() {
-        return Err(errors.join("\npernetd: ").into());
+        return Err(Failed::new(Fault::Configuration, errors.join("\npernetd: ")));
     }
     let lines = config.sysctls.len();
     println!("pernetd: the configuration, {} plugins and {lines} lines of sysctl.d are right", good.len());
@@ -98,14 +66,18 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     logging::set_level(config.main.log.level);
     plugin::load::use_folder_where_memfd_is_refused(paths.state_dir.join("code"));
     let Inbox { sender: events, receiver, monitor } = inbox.unwrap_or_default();
+    // First of all that has an effect: where another daemon is at home, nothing is done.
+    let home = control::Home::claim(&paths.runtime_dir).map_err(homeless)?;
     listen_to_signals(&events)?;
+    descriptors::raise_limit();
+    let surroundings = Surroundings::look(&paths);
 
     let patience = config.main.unregister_timeout;
     let sockets = Sockets::new();
     let (list, places) = (Arc::new(PernetList::new()), Arc::<Places>::default());
     list.set_unregister_timeout(Duration::from_secs(patience));
     let filesystems = Filesystems::new(Duration::from_secs(config.main.filesystem.timeout), &paths.state_dir)
-        .map_err(|e| format!("cannot serve mounts: {e}"))?;
+        .map_err(|e| Failed::system("cannot serve mounts", &e))?;
     let filesystems = Arc::new(filesystems);
     let readers = Arc::new(Readers::new(&config.main.control.read));
     let sysctls = NetSysctl::new(&config.sysctls);
@@ -135,14 +107,13 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         boot: OnceLock::new(),
         parts: Mutex::default(),
     });
-    let runtime_dir = &paths.runtime_dir;
-    let start =
-        boot::Start { began, config: &config, runtime_dir, events: &events, monitor: &monitor, shared: &shared };
-    let Made { host, workers, looks, links, server, discovery } = on_a_seat(|| boot::boot(&start))?;
+    let start = boot::Start { began, config: &config, home, events: &events, monitor: &monitor, shared: &shared };
+    let Made { host, workers, looks, links, server, discovery } = on_a_seat(|| boot::boot(start))?;
     let (Some((host, pin)), Some(workers), Some(looks), Some(links), Some(server), Some(discovery)) =
         (host, workers, looks, links, server, discovery)
     else {
-        return Err("a vital part said that it started, and is not there: report this mistake".to_owned().into());
+        let what = "a vital part said that it started, and is not there: report this mistake";
+        return Err(Failed::new(Fault::Software, what));
     };
     let mut daemon = Daemon {
         command_line,
@@ -162,6 +133,9 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         waiters: Vec::new(),
         operations: Default::default(),
         scanned: false,
+        early: Vec::new(),
+        without_room: Default::default(),
+        surroundings,
         first_setups: 0,
         resyncs: 0,
         last_overrun: None,
@@ -203,24 +177,33 @@ impl Inbox {
     }
 }
 
+fn homeless(e: control::DoorError) -> Failed {
+    let fault = match Fault::of_errno(e.errno) {
+        _ if e.is_occupied() => Fault::Unavailable,
+        Fault::Temporary => Fault::Temporary,
+        _ => Fault::CannotCreate,
+    };
+    Failed::new(fault, e.to_string())
+}
+
 /// Runs something that calls hooks on a thread that may enter namespaces: this one must never leave its own.
 fn on_a_seat<T: Send>(work: impl FnOnce() -> Result<T, Failed> + Send) -> Result<T, Failed> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             ns::take_seat_here()
-                .map_err(|e| format!("cannot open the own network namespace: {e}; is /proc mounted?"))?;
+                .map_err(|e| Failed::system("cannot open the own network namespace; is /proc mounted?", &e))?;
             work()
         });
-        thread.join().unwrap_or_else(|_| Err("the start panicked; see the lines above".to_owned().into()))
+        thread.join().unwrap_or_else(|_| Err(Failed::new(Fault::Software, "the start panicked; see the lines above")))
     })
 }
 
 /// Signals become events. A second SIGTERM or SIGINT ends the process at once: the way out when a hook hangs. One that
 /// comes with the first (`timeout` signals its child and then the child's group) is no second one.
-fn listen_to_signals(events: &Sender<Event>) -> Result<(), String> {
+fn listen_to_signals(events: &Sender<Event>) -> Result<(), Failed> {
     const TOGETHER: Duration = Duration::from_millis(200);
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM, SIGINT])
-        .map_err(|e| format!("cannot listen to signals: {e}"))?;
+        .map_err(|e| Failed::system("cannot listen to signals", &e))?;
     let events = events.clone();
     let listen = move || {
         let mut stopping: Option<Instant> = None;
@@ -230,7 +213,7 @@ fn listen_to_signals(events: &Sender<Event>) -> Result<(), String> {
                     Some(since) if since.elapsed() < TOGETHER => continue,
                     Some(_) => {
                         eprintln!("pernetd: told to stop a second time: ending without the exits");
-                        std::process::exit(1);
+                        std::process::exit(Fault::Software.exit_code());
                     }
                     None => stopping = Some(Instant::now()),
                 }
@@ -241,5 +224,5 @@ fn listen_to_signals(events: &Sender<Event>) -> Result<(), String> {
         }
     };
     let thread = std::thread::Builder::new().name("signals".into()).spawn(listen);
-    thread.map(drop).map_err(|e| format!("cannot start a thread: {e}"))
+    thread.map(drop).map_err(|e| Failed::system("cannot start a thread", &e))
 }

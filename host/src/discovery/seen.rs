@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use pernet_plugin_api::NetCookie;
@@ -78,7 +79,7 @@ impl Seen {
         }
         match self.finder.find(inode, told.map(|told| told.id)) {
             Some((id, _)) if told.is_some_and(|told| told.id == id) => None,
-            Some((id, fd)) => Some(self.tell(path, Key { id, inode }, Some((NetCookie(id), fd.into())))),
+            Some((id, fd)) => Some(self.tell(path, Key { id, inode }, identity(id, fd))),
             None => self.look(path),
         }
     }
@@ -128,8 +129,13 @@ impl Shown {
     /// `None` where a worker has to enter, or to say what is wrong with this namespace.
     fn identity(&self) -> Option<(NetCookie, Pin)> {
         let Shown::ByHandle(handle) = self else { return None };
-        Some((NetCookie(handle.id()), nsfs::open(handle).ok()?.into()))
+        identity(handle.id(), nsfs::open(handle).ok()?)
     }
+}
+
+/// `None` where no descriptor is left for it, too.
+fn identity(id: u64, fd: OwnedFd) -> Option<(NetCookie, Pin)> {
+    Some((NetCookie(id), Pin::keep(fd).ok()?))
 }
 
 fn complain(path: &Path, error: &io::Error) -> Option<Shown> {

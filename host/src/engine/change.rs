@@ -226,7 +226,7 @@ impl Walk {
                 Some(settled)
             }
             Err(failure) => {
-                self.note(&at.net, &at.dev.owner, kind.hook_name(), failure);
+                self.note_about(&at.net, Some(&at.device), &at.dev.owner, kind.hook_name(), failure);
                 None
             }
         }
@@ -258,7 +258,7 @@ impl Walk {
         if let Err(failure) = back(self)
             && !failure.panicked
         {
-            self.note(&at.net, &at.dev.owner, hook, failure);
+            self.note_about(&at.net, Some(&at.device), &at.dev.owner, hook, failure);
         }
     }
 

@@ -205,7 +205,7 @@ impl CtlHeader {
         if let (Err(failure), Some(net)) = (self.data.free(), self.net()) {
             // Nobody is left who asked for it: it is told to the world.
             let plugin = self.plugin().into();
-            net.namespace().noted(&HookError { plugin, hook: "sysctl.free", netns: net.name(), failure });
+            net.namespace().noted(&HookError { plugin, hook: "sysctl.free", netns: net.name(), device: None, failure });
         }
     }
 }

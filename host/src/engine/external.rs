@@ -114,8 +114,9 @@ impl Walk {
         if let Err(failure) = answer
             && !failure.panicked
         {
-            let error = self.note(net, &dev.owner, hook, failure);
-            if let Some(device) = dev.device() {
+            let device = dev.device();
+            let error = self.note_about(net, device.as_deref(), &dev.owner, hook, failure);
+            if let Some(device) = device {
                 net.note_device_error(error, device.link.ifindex);
             }
         }

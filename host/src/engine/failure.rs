@@ -67,6 +67,8 @@ pub struct HookError {
     pub hook: &'static str,
     /// The namespace's name at that time; empty where no namespace was concerned.
     pub netns: Arc<str>,
+    /// The device that it was about, if it was one.
+    pub device: Option<Arc<str>>,
     /// What the hook answered.
     pub failure: Failure,
 }

@@ -160,7 +160,7 @@ impl Walk {
                 .message
                 .push_str("; the kernel made this device and has done it, so nothing can be refused: answer Ok");
         }
-        let error = self.note(net, owner, event.kind.hook_name(), failure);
+        let error = self.note_about(net, Some(event.device), owner, event.kind.hook_name(), failure);
         net.note_device_error(error, event.device.link.ifindex);
     }
 
@@ -254,7 +254,8 @@ impl Walk {
         let event = NetdevEvent { replay: true, ..NetdevEvent::new(kind, device) };
         let section = self.section(net, || in_chain_of(net, || call(net, listener, &areas, &event).1));
         let failure = section.unwrap_or_else(Some);
-        failure.map_or(Ok(()), |failure| Err(self.note(net, listener.owner(), kind.hook_name(), failure)))
+        let Some(failure) = failure else { return Ok(()) };
+        Err(self.note_about(net, Some(device), listener.owner(), kind.hook_name(), failure))
     }
 }
 

@@ -260,7 +260,7 @@ pub fn register(token: &WriteToken, member: Arc<Member>, nets: &[Arc<Net>]) -> R
     let before = token.list();
     if let Some(failure) = refusal(&before, &member) {
         let (plugin, netns) = (member.owner.name.clone(), "".into());
-        return Err(vec![HookError { plugin, hook: "pernet.register", netns, failure }]);
+        return Err(vec![HookError { plugin, hook: "pernet.register", netns, device: None, failure }]);
     }
     let list = Arc::new(before.with(member.clone()));
     let mut walk = Walk::new(&list);

@@ -217,7 +217,7 @@ pub(super) fn destroy(net: &Net, dev: &OwnDevice) {
 
 fn tell_failure(net: &Net, dev: &OwnDevice, hook: &'static str, answer: Result<(), Failure>) {
     let Err(failure) = answer else { return };
-    let error = HookError { plugin: dev.owner.name.clone(), hook, netns: net.name(), failure };
+    let error = HookError { plugin: dev.owner.name.clone(), hook, netns: net.name(), device: None, failure };
     net.namespace().noted(&error);
     if error.failure.panicked {
         dev.owner.poison(error);

@@ -215,5 +215,5 @@ impl Walk {
 
 fn absent_because(net: &Net, member: &Member, required: &str) -> HookError {
     let failure = Failure::new(ENODEV, format!("requires `{required}`, which is absent in this namespace"));
-    HookError { plugin: member.owner.name.clone(), hook: "pernet.init", netns: net.name(), failure }
+    HookError { plugin: member.owner.name.clone(), hook: "pernet.init", netns: net.name(), device: None, failure }
 }

@@ -311,7 +311,7 @@ impl Walk {
     pub(super) fn unregister_left_tables(&self, net: &Net, owner: &Arc<Owner>) {
         let error = |failure| {
             let (plugin, netns) = (owner.name.clone(), net.name());
-            HookError { plugin, hook: "sysctl.unregister", netns, failure }
+            HookError { plugin, hook: "sysctl.unregister", netns, device: None, failure }
         };
         for header in net.sysctl().take_out_all(owner) {
             let what = format!("it left the sysctl table {} registered; it is unregistered now", header.path);

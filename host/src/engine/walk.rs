@@ -14,6 +14,7 @@ use pernet_plugin_api::NetCookie;
 
 use super::failure::{EPERM, ESTALE, Failure, HookError};
 use super::member::{At, Owner};
+use super::mirror::NetDevice;
 use super::net::Net;
 use super::pernet::{List, OpRef, PernetList, ReadToken};
 use super::rtnl::{RtnlGuard, lock_all, unlock_all};
@@ -200,8 +201,21 @@ impl Walk {
 
     /// Notes an error of a plugin. A panic poisons it.
     pub(super) fn note(&mut self, net: &Net, owner: &Owner, hook: &'static str, failure: Failure) -> HookError {
+        self.note_about(net, None, owner, hook, failure)
+    }
+
+    /// Notes an error of a plugin that is about a device.
+    pub(super) fn note_about(
+        &mut self,
+        net: &Net,
+        device: Option<&NetDevice>,
+        owner: &Owner,
+        hook: &'static str,
+        failure: Failure,
+    ) -> HookError {
         let panicked = failure.panicked;
-        let error = HookError { plugin: owner.name.clone(), hook, netns: net.name(), failure };
+        let (plugin, device) = (owner.name.clone(), device.map(|device| device.link.name.as_str().into()));
+        let error = HookError { plugin, hook, netns: net.name(), device, failure };
         if panicked {
             owner.poison(error.clone());
         }
@@ -325,7 +339,7 @@ pub(super) fn is_in_chain_of(net: &Net) -> bool {
 
 /// An error of the daemon's own, not of a plugin.
 pub(super) fn own_error(net: &Net, hook: &'static str, failure: Failure) -> HookError {
-    HookError { plugin: "pernetd".into(), hook, netns: net.name(), failure }
+    HookError { plugin: "pernetd".into(), hook, netns: net.name(), device: None, failure }
 }
 
 /// What a veto decodes to (K3.3).

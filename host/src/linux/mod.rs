@@ -4,6 +4,8 @@ pub mod ns;
 pub mod nsfs;
 pub mod worker;
 pub mod netns;
+pub mod alone;
+pub mod descriptors;
 pub mod userns;
 pub mod rtnetlink;
 pub mod link_create;

@@ -37,13 +37,34 @@ pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 /// When procfs is not mounted.
 pub fn mounted_at(directory: impl AsFd) -> io::Result<Option<MountEntry>> {
     let number = directory.as_fd().as_raw_fd();
+    let path = fs::read_link(format!("/proc/self/fd/{number}"))?;
+    let found = line_of(&directory)?.and_then(|line| entry(&line));
+    Ok(found.filter(|mount| mount.point == path))
+}
+
+/// The line of the mount that the directory is in.
+fn line_of(directory: impl AsFd) -> io::Result<Option<Vec<u8>>> {
+    let number = directory.as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
     let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim);
-    let path = fs::read_link(format!("/proc/self/fd/{number}"))?;
     let table = fs::read("/proc/self/mountinfo")?;
-    let lines = table.split(|byte| *byte == b'\n');
-    let found = lines.filter(|line| line.split(|b| *b == b' ').next() == id.map(str::as_bytes)).find_map(entry);
-    Ok(found.filter(|mount| mount.point == path))
+    let mut lines = table.split(|byte| *byte == b'\n');
+    let found = lines.find(|line| line.split(|b| *b == b' ').next() == id.map(str::as_bytes));
+    Ok(found.map(<[u8]>::to_vec))
+}
+
+/// Whether the mount that a folder is in, or will be, neither hears of mounts in other mount namespaces nor tells of its own.
+///
+/// # Errors
+/// When procfs is not mounted.
+pub fn is_private(folder: &Path) -> io::Result<bool> {
+    let Some(directory) = folder.ancestors().find_map(|there| open_directory(there).ok()) else { return Ok(false) };
+    Ok(line_of(directory)?.is_some_and(|line| !propagates(&line)))
+}
+
+fn propagates(line: &[u8]) -> bool {
+    let optional = line.split(|byte| *byte == b' ').skip(6).take_while(|field| *field != b"-");
+    optional.into_iter().any(|field| field.starts_with(b"shared:") || field.starts_with(b"master:"))
 }
 
 /// `36 35 0:39 / /run/x rw,nosuid shared:1 - fuse.pernetfs none rw,user_id=0`
@@ -92,6 +113,11 @@ mod tests {
             MountEntry { point: PathBuf::from("/tmp/a b\\"), fs_type: "fuse.pernetfs".into(), source: "no ne".into() };
         assert_eq!(entry(line), Some(expected));
         assert_eq!(entry(b"63 43 0:39 / /tmp"), None);
+        assert!(propagates(line) && propagates(b"1 2 0:3 / /x rw master:1 - tmpfs shared:1 rw"));
+        assert!(
+            !propagates(b"1 2 0:3 / /shared:1 rw - tmpfs shared:1 rw")
+                && !propagates(b"1 2 0:3 / /x rw unbindable - t t")
+        );
         assert_eq!(fuse_subtype("fuse.pernetfs"), Some("pernetfs"));
         assert_eq!(fuse_subtype("tmpfs"), None);
     }

@@ -18,7 +18,7 @@ use pernet_plugin_api::NetCookie;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::nsfs;
+use super::{descriptors, nsfs};
 
 /// `_IOR(0xb7, 13, __u64)`: the namespace's never-reused id (6.18), the same number as `SO_NETNS_COOKIE`.
 const NS_GET_ID: libc::Ioctl = 0x8008_b70d_u32 as libc::Ioctl;
@@ -33,6 +33,16 @@ pub struct Pin(OwnedFd);
 impl AsFd for Pin {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl Pin {
+    /// As `From`, for one that is kept as long as its namespace is managed.
+    ///
+    /// # Errors
+    /// `EMFILE` when only the rest is left that is not for namespaces.
+    pub fn keep(fd: OwnedFd) -> io::Result<Pin> {
+        descriptors::keep(fd).map(Pin)
     }
 }
 
@@ -154,7 +164,7 @@ pub fn identify_without_entering(path: &Path) -> Option<io::Result<(NetCookie, P
 /// `ENOENT` when the name is gone, `EINVAL` when no network namespace is mounted there.
 pub fn identify_by_handle(path: &Path) -> io::Result<(NetCookie, Pin, u64)> {
     let handle = nsfs::handle(path)?.ok_or_else(not_a_netns)?;
-    let pin = Pin(nsfs::open(&handle)?);
+    let pin = Pin::keep(nsfs::open(&handle)?)?;
     Ok((NetCookie(handle.id()), pin, handle.mount))
 }
 
@@ -207,7 +217,8 @@ pub fn adopt(fd: OwnedFd) -> io::Result<(NetCookie, Pin)> {
     entered?;
     let found = current();
     home()?;
-    found
+    let (cookie, pin) = found?;
+    Ok((cookie, Pin::keep(pin.0)?))
 }
 
 /// Acts inside a namespace and comes back to where the thread was, which may be another one. On a worker thread.

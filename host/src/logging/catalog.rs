@@ -90,6 +90,8 @@ message_ids! {
     FILE_SYSTEM_AT_FAULT = "7b55c088f16548bd9c6c36a139e2dbeb";
     /// A plugin left a socket open in a namespace that it has left.
     SOCKET_LEFT_OPEN = "91ddbc2b07f34bf8ad1d5c8f559fa5da";
+    /// Something is missing without which service is degraded.
+    FACILITY_MISSING = "2f79ae9b1d6345f6848de44e3ca25539";
     /// There are no descriptors left.
     DESCRIPTORS_EXHAUSTED = "e0fa73ba82a34e218f3548917d387d8e";
     /// A thread cannot be started, or cannot be used any more.

@@ -24,7 +24,7 @@ use pernetd::control::wire::{
     NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin,
     SetupHook, Socket, Status,
 };
-use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
+use pernetd::control::{ControlError, Door, ErrorKind, Home, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 use sysctls::Canned;
@@ -47,7 +47,7 @@ impl FakeDaemon {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let (sender, requests) = unbounded();
         let monitor = Monitor::new();
-        let door = Door::open(dir.path()).unwrap();
+        let door = Door::open(Home::claim(dir.path()).unwrap()).unwrap();
         let sink = Box::new(move |request| drop(sender.send(request)));
         let server = Server::start(door, &ControlRead::Root, limits, Arc::clone(&monitor), sink).unwrap();
         FakeDaemon { dir, monitor, server: Some(server), requests }

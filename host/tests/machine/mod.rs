@@ -157,8 +157,16 @@ impl Machine {
         fs::rename(new, to).unwrap();
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pernetd"));
+    /// The daemon's command line.
+    pub fn command(&self) -> Command {
+        self.command_by(&[])
+    }
+
+    /// The same, executed by another program that is given before it (`prlimit --nofile=64`).
+    pub fn command_by(&self, wrapper: &[&str]) -> Command {
+        let mut words = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_pernetd")]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words);
         command.args(["--config", "/pernet/pernetd.toml", "--config-dir", HOME, "--plugin-dir", "/plugins"]);
         command.args(["--runtime-dir", "/pernet/run", "--state-dir", "/pernet/state"]);
         command.envs(self.environment.iter().copied());
@@ -173,9 +181,25 @@ impl Machine {
 
     /// Starts the daemon, without waiting for anything.
     pub fn spawn(&mut self) {
+        self.spawn_by(&[]);
+    }
+
+    /// The same by another program, which becomes the daemon.
+    pub fn spawn_by(&mut self, wrapper: &[&str]) {
         let log = File::options().append(true).create(true).open(self.path("log")).unwrap();
-        let mut command = self.command();
+        let mut command = self.command_by(wrapper);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.daemon = Some(tie(&mut command).spawn().unwrap());
+    }
+
+    /// Starts the daemon with another standard error than the log's file, as the stream of a journal if one is told.
+    pub fn spawn_logging_to(&mut self, stderr: OwnedFd, is_journal: bool) {
+        let mut command = self.command();
+        if is_journal {
+            let stream = rustix::fs::fstat(&stderr).unwrap();
+            command.env("JOURNAL_STREAM", format!("{}:{}", stream.st_dev, stream.st_ino));
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         self.daemon = Some(tie(&mut command).spawn().unwrap());
     }
 
