@@ -21,7 +21,6 @@ use super::initcalls::{Booting, Made, OWN, Own, blacklist};
 use super::plugins::{Entry, REPAIR, Trouble};
 use super::prepared::{Prepared, Refusal, order, prepare_all, sort_out};
 use super::reload::{Shared, destroy, register_new};
-use super::start::Failed;
 
 /// When this start began, by both clocks.
 #[derive(Clone, Copy)]

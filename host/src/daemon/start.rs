@@ -10,7 +10,6 @@ use crate::config::{CommandLine, Config, LogLevel};
 use crate::control::monitor::Monitor;
 use crate::engine::{Names, PernetList};
 use crate::linux::{descriptors, ns};
-use crate::logging::catalog;
 use crate::plugin::{self, Judge};
 use crate::{control, logging};
 
@@ -22,7 +21,7 @@ use super::hangs;
 use super::initcalls::Made;
 use super::netdevs::Netdevs;
 use super::pernetfs::Readers;
-use super::plugins::{Maker, Plugins, Trouble};
+use super::plugins::{Maker, Plugins};
 use super::prepared::{order, prepare_all, sort_out};
 use super::reload::Shared;
 use super::services::{Owners, Places, Services};
