@@ -112,7 +112,11 @@ fn run_outside(name: &str, deadline: Duration) -> Result<(), Failed> {
 }
 
 /// Collects the output until the child ends or its time is up (`None`); kills it and what it started.
-fn watch(child: &mut Child, mut output: PipeReader, deadline: Duration) -> io::Result<(Vec<u8>, Option<ExitStatus>)> {
+pub fn watch(
+    child: &mut Child,
+    mut output: PipeReader,
+    deadline: Duration,
+) -> io::Result<(Vec<u8>, Option<ExitStatus>)> {
     let pid = Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let until = Instant::now() + deadline;

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use pernet_plugin_api::{Host, tracing};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, fstat, open as open_path, openat};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::direction::lock;
@@ -187,7 +188,7 @@ fn open(path: &Path) -> io::Result<File> {
     // without NONBLOCK, to which a regular file is indifferent.
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let owner = Mode::RUSR | Mode::WUSR;
-    let file = File::from(openat2(CWD, path, flags, owner, ResolveFlags::NO_SYMLINKS).map_err(|e| match e {
+    let file = File::from(open_without_links(path, flags, owner).map_err(|e| match e {
         Errno::LOOP => io::Error::new(e.kind(), "a symbolic link is on its way; write the real path"),
         e => e.into(),
     })?);
@@ -200,6 +201,29 @@ fn open(path: &Path) -> io::Result<File> {
     }
     begin(&file, meta.len())?;
     Ok(file)
+}
+
+/// Opens a file through its folders in turn, none of which may be a symbolic link, nor itself. `openat2` does that in one
+/// call, but the service may not make it: what keeps set-uid files from being made (`RestrictSUIDSGID=`) cannot look into its
+/// arguments, and forbids it whole.
+fn open_without_links(path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    let name = path.file_name().ok_or(Errno::ISDIR)?;
+    let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut folder: Option<OwnedFd> = None;
+    for part in path.parent().into_iter().flat_map(Path::components) {
+        let next = match &folder {
+            Some(folder) => openat(folder, part.as_os_str(), look, Mode::empty()),
+            None => open_path(part.as_os_str(), look, Mode::empty()),
+        }?;
+        if FileType::from_raw_mode(fstat(&next)?.st_mode) == FileType::Symlink {
+            return Err(Errno::LOOP);
+        }
+        folder = Some(next);
+    }
+    match &folder {
+        Some(folder) => openat(folder, name, flags | OFlags::NOFOLLOW, mode),
+        None => openat(CWD, name, flags | OFlags::NOFOLLOW, mode),
+    }
 }
 
 /// Writes the header, or finds it.
