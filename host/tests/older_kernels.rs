@@ -21,10 +21,19 @@ use libtest_mimic::{Arguments, Trial};
 /// A name, and the Debian release whose kernel it is.
 const KERNELS: [(&str, &str); 2] = [("6.1", "bookworm"), ("6.12", "trixie")];
 /// What is about facilities that older kernels lack, or about what the kernel says.
-const THEMES: [&str; 7] = ["discovery", "entering", "links", "mounts_kept", "resync", "mounts", "lifecycle"];
+const THEMES: [&str; 6] = ["discovery", "entering", "links", "mounts_kept", "resync", "mounts"];
 /// The rest of what acts on the kernel, with `PERNET_KERNELS_ALL=1`.
-const MORE: [&str; 8] =
-    ["netdev", "devices_linux", "churn", "netns_commands", "netdev_restart", "sockets", "sysctl", "reload"];
+const MORE: [&str; 9] = [
+    "lifecycle",
+    "netdev",
+    "devices_linux",
+    "churn",
+    "netns_commands",
+    "netdev_restart",
+    "sockets",
+    "sysctl",
+    "reload",
+];
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
@@ -75,7 +84,7 @@ fn ask(kernel: &str, suite: &str, themes: &[&str], all: bool) -> Result<Boot, La
     let (base, whole) = (folder.path().join("base"), folder.path().join("whole"));
     let built: Vec<Theme> = initramfs::build(themes).map_err(Lacking)?;
     initramfs::base(&built, &base).and_then(|()| initramfs::of(&made, &base, &whole)).map_err(Lacking)?;
-    let at_most = Duration::from_secs(if all { 3600 } else { 420 });
+    let at_most = Duration::from_secs(if all { 3600 } else { 1200 });
     let boot = boot::boot(kernel, &made, &whole, at_most).map_err(Lacking)?;
     eprintln!("older_kernels: {kernel} ({}), {}: {:.0?}", made.package, boot.accelerator, boot.took);
     Ok(boot)

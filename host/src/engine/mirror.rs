@@ -211,12 +211,11 @@ impl Walk {
     /// One link against the mirror.
     pub(super) fn observe(&mut self, net: &Arc<Net>, seen: &Link, after_loss: bool) {
         let Some(known) = find(net, seen.ifindex) else {
-            self.make_way(net, seen);
-            return self.register_device(net, seen);
+            return self.register_seen(net, seen);
         };
         if !same_device(&known.link, seen, after_loss) && !self.is_still(net, &known, seen) {
             self.unregister_device(net, &known, Who::All, false);
-            return self.register_device(net, seen);
+            return self.register_seen(net, seen);
         }
         if let Some(own) = &known.own {
             return self.observe_own(net, own, seen);
@@ -234,18 +233,26 @@ impl Walk {
         }
     }
 
+    fn register_seen(&mut self, net: &Arc<Net>, seen: &Link) {
+        if self.make_way(net, seen) {
+            self.register_device(net, seen);
+        }
+    }
+
     /// Names are unique in a namespace, so who is mirrored under the name of a new device has lost it, and the message of
-    /// that was lost: its end, or its new name, is told first. A plugin's own device is not judged by that.
-    fn make_way(&mut self, net: &Arc<Net>, seen: &Link) {
+    /// that was lost: its end, or its new name, is told first. `false` where it has the name in truth: a message that was
+    /// queued before a dump is taken after it, and tells of a device that had the name before, and has another one or has
+    /// ended since. What became of that one is still to come. A plugin's own device is not judged by that.
+    fn make_way(&mut self, net: &Arc<Net>, seen: &Link) -> bool {
         let has_it = |device: &&Arc<NetDevice>| device.own.is_none() && device.link.name == seen.name;
-        let Some(holder) = net.record().devices.iter().find(has_it).cloned() else { return };
+        let Some(holder) = net.record().devices.iter().find(has_it).cloned() else { return true };
         match self.section(net, || net.namespace().look(holder.link.ifindex)).and_then(|link| link) {
             Ok(None) => self.unregister_device(net, &holder, Who::All, false),
             Ok(Some(now)) if now.name != seen.name => self.observe(net, &now, true),
-            // It has the name again: what was seen is older than that.
-            Ok(Some(_)) => {}
+            Ok(Some(_)) => return false,
             Err(failure) => self.complain(own_error(net, "netdev.look", failure)),
         }
+        true
     }
 
     /// A plugin's own device that comes out of a loss with another address: it has its mark, or it is not its plugin's to

@@ -15,6 +15,9 @@ const QEMU: &str = "qemu-system-x86_64";
 /// A kernel has printed its first line by then, or does not run: there are machines whose /dev/kvm opens and hangs.
 const FIRST_LINE: Duration = Duration::from_secs(15);
 
+/// No trial takes so long: who has said nothing since then hangs.
+const SILENCE: Duration = Duration::from_secs(300);
+
 /// What a boot left.
 #[derive(Debug)]
 pub struct Boot {
@@ -77,6 +80,7 @@ impl Qemu<'_> {
             File::create(line).map_err(|e| format!("{}: {e}", line.display()))?;
         }
         let mut qemu = Running(self.command(accelerator).spawn().map_err(|e| format!("{QEMU}: {e}"))?);
+        let (mut said, mut heard) = (0, start);
         let ended = loop {
             if let Some(status) = qemu.0.try_wait().map_err(|e| format!("{QEMU}: {e}"))? {
                 break if status.success() { None } else { Some(format!("{QEMU}: {status}")) };
@@ -86,6 +90,12 @@ impl Qemu<'_> {
             }
             if start.elapsed() > FIRST_LINE && accelerator == "kvm" && !self.has_begun() {
                 break Some(format!("no line of the kernel's within {FIRST_LINE:?}; ended"));
+            }
+            let so_far = length(&self.console) + length(&self.results);
+            if so_far > said {
+                (said, heard) = (so_far, Instant::now());
+            } else if heard.elapsed() > SILENCE {
+                break Some(format!("silent for {SILENCE:?}; ended"));
             }
             thread::park_timeout(Duration::from_millis(50));
         };
@@ -115,6 +125,10 @@ impl Qemu<'_> {
         crate::sandbox::tie(&mut command);
         command
     }
+}
+
+fn length(file: &Path) -> u64 {
+    fs::metadata(file).map_or(0, |meta| meta.len())
 }
 
 fn read(file: &Path) -> String {

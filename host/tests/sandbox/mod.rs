@@ -39,8 +39,11 @@ pub const RUN_NETNS: &str = "/run/netns";
 /// Tells the re-executed binary which trial to run.
 const ENV: &str = "PERNET_SANDBOX";
 const PROBE: &str = "(probe)";
-const MOUNT_EVENTS: &str = "(mount events)";
-const NSFS_HANDLES: &str = "(nsfs file handles)";
+/// What a kernel may lack: asked by this name, and where it lacks it, told to every trial by a variable of this name.
+const MOUNT_EVENTS: &str = "PERNET_SANDBOX_NO_MOUNT_EVENTS";
+const NSFS_HANDLES: &str = "PERNET_SANDBOX_NO_NSFS_HANDLES";
+static ASKED_MOUNT_EVENTS: OnceLock<Result<(), String>> = OnceLock::new();
+static ASKED_NSFS_HANDLES: OnceLock<Result<(), String>> = OnceLock::new();
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// One test: a name, a deadline, and what to do inside its sandbox. It fails by panicking.
@@ -104,21 +107,19 @@ fn probe() -> Result<(), String> {
 
 /// Whether the kernel has mount events.
 pub fn mount_events() -> &'static Result<(), String> {
-    static ASKED: OnceLock<Result<(), String>> = OnceLock::new();
-    ASKED.get_or_init(|| ask(MOUNT_EVENTS))
+    ASKED_MOUNT_EVENTS.get_or_init(|| ask(MOUNT_EVENTS))
 }
 
 /// Whether the kernel has nsfs file handles.
 pub fn nsfs_handles() -> &'static Result<(), String> {
-    static ASKED: OnceLock<Result<(), String>> = OnceLock::new();
-    ASKED.get_or_init(|| ask(NSFS_HANDLES))
+    ASKED_NSFS_HANDLES.get_or_init(|| ask(NSFS_HANDLES))
 }
 
-/// Asked inside of a sandbox: outside an ordinary user is refused, whatever the kernel has. Whoever is inside already is
-/// there for a trial that was not ignored, or to answer this.
+/// Asked inside of a sandbox: outside an ordinary user is refused, whatever the kernel has. Who is inside was told, since
+/// the trials' names depend on it.
 fn ask(facility: &str) -> Result<(), String> {
     if env::var_os(ENV).is_some() {
-        return Ok(());
+        return env::var(facility).map_or(Ok(()), Err);
     }
     let asked = run_outside(facility, Duration::from_secs(20));
     asked.map_err(|failed| failed.message().and_then(|said| said.lines().last()).unwrap_or("?").to_owned())
@@ -128,6 +129,11 @@ fn run_outside(name: &str, deadline: Duration) -> Result<(), Failed> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new("/proc/self/exe");
     command.args(["--exact", name, "--nocapture"]).env(ENV, name).stdin(Stdio::null());
+    for (facility, asked) in [(MOUNT_EVENTS, &ASKED_MOUNT_EVENTS), (NSFS_HANDLES, &ASKED_NSFS_HANDLES)] {
+        if let Some(Err(why)) = asked.get() {
+            command.env(facility, why);
+        }
+    }
     command.stdout(writer.try_clone()?).stderr(writer).process_group(0);
     let mut child = command.spawn()?;
     // The command holds the pipe's write end: with it open, the end of the output would never be seen.

@@ -458,3 +458,25 @@ fn a_name_that_is_seen_again_says_that_who_had_it_went_or_was_renamed() {
         lab.assert_agrees();
     }
 }
+
+#[test]
+fn a_message_that_is_older_than_the_list_before_it_takes_nobodys_name() {
+    for renamed in [false, true] {
+        let lab = lab(1);
+        let kernel = &lab.world.kernel;
+        let first = kernel.other_adds(1, "eth0", "ifb").unwrap();
+        if renamed {
+            kernel.other(1, first, &LinkChange::Name("wan"));
+        } else {
+            kernel.other_deletes(1, first);
+        }
+        kernel.other_adds(1, "eth0", "ifb").unwrap();
+        // Listed after a loss, while the messages of all that still wait.
+        kernel.state().stream.miss();
+        lab.settle();
+        let told: Vec<String> = lab.take().into_iter().filter(|call| call.starts_with("w.")).collect();
+        let wan = if renamed { vec!["w.n0.register(wan)@1"] } else { Vec::new() };
+        assert_eq!(told, [wan, vec!["w.n0.register(eth0)@1"]].concat());
+        lab.assert_agrees();
+    }
+}
