@@ -6,6 +6,7 @@ use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,11 +36,13 @@ pub fn boot(name: &str, kernel: &Kernel, initramfs: &Path, at_most: Duration) ->
     fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let line = |what: &str| folder.join(format!("older_kernels-{name}.{what}"));
     let qemu = Qemu { kernel, initramfs, console: line("console"), results: line("results") };
-    if File::options().read(true).write(true).open("/dev/kvm").is_ok() {
+    static HANGS: AtomicBool = AtomicBool::new(false);
+    if !HANGS.load(Ordering::Relaxed) && File::options().read(true).write(true).open("/dev/kvm").is_ok() {
         match qemu.run("kvm", at_most)? {
-            boot if boot.results.is_empty() => eprintln!("older_kernels: no KVM here, by what a boot did; emulated"),
+            boot if boot.results.is_empty() => HANGS.store(true, Ordering::Relaxed),
             boot => return Ok(boot),
         }
+        eprintln!("older_kernels: no KVM here, by what a boot did; emulated");
     }
     qemu.run("tcg", at_most)
 }
