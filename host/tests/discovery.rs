@@ -20,7 +20,7 @@ use pernetd::discovery::{self, Batch, Method, NamedNs, Observation, Options, Sta
 use pernetd::linux::{netns, ns, worker::Workers};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_move, unmount};
-use sandbox::{RUN_NETNS, Trial, make_shared, netns_add, netns_del, trial, wait_until};
+use sandbox::{RUN_NETNS, Trial, make_shared, mount_events, netns_add, netns_del, nsfs_handles, trial, wait_until};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -65,16 +65,11 @@ const TESTS: &[Test] = &[
 ];
 
 fn each(how: How) -> Vec<Trial> {
-    let lacking = how.method == Method::Fanotify && !kernel_is_at_least(6, 15);
+    let events = if how.method == Method::Fanotify { mount_events() } else { &Ok(()) };
+    let handles = if how.handles { nsfs_handles() } else { &Ok(()) };
     let by = if how.handles { "handles" } else { "inodes" };
     let title = |name| format!("{} with {by}: {name}", how.method);
-    TESTS.iter().map(|(name, test)| trial(title(name), move || test(how)).ignored_if(lacking)).collect()
-}
-
-fn kernel_is_at_least(major: u32, minor: u32) -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+    TESTS.iter().map(|(name, test)| trial(title(name), move || test(how)).needs(events).needs(handles)).collect()
 }
 
 /// What an owner of discovery knows: each name with the inode of the namespace that it shows.

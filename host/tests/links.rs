@@ -496,7 +496,8 @@ fn an_echo_is_before_its_fence() {
         fences.push(heard.source.fence());
         let mut back = false;
         while round % 4 == 0 && !back {
-            let LinkEvent::Seen { cookie, fence, link, .. } = heard.next() else { panic!("only changes are made") };
+            let event = heard.next();
+            let LinkEvent::Seen { cookie, fence, link, .. } = event else { panic!("only changes are made: {event:?}") };
             if cookie != blue.cookie || link.ifindex != near || link.mtu <= 2000 {
                 continue;
             }

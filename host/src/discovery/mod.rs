@@ -144,6 +144,17 @@ fn unavailable(method: Method, what: &'static str) -> impl FnOnce(io::Error) -> 
     move |source| Error::Unavailable { method, what, source }
 }
 
+/// Whether the method works here, without starting anything.
+///
+/// # Errors
+/// What it lacks.
+pub fn available(method: Method) -> Result<(), Error> {
+    match method {
+        Method::Fanotify => fanotify::Subscription::new().map(drop),
+        Method::Inotify => inotify::Subscription::new().map(drop),
+    }
+}
+
 /// Starts a source thread. Its first batch is a `Snapshot`, even of nothing; subscribing comes before that scan.
 ///
 /// # Errors

@@ -218,7 +218,7 @@ impl Walk {
         };
         if !same_device(&known.link, seen, after_loss) && !self.is_still(net, &known, seen) {
             self.unregister_device(net, &known, Who::All, false);
-            return self.register_device(net, seen);
+            return self.register_seen(net, seen);
         }
         if let Some(own) = &known.own {
             return self.observe_own(net, own, seen);

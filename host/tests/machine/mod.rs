@@ -53,8 +53,8 @@ impl Method {
 
     /// The trial's name has the method in front; ignored where the kernel lacks it.
     pub fn trial(self, name: &str, test: impl FnOnce(Machine) + Send + 'static) -> Trial {
-        let lacking = self == Method::Fanotify && !kernel_is_at_least(6, 15);
-        trial(format!("{}: {name}", self.word()), move || test(Machine::new(self))).ignored_if(lacking)
+        let trial = trial(format!("{}: {name}", self.word()), move || test(Machine::new(self)));
+        if self == Method::Fanotify { trial.needs(sandbox::mount_events()) } else { trial }
     }
 }
 
@@ -65,14 +65,8 @@ pub fn both(name: &str, test: fn(Machine)) -> Vec<Trial> {
 
 /// A trial that has nothing to do with how namespaces are found: by the better method that the kernel has.
 pub fn one(name: &str, test: impl FnOnce(Machine) + Send + 'static) -> Vec<Trial> {
-    let method = if kernel_is_at_least(6, 15) { Method::Fanotify } else { Method::Inotify };
+    let method = if sandbox::mount_events().is_ok() { Method::Fanotify } else { Method::Inotify };
     vec![method.trial(name, test)]
-}
-
-pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
 /// What `pernetctl` answered.

@@ -16,12 +16,14 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, panic};
 
 use libtest_mimic::{Arguments, Failed};
-use pernetd::linux::netns;
+use pernetd::discovery;
+use pernetd::linux::{netns, nsfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
@@ -37,19 +39,25 @@ pub const RUN_NETNS: &str = "/run/netns";
 /// Tells the re-executed binary which trial to run.
 const ENV: &str = "PERNET_SANDBOX";
 const PROBE: &str = "(probe)";
+/// What a kernel may lack: asked by this name, and where it lacks it, told to every trial by a variable of this name.
+const MOUNT_EVENTS: &str = "PERNET_SANDBOX_NO_MOUNT_EVENTS";
+const NSFS_HANDLES: &str = "PERNET_SANDBOX_NO_NSFS_HANDLES";
+static ASKED_MOUNT_EVENTS: OnceLock<Result<(), String>> = OnceLock::new();
+static ASKED_NSFS_HANDLES: OnceLock<Result<(), String>> = OnceLock::new();
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// One test: a name, a deadline, and what to do inside its sandbox. It fails by panicking.
 pub struct Trial {
     name: String,
     deadline: Duration,
-    ignored: bool,
+    /// Why it is not run.
+    ignored: Option<String>,
     run: Box<dyn FnOnce() + Send>,
 }
 
 /// A trial with the usual deadline.
 pub fn trial(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial { name: name.into(), deadline: DEADLINE, ignored: false, run: Box::new(run) }
+    Trial { name: name.into(), deadline: DEADLINE, ignored: None, run: Box::new(run) }
 }
 
 impl Trial {
@@ -60,7 +68,12 @@ impl Trial {
 
     /// Reported as ignored: this machine lacks what it is about.
     pub fn ignored_if(self, lacking: bool) -> Trial {
-        Trial { ignored: self.ignored || lacking, ..self }
+        self.needs(&if lacking { Err("this machine lacks what it is about".to_owned()) } else { Ok(()) })
+    }
+
+    /// Reported as ignored, with the reason, where what it is about is not there.
+    pub fn needs(self, facility: &Result<(), String>) -> Trial {
+        Trial { ignored: self.ignored.or(facility.clone().err()), ..self }
     }
 }
 
@@ -78,8 +91,11 @@ pub fn main(trials: Vec<Trial>) -> ExitCode {
     let ignore = forbidden.is_some() && !root;
     let outer = trials.into_iter().map(|trial| {
         let (name, deadline) = (trial.name.clone(), trial.deadline);
+        if let Some(why) = &trial.ignored {
+            eprintln!("ignored: {name} -- {why}");
+        }
         libtest_mimic::Trial::test(trial.name, move || run_outside(&name, deadline))
-            .with_ignored_flag(ignore || trial.ignored)
+            .with_ignored_flag(ignore || trial.ignored.is_some())
     });
     libtest_mimic::run(&args, outer.collect()).exit_code()
 }
@@ -89,10 +105,35 @@ fn probe() -> Result<(), String> {
     run_outside(PROBE, Duration::from_secs(20)).map_err(|failed| failed.message().unwrap_or("?").trim().to_owned())
 }
 
+/// Whether the kernel has mount events.
+pub fn mount_events() -> &'static Result<(), String> {
+    ASKED_MOUNT_EVENTS.get_or_init(|| ask(MOUNT_EVENTS))
+}
+
+/// Whether the kernel has nsfs file handles.
+pub fn nsfs_handles() -> &'static Result<(), String> {
+    ASKED_NSFS_HANDLES.get_or_init(|| ask(NSFS_HANDLES))
+}
+
+/// Asked inside of a sandbox: outside an ordinary user is refused, whatever the kernel has. Who is inside was told, since
+/// the trials' names depend on it.
+fn ask(facility: &str) -> Result<(), String> {
+    if env::var_os(ENV).is_some() {
+        return env::var(facility).map_or(Ok(()), Err);
+    }
+    let asked = run_outside(facility, Duration::from_secs(20));
+    asked.map_err(|failed| failed.message().and_then(|said| said.lines().last()).unwrap_or("?").to_owned())
+}
+
 fn run_outside(name: &str, deadline: Duration) -> Result<(), Failed> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new("/proc/self/exe");
     command.args(["--exact", name, "--nocapture"]).env(ENV, name).stdin(Stdio::null());
+    for (facility, asked) in [(MOUNT_EVENTS, &ASKED_MOUNT_EVENTS), (NSFS_HANDLES, &ASKED_NSFS_HANDLES)] {
+        if let Some(Err(why)) = asked.get() {
+            command.env(facility, why);
+        }
+    }
     command.stdout(writer.try_clone()?).stderr(writer).process_group(0);
     let mut child = command.spawn()?;
     // The command holds the pipe's write end: with it open, the end of the output would never be seen.
@@ -156,14 +197,19 @@ fn run_inside(name: &str, trials: Vec<Trial>) -> ExitCode {
     if getppid() != parent {
         return ExitCode::from(3);
     }
-    if name == PROBE {
-        return match netns::add(Path::new(RUN_NETNS), OsStr::new("probe")) {
-            Ok(_) => ExitCode::SUCCESS,
-            Err(why) => {
-                eprintln!("cannot make a named network namespace: {why}");
-                ExitCode::from(2)
-            }
-        };
+    let facility = match name {
+        PROBE => Some(netns::add(Path::new(RUN_NETNS), OsStr::new("probe")).map(drop).map_err(|e| e.to_string())),
+        MOUNT_EVENTS => Some(discovery::available(discovery::Method::Fanotify).map_err(|e| e.to_string())),
+        NSFS_HANDLES => Some(nsfs::available().clone()),
+        _ => None,
+    };
+    match facility {
+        Some(Ok(())) => return ExitCode::SUCCESS,
+        Some(Err(why)) => {
+            eprintln!("{why}");
+            return ExitCode::from(2);
+        }
+        None => {}
     }
     let Some(trial) = trials.into_iter().find(|trial| trial.name == name) else {
         eprintln!("no trial is called {name}");

@@ -460,17 +460,23 @@ fn a_name_that_is_seen_again_says_that_who_had_it_went_or_was_renamed() {
 }
 
 #[test]
-fn what_is_older_than_a_list_does_not_come_again_under_a_name_that_another_has_now() {
-    let lab = lab(1);
-    let kernel = &lab.world.kernel;
-    let first = kernel.other_adds(1, "eth0", "ifb").unwrap();
-    kernel.other_deletes(1, first);
-    kernel.other_adds(1, "eth0", "ifb").unwrap();
-    // Something before these was lost: the list that follows is newer than they, and they are read after it.
-    kernel.state().stream.miss();
-    lab.take();
-    lab.settle();
-    let told: Vec<String> = lab.take().into_iter().filter(|call| call.starts_with("w.")).collect();
-    assert_eq!(told, ["w.n0.register(eth0)@1"]);
-    lab.assert_agrees();
+fn a_message_that_is_older_than_the_list_before_it_takes_nobodys_name() {
+    for renamed in [false, true] {
+        let lab = lab(1);
+        let kernel = &lab.world.kernel;
+        let first = kernel.other_adds(1, "eth0", "ifb").unwrap();
+        if renamed {
+            kernel.other(1, first, &LinkChange::Name("wan"));
+        } else {
+            kernel.other_deletes(1, first);
+        }
+        kernel.other_adds(1, "eth0", "ifb").unwrap();
+        // Listed after a loss, while the messages of all that still wait.
+        kernel.state().stream.miss();
+        lab.settle();
+        let told: Vec<String> = lab.take().into_iter().filter(|call| call.starts_with("w.")).collect();
+        let wan = if renamed { vec!["w.n0.register(wan)@1"] } else { Vec::new() };
+        assert_eq!(told, [wan, vec!["w.n0.register(eth0)@1"]].concat());
+        lab.assert_agrees();
+    }
 }
