@@ -19,7 +19,7 @@ use crate::linux::ns::{self, Pin};
 use crate::linux::{device, rtnetlink};
 use crate::plugin::running::current_hook;
 
-use super::device_past::DevicesPast;
+use super::devices_past::DevicesPast;
 use super::namespaces::complain;
 use super::past::Past;
 use super::sockets::Sockets;
