@@ -39,10 +39,17 @@ pub(super) fn is_a_move() -> bool {
 
 /// Runs what takes in an observation.
 pub(super) fn seeing<T>(what: Seeing, f: impl FnOnce() -> T) -> T {
-    let before = SEEING.replace(what);
-    let answer = f();
-    SEEING.set(before);
-    answer
+    let _back = Back(SEEING.replace(what));
+    f()
+}
+
+/// Puts back what the thread did before, however it ends.
+struct Back(Seeing);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        SEEING.set(self.0);
+    }
 }
 
 /// Whose doing it was.
