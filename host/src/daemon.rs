@@ -10,6 +10,7 @@ mod boot;
 mod chronicle;
 mod device_past;
 mod devices;
+mod devices_past;
 mod ask;
 mod enlist;
 mod facilities;

@@ -168,12 +168,12 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     let of_story =
         "causes facts happenings kind left_off name netns next next_time parts remedies since state undone what";
     assert_eq!(stories.as_array().unwrap().iter().map(fields).collect::<Vec<_>>(), [of_story]);
-    assert_eq!(fields(&stories[0]["causes"][0]), "errno hook netns place plugin what");
+    assert_eq!(fields(&stories[0]["causes"][0]), "duration_us errno hook netns place plugin time what");
     let of_happening = "count device duration_us errno error first hook netns plugin time what";
     assert_eq!(fields(&stories[0]["happenings"][0]), of_happening);
     assert_eq!(fields(&stories[0]["undone"][0]), of_happening);
     assert_eq!(fields(&stories[0]["parts"][0]), "acts count namespaces plugin why");
-    assert_eq!(fields(&stories[0]["facts"][0]), "about what");
+    assert_eq!(fields(&stories[0]["facts"][0]), "about time what");
 
     let reload = daemon.json(&["reload"]);
     assert_eq!(
@@ -242,7 +242,8 @@ fn why_is_told(text: &str) {
     assert!(lines[0].starts_with("namespace bad is failed, since 2026-11-22 01:02:03.000 ("), "{text}");
     assert_eq!(lines[1], "  its setup failed");
     for block in [
-        "because\n  pernet.init of plugin sysctl failed\n  ← the key net.x says so\n      /etc/pernetd/plugins.d/20-sysctl.toml:3:1\n",
+        "because\n  pernet.init of plugin sysctl failed; 2026-11-22 01:02:03.000 (",
+        "), for 1.23 ms\n  ← the key net.x says so\n      /etc/pernetd/plugins.d/20-sysctl.toml:3:1\n",
         "undone\n  2026-11-22 01:02:03.000  the init of loopback was undone in bad, 1.23 ms",
         "next\n  it is tried again, 2026-11-22 01:02:03.000 (",
         "to do\n  correct it\n",

@@ -104,8 +104,8 @@ fn changed(mut m: Machine) {
     inside("blue", move || rtnetlink::set_down(ifindex).unwrap());
     let told = wait_happened(&m, "br0", "set down by somebody else");
     assert_eq!(told["state"], "down");
-    let why = told["causes"][0]["what"].as_str().unwrap();
-    assert!(why.starts_with("it was set down by somebody else, at 20"), "{why}");
+    assert_eq!(told["causes"][0]["what"], "it was set down by somebody else");
+    assert!(told["causes"][0]["time"].is_string(), "{told:#}");
     inside("blue", move || rtnetlink::rename(ifindex, "br7").unwrap());
     let told = wait_happened(&m, "br7", "renamed by somebody else; it was br0");
     assert!(fact(&told, "is").starts_with("bridge, index "), "{told:#}");

@@ -93,12 +93,12 @@ impl Methods {
         };
         let name = name.to_owned();
         let place = format!("namespace {name}");
+        let remedy = format!("wait longer with --timeout, and see `pernetctl why {name}` for what holds it");
         let now = self.ask(|reply| Request::NetnsGet { name, count: true, reply });
         let state = match self.wait(&now, after(self.shared.limits.answer)) {
             Ok(netns) => format!("it is still {}", netns.state.as_str()),
             Err(_) => "it is not there".to_owned(),
         };
-        let remedy = "wait longer with --timeout, and see `pernetctl status` for what holds it";
         ControlError::new(ErrorKind::TimedOut, place, format!("{state} after {seconds} s"), remedy).into()
     }
 

@@ -20,7 +20,7 @@ use crate::linux::{device, rtnetlink};
 use crate::logging::catalog;
 use crate::plugin::running::current_hook;
 
-use super::device_past::DevicesPast;
+use super::devices_past::DevicesPast;
 use super::namespaces::complain;
 use super::past::Past;
 use super::sockets::Sockets;

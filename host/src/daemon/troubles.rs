@@ -120,8 +120,56 @@ fn hanging(pinned: &wire::Pinned) -> Trouble {
     trouble("hook", name, what, &format!("pernetctl why {name}"))
 }
 
+/// A facility without a remedy needs nothing done.
 pub(super) fn degraded(facility: &wire::Facility) -> Option<Trouble> {
     let remedy = facility.remedy.as_ref()?;
     let detail = facility.detail.as_ref().map_or("not as it should be", String::as_str);
     Some(trouble("facility", &facility.name, one_line(detail), remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Failure;
+
+    #[test]
+    fn only_what_wants_something_done_is_trouble() {
+        let facility = |remedy: Option<&str>| wire::Facility {
+            name: "mount discovery".into(),
+            used: true,
+            detail: Some("slower\nthan it could be".into()),
+            remedy: remedy.map(str::to_owned),
+        };
+        assert!(degraded(&facility(None)).is_none());
+        let told = degraded(&facility(Some("mount it"))).map(|it| (it.kind, it.name, it.what, it.remedy));
+        let expected = ["facility", "mount discovery", "slower | than it could be", "mount it"].map(str::to_owned);
+        assert_eq!(told, Some(expected.into()));
+    }
+
+    #[test]
+    fn a_failed_reload_is_told_by_its_first_error() {
+        let reload = |ok, error: &str| {
+            let error = Some(error.to_owned());
+            failed_reload(&wire::LastReload { time: String::new(), ok, error, pause_us: 0 }).map(|it| it.what)
+        };
+        assert_eq!(reload(true, "a"), None);
+        assert_eq!(reload(false, "/a:1:2: no").as_deref(), Some("failed: /a:1:2: no"));
+        assert_eq!(reload(false, "/a:1:2: no\n/b: no\n/c: no").as_deref(), Some("failed (and 2 more): /a:1:2: no"));
+    }
+
+    #[test]
+    fn many_are_told_by_what_they_failed_of_the_failed_first() {
+        let error = |plugin: &str, errno| HookError {
+            plugin: plugin.into(),
+            hook: "pernet.init",
+            netns: "x".into(),
+            failure: Failure::new(errno, "no"),
+        };
+        let mut wrong: Vec<(bool, Arc<str>, Option<HookError>)> = Vec::new();
+        (0..20).for_each(|n| wrong.push((true, format!("d{n}").into(), Some(error("a", 1)))));
+        (0..3).for_each(|n| wrong.push((false, format!("f{n}").into(), Some(error("a", 1)))));
+        (0..5).for_each(|n| wrong.push((false, format!("g{n}").into(), Some(error("b", 1)))));
+        let told: Vec<_> = alike(&wrong).into_iter().map(|it| (it.name, it.count)).collect();
+        assert_eq!(told, [("g0".to_owned(), 5), ("f0".to_owned(), 3), ("d0".to_owned(), 20)]);
+    }
 }

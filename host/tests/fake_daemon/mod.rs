@@ -284,6 +284,8 @@ pub fn story() -> Story {
         netns: None,
         errno: None,
         place: place.map(str::to_owned),
+        time: place.is_none().then(time),
+        duration_us: place.is_none().then_some(1_234),
     };
     Story {
         kind: "netns".into(),
@@ -307,7 +309,7 @@ pub fn story() -> Story {
             acts: false,
             why: "the setup was undone".into(),
         }],
-        facts: vec![Fact { about: "names".into(), what: "bad".into() }],
+        facts: vec![Fact { about: "names".into(), what: "bad".into(), time: None }],
         happenings: vec![happening("pernet.init of sysctl failed", 3)],
         left_off: 2,
     }

@@ -53,7 +53,10 @@ impl Teller {
         if !story.facts.is_empty() {
             self.heading("known");
             let wide = story.facts.iter().map(|fact| fact.about.chars().count()).max().unwrap_or_default();
-            story.facts.iter().for_each(|fact| self.line(&format!("  {:wide$}  ", fact.about), &fact.what));
+            for fact in &story.facts {
+                let at = fact.time.as_ref().map_or_else(String::new, |time| format!("{}: ", self.both(time)));
+                self.line(&format!("  {:wide$}  ", fact.about), &format!("{at}{}", fact.what));
+            }
         }
         if !story.happenings.is_empty() {
             self.heading("happened");
@@ -103,7 +106,9 @@ impl Teller {
         }
         self.heading("because");
         for (at, cause) in causes.iter().enumerate() {
-            self.line(if at == 0 { "  " } else { "  ← " }, &cause.what);
+            let lasted = cause.duration_us.map_or_else(String::new, |us| format!(", for {}", took(us)));
+            let when = cause.time.as_ref().map_or_else(String::new, |time| format!("; {}{lasted}", self.both(time)));
+            self.line(if at == 0 { "  " } else { "  ← " }, &format!("{}{when}", cause.what));
             if let Some(place) = &cause.place {
                 self.line(if at == 0 { "    " } else { "      " }, place);
             }

@@ -14,7 +14,16 @@ use crate::daemon::plugins::{Known, REPAIR};
 const LONGEST: usize = 16;
 
 pub(super) fn bare(what: impl Into<String>) -> Cause {
-    Cause { what: what.into(), plugin: None, hook: None, netns: None, errno: None, place: None }
+    Cause {
+        what: what.into(),
+        plugin: None,
+        hook: None,
+        netns: None,
+        errno: None,
+        place: None,
+        time: None,
+        duration_us: None,
+    }
 }
 
 impl Witness {
@@ -99,8 +108,15 @@ impl Witness {
         let netns = (!answer.netns.is_empty()).then(|| answer.netns.to_string());
         let place = netns.as_ref().map_or_else(String::new, |netns| format!(" in {netns}"));
         let device = answer.device.as_ref().map_or_else(String::new, |device| format!(" for {device}"));
-        let what = format!("{} panicked{place}{device} at {}: {}", answer.hook, at.text(), answer.failure.message);
-        Some(Cause { plugin: Some(known.row.name.clone()), hook: Some(answer.hook.to_owned()), netns, ..bare(what) })
+        let what = format!("{} panicked{place}{device}: {}", answer.hook, answer.failure.message);
+        let time = Some(at.text());
+        Some(Cause {
+            time,
+            plugin: Some(known.row.name.clone()),
+            hook: Some(answer.hook.to_owned()),
+            netns,
+            ..bare(what)
+        })
     }
 }
 
@@ -113,6 +129,6 @@ fn of_error(error: &HookError) -> Cause {
         hook: Some(error.hook.to_owned()),
         netns: (!error.netns.is_empty()).then(|| error.netns.to_string()),
         errno: Some(errno_name(error.failure.errno).into_owned()),
-        place: None,
+        ..bare("")
     }
 }

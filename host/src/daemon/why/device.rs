@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use crate::control::StoryKind;
 use crate::control::wire::{Cause, Fact, Happening, Story};
-use crate::engine::{Link, LinkSpec, Net, OwnDevice, RegState};
+use crate::engine::{HOST, Holder, Link, LinkSpec, Net, OwnDevice, RegState};
 
+use super::causes::bare;
 use super::{Witness, blank, fact};
 use crate::daemon::device_past::DevicePast;
 use crate::daemon::devices::{self, Found, address};
+use crate::daemon::place::place_of;
 
 /// Gone ones that are told.
 const MOST_GONE: usize = 4;
@@ -71,11 +73,7 @@ impl Witness {
             (true, false) => why_down(found, past.as_ref(), watched),
         };
         let (next, remedies) = self.outlook_of_device(netns, found, (is_there, waited), &causes);
-        let mut happenings = past.as_ref().map(DevicePast::rows).unwrap_or_default();
-        if is_there && link.is_up() {
-            // An error that stopped nothing.
-            happenings.iter_mut().for_each(|it| it.device = Some(link.name.clone()));
-        }
+        let happenings = past.as_ref().map(DevicePast::rows).unwrap_or_default();
         Story {
             netns: Some(netns.to_owned()),
             since: past.as_ref().and_then(DevicePast::since).map(|at| at.text()),
@@ -117,22 +115,22 @@ impl Witness {
             }
             (None, None) => format!("`ip -n {netns} link set {name} up`"),
         };
-        let up = if netns == crate::engine::HOST { up.replace(&format!(" -n {netns}"), "") } else { up };
+        let up = if netns == HOST { up.replace(&format!(" -n {netns}"), "") } else { up };
         ("nothing, until somebody sets it up".to_owned(), vec![up])
     }
 }
 
 /// The past of one that is unregistered, and held.
 fn gone_past(net: &Arc<Net>, name: &str) -> Option<DevicePast> {
-    crate::daemon::place::place_of(net)?.devices.gone(name).into_iter().next()
+    place_of(net)?.devices.gone(name).into_iter().next()
 }
 
 /// Why it has not ended.
 fn held(found: &Found, waited: bool) -> (String, Vec<Cause>) {
     let holders = found.own.as_ref().map(|own| own.holders()).unwrap_or_default();
-    let told = |holder: &crate::engine::Holder| Cause {
+    let told = |holder: &Holder| Cause {
         plugin: Some(holder.plugin.to_string()),
-        ..super::causes::bare(format!("plugin {} holds it: {}", holder.plugin, holder.purpose))
+        ..bare(format!("plugin {} holds it: {}", holder.plugin, holder.purpose))
     };
     let how = if waited { "and its last reference is waited for" } else { "and was given up, as somebody holds it" };
     (format!("it is unregistered, {how}"), holders.iter().map(told).collect())
@@ -143,9 +141,11 @@ fn why_down(found: &Found, past: Option<&DevicePast>, watched: bool) -> (String,
     let what = "it is there, and not up".to_owned();
     let cause = |row: Happening, lead: &str| Cause {
         what: match &row.error {
-            Some(error) => format!("{lead}{}: {error}, at {}", row.what, row.time),
-            None => format!("{lead}{}, at {}", row.what, row.time),
+            Some(error) => format!("{lead}{}: {error}", row.what),
+            None => format!("{lead}{}", row.what),
         },
+        time: Some(row.time),
+        duration_us: row.duration_us,
         plugin: row.plugin,
         hook: row.hook,
         netns: row.netns,
@@ -168,7 +168,7 @@ fn why_down(found: &Found, past: Option<&DevicePast>, watched: bool) -> (String,
         Some(own) => format!("its plugin {} has not opened it, nor has anybody else set it up", own.owner.name),
         None => "nobody has set it up since it came, or since it is watched".to_owned(),
     };
-    (what, vec![super::causes::bare(why)])
+    (what, vec![bare(why)])
 }
 
 /// Hooks whose refusal keeps a device down.

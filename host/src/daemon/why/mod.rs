@@ -150,7 +150,7 @@ fn blank(kind: StoryKind, name: &str, state: &str, what: impl Into<String>) -> S
 }
 
 fn fact(about: &str, what: impl Into<String>) -> wire::Fact {
-    wire::Fact { about: about.to_owned(), what: what.into() }
+    wire::Fact { about: about.to_owned(), what: what.into(), time: None }
 }
 
 /// `a, b and c`

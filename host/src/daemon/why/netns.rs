@@ -1,16 +1,18 @@
 //! The story of a namespace.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{self, PluginConfig};
 use crate::control::StoryKind;
-use crate::control::wire::{Cause, Fact, Happening, Story};
-use crate::engine::{HookError, Net, NetState};
+use crate::control::wire::{Cause, Fact, Happening, Part, Story};
+use crate::engine::{Holder, HookError, Net, NetState};
 use crate::plugin::running::{Running, running};
 
 use super::{SeenNet, Witness, blank, fact, listed};
+use crate::daemon::boot::micros;
 use crate::daemon::chronicle::Grave;
 use crate::daemon::past::{Answer, Moment, bare_row, many, span};
 use crate::daemon::plugins::Known;
@@ -23,6 +25,17 @@ struct Outlook {
     next: String,
     next_time: Option<String>,
     remedies: Vec<String>,
+}
+
+impl SeenNet {
+    /// When the hook was called that this cause is about, and for how long, if that was in the last setup.
+    fn date(&self, cause: &mut Cause) {
+        let (Some(plugin), Some(hook), Some(setup)) = (&cause.plugin, &cause.hook, &self.setup) else { return };
+        if let Some((time, took)) = setup.failing(plugin, hook) {
+            cause.time = Some(Moment::from(time).text());
+            cause.duration_us = Some(micros(took));
+        }
+    }
 }
 
 impl Witness {
@@ -106,12 +119,10 @@ impl Witness {
     /// Failed, or degraded.
     fn troubled(&self, seen: &SeenNet, hooks: &[Running], errors: Vec<HookError>) -> Outlook {
         let net = &seen.net;
-        // The one at the root leads: others are absent for want of it.
-        let root = errors.iter().find(|error| !error.failure.message.starts_with("requires `"));
-        let chains: Vec<Vec<Cause>> = errors.iter().map(|error| self.chain_of(net, error)).collect();
-        let longest = chains.into_iter().max_by_key(Vec::len).unwrap_or_default();
-        let failed = net.state() == NetState::Failed;
-        let what = if failed {
+        let chains = errors.iter().map(|error| self.chain_of(net, error));
+        let mut causes = chains.max_by_key(Vec::len).unwrap_or_default();
+        causes.iter_mut().for_each(|cause| seen.date(cause));
+        let what = if net.state() == NetState::Failed {
             "its setup failed, and all that had been done was undone: no plugin acts in it".to_owned()
         } else {
             let absent: Vec<String> = errors.iter().map(|error| error.plugin.to_string()).collect();
@@ -119,20 +130,7 @@ impl Witness {
             format!("{} {verb} absent; {}", listed(&absent), acts(&net.subsystems()))
         };
         let mut remedies = hanging(hooks);
-        let key = longest.iter().find_map(|cause| cause.place.clone());
-        let name = net.name();
-        if let Some(error) = root.or(errors.first()) {
-            if error.failure.panicked {
-                remedies.push(format!("mend or update plugin {}, then `pernetctl reload`", error.plugin));
-            } else if let Some(place) = key {
-                remedies.push(format!("correct {place}, then `pernetctl reload`"));
-            } else {
-                remedies.push(format!("correct what {} says, then `pernetctl netns retry {name}`", error.plugin));
-            }
-            if let Some(known) = self.known(&error.plugin) {
-                remedies.extend(keep_away(&known.config, &name, failed));
-            }
-        }
+        remedies.extend(self.remedies(net, &errors, &causes));
         let at = seen.retry_at.filter(|at| *at > Instant::now() && !seen.setting_up);
         let next = match at {
             Some(_) => "it is tried again",
@@ -140,7 +138,23 @@ impl Witness {
             None => "it is being tried again now",
         };
         let next = self.waits(hooks, next);
-        Outlook { what, causes: longest, next, next_time: at.map(|at| Moment::of(at).text()), remedies }
+        Outlook { what, causes, next, next_time: at.map(|at| Moment::of(at).text()), remedies }
+    }
+
+    /// What to do about the plugin at the root: the others are absent for want of it.
+    fn remedies(&self, net: &Net, errors: &[HookError], causes: &[Cause]) -> Vec<String> {
+        let root = errors.iter().find(|error| !error.failure.message.starts_with("requires `"));
+        let Some(error) = root.or(errors.first()) else { return Vec::new() };
+        let (plugin, name) = (&error.plugin, net.name());
+        let mut remedies = vec![match causes.iter().find_map(|cause| cause.place.as_ref()) {
+            _ if error.failure.panicked => format!("mend or update plugin {plugin}, then `pernetctl reload`"),
+            Some(place) => format!("correct {place}, then `pernetctl reload`"),
+            None => format!("correct what {plugin} says, then `pernetctl netns retry {name}`"),
+        }];
+        if let Some(known) = self.known(plugin) {
+            remedies.extend(keep_away(&known.config, &name, net.state() == NetState::Failed));
+        }
+        remedies
     }
 
     /// What comes next, and for whom it waits.
@@ -165,14 +179,8 @@ impl Witness {
             let (time, took, hooks) = setup.told();
             let slowest = setup.slowest().map_or_else(String::new, |slowest| format!("; the slowest {slowest}"));
             let hooks = many(hooks as u64, "hook", "hooks");
-            let told = format!("{}, {}, {hooks}{slowest}", Moment::from(time).text(), span(took));
-            facts.push(fact("last setup", told));
-            let failing = net.failed().and_then(|error| setup.failing(&error.plugin, error.hook).zip(Some(error)));
-            if let Some(((time, took), error)) = failing {
-                let at = Moment::from(time).text();
-                let told = format!("{} of {}, {at}, for {}", error.hook, error.plugin, span(took));
-                facts.push(fact("failed hook", told));
-            }
+            let told = format!("{}, {hooks}{slowest}", span(took));
+            facts.push(Fact { time: Some(Moment::from(time).text()), ..fact("last setup", told) });
         }
         if seen.tries > 0 {
             facts.push(fact("tries", format!("{} failed since it was live", many(seen.tries.into(), "has", "have"))));
@@ -204,7 +212,7 @@ impl Witness {
         for own in net.own_devices() {
             let held = own.holders();
             let device = own.device().map_or_else(|| own.spec.name.clone(), |device| device.link.name.clone());
-            let told = |holder: &crate::engine::Holder| {
+            let told = |holder: &Holder| {
                 format!("a reference to device {device}, by plugin {} for {}", holder.plugin, holder.purpose)
             };
             holders.extend(held.iter().map(told));
@@ -213,10 +221,10 @@ impl Witness {
     }
 
     /// Plugins whose files are masked.
-    fn masked(&self, net: &Net) -> Vec<crate::control::wire::Part> {
+    fn masked(&self, net: &Net) -> Vec<Part> {
         let masks = config::masks(&self.config_dirs).into_iter();
         let masks = masks.filter(|(name, _)| self.known(name).is_none());
-        let part = |(plugin, path): (String, std::path::PathBuf)| crate::control::wire::Part {
+        let part = |(plugin, path): (String, PathBuf)| Part {
             plugin,
             namespaces: vec![net.name().to_string()],
             count: 1,

@@ -1,13 +1,16 @@
 //! The story of a plugin: its file, its configuration, its place, where it acts and where not, and its generations.
 
-use crate::config::{DropIn, PluginConfig, drop_ins_of};
+use crate::config::{DropIn, OnInitFailure, PluginConfig, drop_ins_of};
 use crate::control::StoryKind;
-use crate::control::wire::{Fact, PluginState, Story};
+use crate::control::wire::{Cause, Fact, PluginState, Story};
 
+use super::causes::bare;
 use super::{Witness, blank, fact, listed};
 use crate::daemon::chronicle::PluginPast;
+use crate::daemon::initcalls;
 use crate::daemon::past::{Happening, many};
 use crate::daemon::plugins::Known;
+use crate::engine::HookError;
 use crate::plugin::running::running;
 
 impl Witness {
@@ -81,7 +84,7 @@ impl Witness {
         if known.is_live() {
             let next = "nothing, until a reload finds its file or its configuration changed".to_owned();
             let failing = self.nets.iter().filter(|(net, _)| {
-                let mine = |error: crate::engine::HookError| *error.plugin == **name;
+                let mine = |error: HookError| *error.plugin == **name;
                 net.failed().is_some_and(mine) || net.absent().into_iter().any(mine)
             });
             let failing: Vec<String> =
@@ -138,7 +141,7 @@ impl Witness {
         let globs = |globs: Vec<&str>| if globs.is_empty() { "nothing".to_owned() } else { globs.join(", ") };
         let (include, exclude) = (config.selector.include().collect(), config.selector.exclude().collect());
         facts.push(fact("namespaces", format!("include {}, exclude {}", globs(include), globs(exclude))));
-        let skip = config.on_init_failure == crate::config::OnInitFailure::Skip;
+        let skip = config.on_init_failure == OnInitFailure::Skip;
         let policy = if skip { "it is left out there, the rest go on" } else { "the namespace is rolled back" };
         facts.push(fact("if an init fails", policy));
         let hooks =
@@ -159,7 +162,7 @@ impl Witness {
         let there = |names: &[String]| {
             let told = |name: &String| match self.known(name) {
                 Some(known) => format!("{name} (place {})", known.row.order),
-                None if crate::daemon::initcalls::is_own(name) => format!("{name} (pernetd's own)"),
+                None if initcalls::is_own(name) => format!("{name} (pernetd's own)"),
                 None => format!("{name} (not there)"),
             };
             names.iter().map(told).collect::<Vec<_>>().join(", ")
@@ -185,10 +188,7 @@ impl Witness {
             return Story { facts, ..blank(StoryKind::Plugin, &config.name, "unread", what) };
         }
         Story {
-            causes: vec![crate::control::wire::Cause {
-                place: Some(place.clone()),
-                ..super::causes::bare("enabled = false")
-            }],
+            causes: vec![Cause { place: Some(place.clone()), ..bare("enabled = false") }],
             next: "nothing, until the configuration is read again".to_owned(),
             remedies: vec![format!("set enabled = true at {place}, then `pernetctl reload`")],
             facts,
@@ -206,7 +206,7 @@ fn not_read(name: &str, files: &[DropIn]) -> Story {
             let path = mask.path.display().to_string();
             let what = "its configuration is masked by an empty file";
             Story {
-                causes: vec![crate::control::wire::Cause { place: Some(path.clone()), ..super::causes::bare(what) }],
+                causes: vec![Cause { place: Some(path.clone()), ..bare(what) }],
                 next,
                 remedies: vec![format!("remove {path}, or write its configuration there, then `pernetctl reload`")],
                 ..blank(StoryKind::Plugin, name, "masked", "it is masked: its files do not count")

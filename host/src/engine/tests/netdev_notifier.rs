@@ -506,3 +506,25 @@ fn k3_4_what_may_be_refused_and_an_event_that_never_may_be_get_no_such_word() {
         assert!(!failure.message.contains("nothing can be refused"), "{failure}");
     }
 }
+
+#[test]
+fn the_world_is_told_what_everybody_is_told_and_what_was_refused_but_no_replay() {
+    let lab = lab(1);
+    let heard = || std::mem::take(&mut *lab.world.heard.lock().unwrap());
+    heard();
+    let dev = lab.own(tap("t0"));
+    lab.register(&dev).unwrap();
+    assert_eq!(heard(), ["netdev.post_init(t0)@1", "netdev.register(t0)@1"]);
+    // One that is new here is told what exists, which has happened before.
+    let id = chain(&lab, 1, 0).unwrap();
+    unchain(&lab, id).unwrap();
+    assert_eq!(heard(), NONE);
+    lab.world.verdict("w.n0.pre_up(t0)@1", Verdict::Bad);
+    assert!(lab.open(&dev).is_err());
+    let told = heard();
+    assert_eq!(told[0], "netdev.pre_up(t0)@1");
+    assert!(told[1].starts_with("netdev.pre_up(t0)@1 refused: plugin `w` refused it at netdev.pre_up"), "{told:?}");
+    assert_eq!(told.len(), 2, "it has not gone up");
+    lab.unregister(&dev).unwrap();
+    assert_eq!(heard(), ["netdev.unregister(t0)@1", "netdev.pre_uninit(t0)@1"]);
+}

@@ -49,6 +49,8 @@ pub(super) struct World {
     /// Fails the call with this number, counting those that may fail from 1; 0 none.
     pub(super) fail_nth: AtomicUsize,
     pub(super) told: Mutex<Vec<Told>>,
+    /// What the world was told of devices.
+    pub(super) heard: Mutex<Vec<String>>,
     /// The call that failed by its number.
     failed: Mutex<String>,
     /// What fails is, of a notifier, a veto.
@@ -367,6 +369,17 @@ impl Links for Memory {
     fn look(&self, ifindex: u32) -> Result<Option<Link>, Failure> {
         self.world.asked(&format!("k.look()@{}", self.cookie), self.cookie, false)?;
         Ok(self.world.kernel.state().space(self.cookie).get(ifindex))
+    }
+
+    fn told(&self, event: &NetdevEvent<'_>) {
+        let heard = format!("{}({})@{}", event.kind.hook_name(), event.device.link.name, self.cookie);
+        self.world.heard.lock().unwrap().push(heard);
+    }
+
+    fn refused(&self, event: &NetdevEvent<'_>, failure: &Failure) {
+        let what = event.kind.hook_name();
+        let heard = format!("{what}({})@{} refused: {}", event.device.link.name, self.cookie, failure.message);
+        self.world.heard.lock().unwrap().push(heard);
     }
 
     fn waiting(&self, device: &str, holders: &[Holder]) {
