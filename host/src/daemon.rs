@@ -6,6 +6,8 @@
 
 pub(crate) mod start;
 mod boot;
+mod chronicle;
+mod device_past;
 mod devices;
 mod ask;
 mod enlist;
@@ -24,6 +26,7 @@ mod namespaces;
 mod netctl;
 mod netdevs;
 mod operations;
+mod past;
 mod pernetfs;
 mod place;
 mod plugins;
@@ -35,8 +38,11 @@ mod services;
 mod setups;
 mod sock_init;
 mod sockets;
+mod standing;
 mod sysctl_requests;
 mod sysctls;
+mod troubles;
+mod why;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -56,6 +62,7 @@ use crate::linux::worker::Workers;
 use crate::logging::catalog;
 use crate::systemd;
 
+use chronicle::Farewell;
 use leases::Lease;
 use links::InTransit;
 use namespaces::{Held, Managed, Retry};
@@ -80,7 +87,7 @@ pub(crate) enum Event {
     /// A namespace's plugins have been judged again by its new names.
     Judged(NetCookie),
     /// A namespace's exits are done.
-    CleanedUp(NetCookie),
+    CleanedUp(NetCookie, Farewell),
     /// A client's descriptor has been identified.
     Leased(LeaseId, Result<(NetCookie, Pin), ControlError>),
     /// What the path of a lease shows whose client has gone.
@@ -189,7 +196,7 @@ impl Daemon {
             Event::Request(request) => self.answer(request),
             Event::SetUp(cookie, setup) => self.set_up(cookie, setup),
             Event::Judged(cookie) => self.judged(cookie),
-            Event::CleanedUp(cookie) => self.cleaned_up(cookie),
+            Event::CleanedUp(cookie, farewell) => self.cleaned_up(cookie, farewell),
             Event::Leased(lease, identity) => self.leased(lease, identity),
             Event::LeaseLooked(lease, there) => self.lease_looked(lease, there),
             Event::Departed(to, device) => self.departed(to, device),

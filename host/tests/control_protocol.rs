@@ -88,7 +88,7 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     let daemon = FakeDaemon::answering(Limits::default());
     let status = daemon.json(&["status"]);
     let of_status = "devices discovery facilities folders generation last_reload namespaces pinned plugins resyncs \
-                     retired_generations state version";
+                     retired_generations state troubles version";
     assert_eq!(fields(&status), of_status);
     assert_eq!(fields(&status["namespaces"]), "degraded dying failed live setup");
     assert_eq!(fields(&status["plugins"]), "failed live refused");
@@ -163,6 +163,18 @@ fn every_call_has_exactly_the_fields_of_the_contract() {
     assert_eq!((&sockets[0]["netns"], &sockets[0]["type"]), (&json!("@host"), &json!("raw")));
     assert_eq!(daemon.json(&["sock", "list"])[0]["netns"], "blue");
 
+    assert_eq!(fields(&status["troubles"][0]), "count kind name remedy what");
+    let stories = daemon.json(&["why", "bad"]);
+    let of_story =
+        "causes facts happenings kind left_off name netns next next_time parts remedies since state undone what";
+    assert_eq!(stories.as_array().unwrap().iter().map(fields).collect::<Vec<_>>(), [of_story]);
+    assert_eq!(fields(&stories[0]["causes"][0]), "errno hook netns place plugin what");
+    let of_happening = "count device duration_us errno error first hook netns plugin time what";
+    assert_eq!(fields(&stories[0]["happenings"][0]), of_happening);
+    assert_eq!(fields(&stories[0]["undone"][0]), of_happening);
+    assert_eq!(fields(&stories[0]["parts"][0]), "acts count namespaces plugin why");
+    assert_eq!(fields(&stories[0]["facts"][0]), "about what");
+
     let reload = daemon.json(&["reload"]);
     assert_eq!(
         (fields(&reload), fields(&reload["plugins"][0])),
@@ -174,7 +186,13 @@ fn tables_are_for_people() {
     let daemon = FakeDaemon::answering(Limits::default());
     let table = |arguments: &[&str]| text(&daemon.ctl(arguments).stdout);
     assert!(table(&["status"]).contains("2 live, 0 degraded, 1 failed"), "{}", table(&["status"]));
-    assert!(table(&["status"]).contains("x by p pernet.exit for 9 s"));
+    let status = table(&["status"]);
+    let lines: Vec<&str> = status.lines().collect();
+    assert_eq!(lines[0], "2 things are wrong; pernetd is running");
+    assert_eq!(lines[1], "! namespace bad failed: sysctl pernet.init: net.x: no such key");
+    assert_eq!(lines[2], "  → pernetctl why bad");
+    assert_eq!(lines[3], "! x is pinned by p pernet.exit, which has been running for 9 s");
+    why_is_told(&table(&["why", "bad"]));
     let list = table(&["netns", "list"]);
     let lines: Vec<&str> = list.lines().map(str::trim).collect();
     assert!(lines[0].starts_with("NAME") && lines[1].starts_with("@host") && lines[2].starts_with("blue"), "{list}");
@@ -219,6 +237,26 @@ fn tables_are_for_people() {
     assert!(table(&["--help"]).contains("Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon"));
 }
 
+fn why_is_told(text: &str) {
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("namespace bad is failed, since 2026-11-22 01:02:03.000 ("), "{text}");
+    assert_eq!(lines[1], "  its setup failed");
+    for block in [
+        "because\n  pernet.init of plugin sysctl failed\n  ← the key net.x says so\n      /etc/pernetd/plugins.d/20-sysctl.toml:3:1\n",
+        "undone\n  2026-11-22 01:02:03.000  the init of loopback was undone in bad, 1.23 ms",
+        "next\n  it is tried again, 2026-11-22 01:02:03.000 (",
+        "to do\n  correct it\n",
+        "plugins\n  loopback: does not act, the setup was undone\n",
+        "known\n  names  bad\n",
+        "happened\n  (2 older ones are not kept)\n  2026-11-22 01:02:03.000  3 times since 2026-11-22 01:02:03.000: pernet.init of",
+    ] {
+        assert!(text.contains(block), "{block}\n--- is not in\n{text}");
+    }
+    assert!(text.contains("net.x: no such key (ENOENT)"), "{text}");
+    assert!(text.ends_with("and 4 devices more of this name: ask for NETNS:NAME\n"));
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
+}
+
 fn the_interface_describes_itself() {
     let daemon = FakeDaemon::answering(Limits::default());
     let mut client = daemon.connect();
@@ -240,6 +278,7 @@ fn exit_status_and_error_line() {
         (output.status.code(), text(&output.stderr))
     };
     assert_eq!(run(&["status"]), (Some(0), String::new()));
+    assert_eq!(run(&["status", "--check"]), (Some(1), String::new()), "something is wrong");
     let line = "pernetctl: namespace none: there is no such namespace; see the names with `pernetctl netns list`\n";
     assert_eq!(run(&["netns", "retry", "none"]), (Some(1), line.to_owned()));
     let line =
@@ -754,8 +793,9 @@ fn others_read_as_configured_and_never_change() {
         (output.status.code(), text(&output.stderr))
     };
     let server = daemon.server.as_ref().unwrap();
-    let reads: [&[&str]; 7] = [
+    let reads: [&[&str]; 8] = [
         &["status"],
+        &["why", "bad"],
         &["netns", "list"],
         &["netns", "wait", "blue"],
         &["plugin", "list"],
@@ -775,7 +815,7 @@ fn others_read_as_configured_and_never_change() {
     assert_eq!(server.missing_group().as_deref(), Some("no such group"));
     assert_eq!(run(&["status"], 0).0, Some(1));
     server.set_read(&ControlRead::All).unwrap();
-    for arguments in &reads[..6] {
+    for arguments in &reads[..7] {
         assert_eq!(run(arguments, NOBODY).0, Some(0), "{arguments:?}");
     }
     // What may be read of sysctls is said by their modes.

@@ -75,6 +75,42 @@ fn files(
     files
 }
 
+/// A plugin's file as it is in a folder now, whether or not it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropIn {
+    /// The file.
+    pub path: PathBuf,
+    /// It says nothing, and so masks those of its name in later folders.
+    pub masks: bool,
+    /// The file in an earlier folder because of which it does not count.
+    pub behind: Option<PathBuf>,
+}
+
+/// The files of the plugin of this name that there are now, those that count first in their order.
+#[must_use]
+pub fn drop_ins_of(config_dirs: &[PathBuf], name: &str) -> Vec<DropIn> {
+    let mut found: Vec<DropIn> = Vec::new();
+    for folder in config_dirs.iter().map(|dir| dir.join("plugins.d")) {
+        let mut names = file_names(&folder, ".toml").unwrap_or_default();
+        names.retain(|file_name| plugin_name(file_name).is_ok_and(|plugin| plugin == name));
+        names.sort_unstable();
+        for path in names.into_iter().map(|file_name| folder.join(file_name)) {
+            let first = found.iter().find(|before| before.path.file_name() == path.file_name());
+            let behind = first.map(|first| first.path.clone());
+            found.push(DropIn { masks: matches!(read(&path), Ok(None)), path, behind });
+        }
+    }
+    found
+}
+
+/// The plugins whose files are masked now, each with the empty file.
+#[must_use]
+pub fn masks(config_dirs: &[PathBuf]) -> Vec<(String, PathBuf)> {
+    let found = files(config_dirs, "plugins.d", ".toml", &mut Vec::new()).into_iter();
+    let masked = found.filter(|(_, path)| matches!(read(path), Ok(None)));
+    masked.filter_map(|(file_name, path)| Some((plugin_name(&file_name).ok()?.to_owned(), path))).collect()
+}
+
 /// Only those that end as they must, and nothing hidden: editors and package managers leave other files behind.
 fn file_names(folder: &Path, suffix: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();

@@ -15,6 +15,17 @@ pub struct Selector {
     pub(super) exclude: Vec<Pattern>,
 }
 
+/// How a selector judges a namespace, and by which of its globs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selected<'a> {
+    /// By this include.
+    Included(&'a str),
+    /// By this exclude, whatever the includes say.
+    Excluded(&'a str),
+    /// No include fits.
+    NotIncluded,
+}
+
 impl Selector {
     /// From compiled globs.
     #[must_use]
@@ -33,11 +44,20 @@ impl Selector {
     /// The host's own namespace has other names too (Docker's `default`), and a plugin shall act there only when its
     /// configuration says so: for it, only globs that begin with `@` count.
     pub fn selects<S: AsRef<str>>(&self, names: &[S], is_host: bool) -> bool {
-        let any = |globs: &[Pattern]| {
-            let counting = globs.iter().filter(|g| !is_host || g.as_str().starts_with('@'));
-            counting.into_iter().any(|g| names.iter().any(|n| g.matches_with(n.as_ref(), OPTIONS)))
-        };
-        !any(&self.exclude) && any(&self.include)
+        matches!(self.judge(names, is_host), Selected::Included(_))
+    }
+
+    /// The same with the glob that decides.
+    pub fn judge<S: AsRef<str>>(&self, names: &[S], is_host: bool) -> Selected<'_> {
+        let counts = |glob: &&Pattern| !is_host || glob.as_str().starts_with('@');
+        let fits = |glob: &&Pattern| names.iter().any(|name| glob.matches_with(name.as_ref(), OPTIONS));
+        let excluded = self.exclude.iter().find(|glob| counts(glob) && fits(glob));
+        let included = self.include.iter().find(|glob| counts(glob) && fits(glob));
+        match (excluded, included) {
+            (Some(glob), _) => Selected::Excluded(glob.as_str()),
+            (None, Some(glob)) => Selected::Included(glob.as_str()),
+            (None, None) => Selected::NotIncluded,
+        }
     }
 
     /// The include globs as written.

@@ -21,7 +21,8 @@ use std::path::Path;
 
 pub use blacklist::{Blacklisted, initcall_of};
 pub use command_line::{CommandLine, Paths, runtime_dir};
-pub use globs::Selector;
+pub use drop_ins::{DropIn, drop_ins_of, masks};
+pub use globs::{Selected, Selector};
 pub use main_file::{Control, ControlRead, Discovery, Log, LogLevel, Main, Method, Netlink};
 pub use plugin_file::{OnInitFailure, OnStop, PluginConfig};
 pub use source::{ConfigError, Position};

@@ -117,6 +117,34 @@ impl PluginConfig {
         self.source.error(place.unwrap_or(0), message, hint)
     }
 
+    /// Where one of the plugin's own keys stands, as `FILE:LINE:COLUMN`; the file alone where it has its default.
+    #[must_use]
+    pub fn place_of(&self, key: &str) -> String {
+        let table = DeTable::parse(self.source.text()).ok();
+        let start = table.and_then(|table| Some(table.get_ref().get_key_value(key)?.0.span().start));
+        self.place_at(start)
+    }
+
+    /// The key of `[config]` that a message of the plugin's names, and where it stands: the longest one, as a word.
+    #[must_use]
+    pub fn key_named_in(&self, message: &str) -> Option<(String, String)> {
+        let table = DeTable::parse(self.source.text()).ok()?;
+        let config = table.get_ref().get("config")?.get_ref();
+        let mut keys = Vec::new();
+        keys_of(config, &mut keys);
+        let named = keys.into_iter().filter(|(key, _)| key.len() >= SHORTEST_KEY && has_word(message, key));
+        let (key, start) = named.max_by_key(|(key, _)| key.len())?;
+        Some((key.to_owned(), self.place_at(Some(start))))
+    }
+
+    fn place_at(&self, start: Option<usize>) -> String {
+        let file = self.path().display();
+        match start.map(|start| self.source.position(start)) {
+            Some(at) => format!("{file}:{}:{}", at.line, at.column),
+            None => file.to_string(),
+        }
+    }
+
     /// Whether it asks for the same, wherever it stands: its place in the order may differ.
     #[must_use]
     pub fn same_meaning(&self, other: &PluginConfig) -> bool {
@@ -264,6 +292,32 @@ fn config_place(text: &str, field: &str) -> Option<usize> {
         (place, value) = (start, found.get_ref());
     }
     Some(place)
+}
+
+/// Shorter keys are words of any sentence.
+const SHORTEST_KEY: usize = 4;
+
+/// All keys below a value, with the bytes where they stand.
+fn keys_of<'t>(value: &'t DeValue<'_>, keys: &mut Vec<(&'t str, usize)>) {
+    match value {
+        DeValue::Table(table) => {
+            for (key, value) in table {
+                keys.push((key.get_ref(), key.span().start));
+                keys_of(value.get_ref(), keys);
+            }
+        }
+        DeValue::Array(items) => items.iter().for_each(|item| keys_of(item.get_ref(), keys)),
+        _ => {}
+    }
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + word.len()..].chars().next();
+        !before.is_some_and(is_part) && !after.is_some_and(is_part)
+    })
 }
 
 /// `a.b[2].c` as `a`, `b`, `2`, `c`. A key that has dots itself is written in quotes.

@@ -10,16 +10,18 @@ use varlink::VarlinkService;
 
 use super::access::{Need, Peer};
 use super::connection::{Connection, at};
-use super::request::{Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request, SockConnect};
+use super::request::{
+    Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request, SockConnect, StoryKind,
+};
 use super::server::{Shared, after};
 use super::sysctl::{Asker, Sets};
 use super::wire::generated::{
     Call_Boot, Call_DevList, Call_DevShow, Call_FilesystemList, Call_Monitor, Call_Mount, Call_MountList,
     Call_NetnsAdd, Call_NetnsGet, Call_NetnsList, Call_NetnsRetry, Call_NetnsWait, Call_NetnsWaitGone, Call_PluginList,
     Call_Reload, Call_SockConnect, Call_SockList, Call_Status, Call_SysctlList, Call_SysctlRead, Call_SysctlWrite,
-    VarlinkCallError, VarlinkInterface, new,
+    Call_Why, VarlinkCallError, VarlinkInterface, new,
 };
-use super::wire::{MountEntry, Netns, NetnsState};
+use super::wire::{MountEntry, Netns, NetnsState, Stories};
 
 /// The service as one connection sees it.
 pub(super) fn service(connection: Arc<Connection>, shared: Arc<Shared>) -> VarlinkService {
@@ -198,6 +200,12 @@ impl Methods {
         Ok((Sets { netns, sets }, Asker::of(&self.connection.peer)))
     }
 
+    fn why(&self, name: String, kind: Option<&str>) -> Result<Stories, Refusal> {
+        self.judge(Need::Read, "Why")?;
+        let kind = kind.map(StoryKind::from_word).transpose()?;
+        self.read("Why", |reply| Request::Why { name, kind, reply })
+    }
+
     /// Lines until the client goes. A client that reads slowly only fills its own queue.
     fn monitor(&self, call: &mut dyn Call_Monitor) -> Result<(), Refusal> {
         self.judge(Need::Read, "Monitor")?;
@@ -343,6 +351,13 @@ impl VarlinkInterface for Methods {
     fn boot(&self, call: &mut dyn Call_Boot, netns: Option<String>) -> varlink::Result<()> {
         match self.read("Boot", |reply| Request::Boot { netns, reply }) {
             Ok(boot) => call.reply(boot),
+            Err(e) => refuse(call, e),
+        }
+    }
+
+    fn why(&self, call: &mut dyn Call_Why, name: String, kind: Option<String>) -> varlink::Result<()> {
+        match self.why(name, kind.as_deref()) {
+            Ok(Stories { stories, more }) => call.reply(stories, more),
             Err(e) => refuse(call, e),
         }
     }

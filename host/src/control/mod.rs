@@ -15,7 +15,9 @@ pub mod sysctl;
 pub mod monitor;
 pub mod client;
 
-pub use request::{Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request, SockConnect};
+pub use request::{
+    Answer, ControlError, ErrorKind, LeaseId, MountAsk, NetnsAdd, Reply, Request, SockConnect, StoryKind,
+};
 pub use server::{Limits, Server};
 pub use socket::{Door, DoorError, SOCKET};
 pub use sysctl::name as errno_name;

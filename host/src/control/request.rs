@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::sysctl::SysctlSet;
 use super::wire::{
-    BootRecord, Device, DeviceDetails, Filesystem, MountEntry, Netns, Plugin, ReloadResult, Socket, Status,
+    BootRecord, Device, DeviceDetails, Filesystem, MountEntry, Netns, Plugin, ReloadResult, Socket, Status, Stories,
 };
 
 /// One thing that a client asks for.
@@ -100,6 +100,15 @@ pub enum Request {
         /// For the answer.
         reply: Reply<BootRecord>,
     },
+    /// Why something is as it is; what nothing is known of is [`ErrorKind::NotFound`].
+    Why {
+        /// A name.
+        name: String,
+        /// Of these only; `None` for all that have this name.
+        kind: Option<StoryKind>,
+        /// For the answer: at least one.
+        reply: Reply<Stories>,
+    },
     /// The file system types in the order of registration.
     FilesystemList {
         /// For the answer.
@@ -134,6 +143,36 @@ pub enum Request {
     },
     /// Connect to a protocol family that a plugin offers.
     SockConnect(SockConnect),
+}
+
+/// What a story can be about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoryKind {
+    /// A namespace.
+    Netns,
+    /// A plugin.
+    Plugin,
+    /// A device.
+    Dev,
+}
+
+impl StoryKind {
+    /// The operator's word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StoryKind::Netns => "netns",
+            StoryKind::Plugin => "plugin",
+            StoryKind::Dev => "dev",
+        }
+    }
+
+    pub(super) fn from_word(word: &str) -> Result<Self, ControlError> {
+        let known =
+            [StoryKind::Netns, StoryKind::Plugin, StoryKind::Dev].into_iter().find(|kind| kind.as_str() == word);
+        let what = format!("{word:?} is no kind");
+        known.ok_or_else(|| ControlError::new(ErrorKind::Invalid, "kind", what, "give netns, plugin or dev, or none"))
+    }
 }
 
 /// The arguments of [`Request::SockConnect`].

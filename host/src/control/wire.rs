@@ -19,10 +19,11 @@ pub(super) mod generated {
 }
 
 pub use generated::{
-    BootRecord, DaemonState, DaemonStatus as Status, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats,
-    Facility, Filesystem, Hook, HookResult, Initcall, InitcallResult, LastReload, MountEntry, NamespaceCounts, Netns,
-    NetnsError, NetnsSetup, NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction,
-    ReloadResult, ReloadedPlugin, SetupHook, Socket, Sysctl,
+    BootRecord, Cause, DaemonState, DaemonStatus as Status, Device, DeviceCounter, DeviceDetails, DeviceHolder,
+    DeviceStats, Facility, Fact, Filesystem, Happening, Hook, HookResult, Initcall, InitcallResult, LastReload,
+    MountEntry, NamespaceCounts, Netns, NetnsError, NetnsSetup, NetnsState, Part, Pinned, Plugin, PluginCounts,
+    PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin, SetupHook, Socket, Story, Sysctl, Trouble,
+    Why_Reply as Stories,
 };
 
 /// The interface's text, as it is also given to clients that ask for it.

@@ -92,6 +92,7 @@ pub(super) fn boot(start: &Start<'_>) -> Result<Made, Failed> {
     let entries = entries_of(&called, &ordered, entries, refused);
     let initcalls = rows(&called, &ordered, &entries, began);
     let own = called.into_iter().filter(|call| OWN.iter().any(|own| own.name == call.name)).collect();
+    shared.chronicle.booted(&entries);
     shared.plugins().put(entries);
     shared.booted(Boot { began, took: began.elapsed(), initcalls, own }, undo);
     Ok(made)

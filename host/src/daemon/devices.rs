@@ -25,11 +25,11 @@ const COUNTING: Duration = Duration::from_secs(1);
 pub(super) type Inhabited = (Arc<Net>, Arc<Place>);
 
 /// One device as it was found.
-struct Found {
-    link: Link,
-    serial: Option<u64>,
-    reg_state: RegState,
-    own: Option<Arc<OwnDevice>>,
+pub(super) struct Found {
+    pub(super) link: Link,
+    pub(super) serial: Option<u64>,
+    pub(super) reg_state: RegState,
+    pub(super) own: Option<Arc<OwnDevice>>,
 }
 
 impl Found {
@@ -43,12 +43,12 @@ impl Found {
     }
 
     /// One that is out of every list, and held.
-    fn held(own: Arc<OwnDevice>) -> Option<Found> {
+    pub(super) fn held(own: Arc<OwnDevice>) -> Option<Found> {
         let reg_state = own.reg_state();
         Some(Found { reg_state, own: Some(Arc::clone(&own)), ..Found::mirrored(&*own.device()?) })
     }
 
-    fn is_called(&self, name: &str) -> bool {
+    pub(super) fn is_called(&self, name: &str) -> bool {
         self.link.name == name || self.link.alt_names.iter().any(|alt| alt == name)
     }
 }
@@ -127,7 +127,7 @@ pub(super) fn number(net: &Net, place: &Place) -> usize {
 }
 
 /// The devices of a namespace: the mirror where it is kept, else a look into the kernel.
-fn found(net: &Net, place: &Place) -> Vec<Found> {
+pub(super) fn found(net: &Net, place: &Place) -> Vec<Found> {
     if net.watched() {
         return net.devices().iter().map(|device| Found::mirrored(device)).collect();
     }
@@ -210,7 +210,7 @@ fn holder(holder: &Holder) -> DeviceHolder {
 }
 
 /// `02:00:5e:00:53:01`; nothing where there is none.
-fn address(bytes: &[u8]) -> Option<String> {
+pub(super) fn address(bytes: &[u8]) -> Option<String> {
     let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     (!hex.is_empty()).then(|| hex.join(":"))
 }

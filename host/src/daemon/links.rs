@@ -11,6 +11,7 @@ use crate::discovery::links::LinkEvent;
 use crate::engine::{self, Departed, LinkObservation, Net, Observed, ReadToken};
 use crate::logging::catalog;
 
+use super::device_past::{Seeing, seeing};
 use super::namespaces::complain;
 use super::place::Place;
 use super::{Daemon, Event};
@@ -76,7 +77,9 @@ impl Backlog {
     fn work_off(&self, token: &ReadToken, net: &Arc<Net>, place: &Place, departed: &dyn Fn(Departed)) {
         let Waiting { seen, lost, resync, .. } = std::mem::take(&mut *self.waiting());
         let tell = |observed: Observed| {
-            let seen = engine::links_seen(token, net, observed);
+            let moved = matches!(observed.what, LinkObservation::Gone { moved: Some(_), .. });
+            let what = if moved { Seeing::Move } else { Seeing::Others };
+            let seen = seeing(what, || engine::links_seen(token, net, observed));
             complain(&seen.errors);
             seen.departed.into_iter().for_each(departed);
             if seen.lost {
@@ -141,7 +144,7 @@ pub(crate) struct InTransit(Option<Departed>);
 impl Drop for InTransit {
     fn drop(&mut self) {
         if let Some(departed) = self.0.take() {
-            complain(&engine::lost(departed));
+            complain(&seeing(Seeing::Others, || engine::lost(departed)));
         }
     }
 }
@@ -220,7 +223,7 @@ impl Daemon {
         let cookie = net.cookie;
         let job = move |token: &ReadToken| {
             if let Some(departed) = device.0.take() {
-                complain(&engine::arrived(token, &net, departed));
+                complain(&seeing(Seeing::Others, || engine::arrived(token, &net, departed)));
             }
         };
         self.submit(cookie, Box::new(job));

@@ -17,9 +17,12 @@ use crate::engine::{self, HookError, Net, NetChange, NetState, ReadToken};
 use crate::linux::ns::Pin;
 use crate::logging::catalog;
 
+use super::chronicle::{Farewell, Grave};
 use super::links::Backlog;
+use super::past::Moment;
 use super::place::{Handle, Place};
 use super::setups::{self, Setup};
+use super::standing::Standing;
 use super::{Daemon, Event, Phase};
 
 /// A namespace that failed is tried again after this long, then twice as long each time.
@@ -40,7 +43,7 @@ pub(super) struct Managed {
     /// How long to wait before the next try; `None` while nothing is wrong.
     backoff: Option<Duration>,
     /// When that is: of all the entries of the heap only this one counts.
-    retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
     /// It was failed or degraded when last looked at, which an operator has been told.
     troubled: bool,
     /// One of those that were there at the start and are not set up yet.
@@ -49,6 +52,10 @@ pub(super) struct Managed {
     pub(super) setting_up: bool,
     /// The last setup that is over.
     pub(super) setup: Option<Setup>,
+    /// Its state, and since when.
+    pub(super) standing: Standing,
+    /// Why its end has begun.
+    pub(super) ends: Option<&'static str>,
 }
 
 /// A namespace that was named again while its exits ran.
@@ -181,6 +188,8 @@ impl Daemon {
                 first,
                 setting_up: false,
                 setup: None,
+                standing: Standing::begin(),
+                ends: None,
             },
         );
         self.first_setups += usize::from(first);
@@ -241,6 +250,7 @@ impl Daemon {
         managed.setting_up = false;
         tracing::debug!(netns = %managed.net.name(), "set up in {:?}: {}", setup.total, managed.net.state());
         managed.setup = Some(setup);
+        managed.standing.look(&managed.net, &mut managed.place.past(), true);
         self.first_setups -= usize::from(std::mem::take(&mut managed.first));
         self.judged(cookie);
         self.check_ready();
@@ -252,6 +262,7 @@ impl Daemon {
         if managed.setting_up {
             return;
         }
+        managed.standing.look(&managed.net, &mut managed.place.past(), false);
         match managed.net.state() {
             state @ (NetState::Failed | NetState::Degraded) => {
                 let wait = managed.backoff.map_or(FIRST_RETRY, |b| (b * 2).min(LAST_RETRY));
@@ -316,6 +327,8 @@ impl Daemon {
         }
         let Some(managed) = self.nets.get(&cookie) else { return };
         let before = managed.net.names();
+        let told = names.iter().map(|name| &**name).collect::<Vec<_>>().join(", ");
+        managed.place.past().said(format!("its names are {told} from here on"));
         managed.net.set_names(names);
         // Which plugins act there is judged by its names, and so is which lines of sysctl.d count.
         let (net, place, events) = (Arc::clone(&managed.net), Arc::clone(&managed.place), self.events.clone());
@@ -337,7 +350,12 @@ impl Daemon {
         if self.reborn.remove(&cookie).is_some() {
             return;
         }
-        let Some(managed) = self.nets.get(&cookie) else { return };
+        let Some(managed) = self.nets.get_mut(&cookie) else { return };
+        managed.ends = Some(match reason {
+            ExitReason::RolledBack => "whoever added it went before it had a name",
+            _ => "its last name was removed",
+        });
+        managed.standing.since = Moment::now();
         let (net, events, shared) = (Arc::clone(&managed.net), self.events.clone(), Arc::clone(&self.shared));
         tracing::debug!(netns = %net.name(), "its names are gone: its exits run");
         // A setup that is running stops at its next step.
@@ -347,14 +365,16 @@ impl Daemon {
             Box::new(move |token| {
                 // Before the exits: nobody looks at a plugin's files of a namespace that the plugin has left.
                 shared.filesystems.end_mounts_in(&net, shared.patience());
-                complain(&engine::cleanup_net(token, &net, reason));
-                let _ = events.send(Event::CleanedUp(cookie));
+                let farewell = Farewell::of(|| engine::cleanup_net(token, &net, reason));
+                complain(&farewell.errors);
+                let _ = events.send(Event::CleanedUp(cookie, farewell));
             }),
         );
     }
 
-    pub(super) fn cleaned_up(&mut self, cookie: NetCookie) {
+    pub(super) fn cleaned_up(&mut self, cookie: NetCookie, farewell: Farewell) {
         let Some(managed) = self.nets.remove(&cookie) else { return };
+        self.bury(&managed, farewell);
         self.shared.remove_net(managed.birth);
         self.shared.places.remove(cookie);
         managed.place.release();
@@ -367,6 +387,21 @@ impl Daemon {
             self.lease_died(cookie);
         }
         self.check_ready();
+    }
+
+    /// What was known of it is kept for a while.
+    fn bury(&self, managed: &Managed, farewell: Farewell) {
+        let grave = Grave {
+            names: managed.net.names(),
+            cookie: managed.net.cookie,
+            generation: managed.net.generation,
+            born: managed.standing.born,
+            state: managed.standing.state,
+            why: managed.ends.unwrap_or("its last name was removed"),
+            farewell,
+            past: std::mem::take(&mut *managed.place.past()),
+        };
+        self.shared.chronicle.bury(grave, managed.place.devices.take());
     }
 
     /// Closes every pin; the exits have run.

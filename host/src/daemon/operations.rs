@@ -60,6 +60,11 @@ impl Operations {
         self.stopped
     }
 
+    /// Whether one is under way.
+    pub(super) fn busy(&self) -> bool {
+        self.running
+    }
+
     pub(super) fn reloading(&self) -> bool {
         self.reloading
     }
@@ -164,6 +169,7 @@ impl Daemon {
                 self.release_all();
             }
         }
+        self.look_at_all();
         self.release_held();
         self.retry_troubled_now();
         self.unwatch_idle();
@@ -218,6 +224,7 @@ impl Daemon {
             }
             self.generation += 1;
         }
+        self.shared.chronicle.reloaded(&report.plugins, report.ok, self.generation);
         self.last_reload = Some(wire::LastReload {
             time: wire::time(SystemTime::now()),
             ok: report.ok,
@@ -269,7 +276,7 @@ fn tell(report: &Report, generation: u64) {
         "reloaded in {} us: this is generation {generation}",
         report.pause.as_micros()
     );
-    for reload::Row { name: plugin, action, error } in &report.plugins {
+    for reload::Row { name: plugin, action, error, why } in &report.plugins {
         match error {
             // Because of the blacklist, so as the operator wants it.
             Some(error) if *action == "removed" => {
@@ -277,7 +284,10 @@ fn tell(report: &Report, generation: u64) {
             }
             Some(error) => tracing::error!(message_id = catalog::PLUGIN_FAILED, plugin, action, "{error}"),
             None if *action == "kept" => tracing::debug!(plugin, action, "kept"),
-            None => tracing::info!(message_id = catalog::PLUGIN_CHANGED, plugin, action, "{action}"),
+            None => {
+                let why = why.map_or_else(String::new, |why| format!(": {why}"));
+                tracing::info!(message_id = catalog::PLUGIN_CHANGED, plugin, action, "{action}{why}");
+            }
         }
     }
 }

@@ -1,25 +1,28 @@
-//! How the daemon and the engine act in one namespace: the one descriptor that pins it, its links, its sockets.
+//! How the daemon and the engine act in one namespace: the one descriptor that pins it, its links, its sockets; and what has
+//! happened there.
 //!
 //! It decides nothing. Whoever enters is a thread with a seat; the loop only makes one and, after the exits, closes it.
 
 use std::any::Any;
 use std::os::fd::AsFd;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use pernet_plugin_api::{Error, NetCookie};
 
 use crate::discovery::links::LinkSource;
 use crate::discovery::nsid;
 use crate::engine::{
-    Created, Failure, Holder, HookError, Link, LinkChange, LinkSpec, Links, Namespace, Net, Queues, Sock, SockSpec,
-    Socket, Wanted, sock_type_name,
+    Created, Failure, Holder, HookError, Link, LinkChange, LinkSpec, Links, Namespace, Net, NetdevEvent, Queues, Sock,
+    SockSpec, Socket, Wanted, sock_type_name,
 };
 use crate::linux::ns::{self, Pin};
 use crate::linux::{device, rtnetlink};
 use crate::logging::catalog;
 use crate::plugin::running::current_hook;
 
+use super::device_past::DevicesPast;
 use super::namespaces::complain;
+use super::past::Past;
 use super::sockets::Sockets;
 
 /// How the engine acts in one namespace: the one descriptor that pins it, its links, its sockets.
@@ -32,6 +35,10 @@ pub(super) struct Place {
     sockets: Arc<Sockets>,
     /// Whose place it is, for its name.
     net: OnceLock<Weak<Net>>,
+    /// What has happened to the namespace. Held for moments.
+    past: Mutex<Past>,
+    /// And to its devices.
+    pub(super) devices: DevicesPast,
 }
 
 /// The engine owns its handle; the loop keeps another to close the pin.
@@ -40,7 +47,8 @@ pub(super) struct Handle(pub(super) Arc<Place>);
 impl Place {
     pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>, sockets: &Arc<Sockets>) -> Arc<Place> {
         let (pin, links, sockets) = (RwLock::new(Some(Arc::new(pin))), Arc::clone(links), Arc::clone(sockets));
-        Arc::new(Place { cookie, pin, links, sockets, net: OnceLock::new() })
+        let (past, devices, net) = (Mutex::default(), DevicesPast::default(), OnceLock::new());
+        Arc::new(Place { cookie, pin, links, sockets, past, devices, net })
     }
 
     /// Whose it is.
@@ -50,6 +58,11 @@ impl Place {
 
     fn name(&self) -> Option<Arc<str>> {
         Some(self.net.get()?.upgrade()?.name())
+    }
+
+    /// What has happened to it.
+    pub(super) fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pin(&self) -> std::io::Result<Arc<Pin>> {
@@ -229,13 +242,21 @@ impl Links for Handle {
         );
     }
 
+    fn told(&self, event: &NetdevEvent<'_>) {
+        self.0.devices.told(event);
+    }
+
+    fn refused(&self, event: &NetdevEvent<'_>, failure: &Failure) {
+        self.0.devices.refused(event, failure);
+    }
+
     fn noted(&self, error: &HookError) {
         complain(std::slice::from_ref(error));
     }
 }
 
 /// The way into another namespace, which is this daemon's as well.
-fn place_of(net: &Net) -> Option<&Place> {
+pub(super) fn place_of(net: &Net) -> Option<&Place> {
     let namespace: &dyn Any = net.namespace();
     namespace.downcast_ref::<Handle>().map(|handle| &*handle.0)
 }

@@ -24,7 +24,7 @@ pub(crate) struct Trouble {
     /// The hook that failed, or the step of loading (`open`, `config`, `plugin.init`, …).
     pub(super) hook: String,
     /// As the kernel would answer.
-    errno: i32,
+    pub(super) errno: i32,
     /// The file of the configuration that is the reason, and where in it.
     at: Option<Box<(PathBuf, Option<Position>)>>,
     /// What, where, and what to do.
@@ -160,6 +160,17 @@ impl Entry {
         }
     }
 
+    /// Why it does not run.
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        match self {
+            Entry::Live(_) => None,
+            Entry::Failed(_, trouble)
+            | Entry::NotAdded(_, trouble)
+            | Entry::Skipped(_, trouble)
+            | Entry::Refused(_, trouble) => Some(trouble),
+        }
+    }
+
     /// The running plugin, if it runs.
     pub(super) fn live(&self) -> Option<&Live> {
         match self {
@@ -242,6 +253,52 @@ fn owner(prepared: &Prepared, generation: u64, place: usize) -> Owner {
     owner
 }
 
+/// What is known of a configured plugin, for who asks why it is as it is.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) config: Arc<PluginConfig>,
+    /// As it is shown, without the count of namespaces.
+    pub(super) row: wire::Plugin,
+    /// By configuration and note together; empty where its file was refused.
+    pub(super) after: Vec<String>,
+    pub(super) requires: Vec<String>,
+    /// Why it does not run.
+    pub(super) trouble: Option<Trouble>,
+    /// It is left out because of the blacklist, as the operator wants.
+    pub(super) is_wanted: bool,
+    /// Its failure is the reload's that would have added it.
+    pub(super) not_added: bool,
+}
+
+impl Known {
+    fn of(entry: &Entry, row: &wire::Plugin) -> Known {
+        let prepared = match entry {
+            Entry::Live(live) => Some(&live.prepared),
+            Entry::Failed(prepared, _) | Entry::NotAdded(prepared, _) | Entry::Skipped(prepared, _) => Some(prepared),
+            Entry::Refused(..) => None,
+        };
+        let names = |names: fn(&Prepared) -> &Vec<String>| prepared.map(names).cloned().unwrap_or_default();
+        let is_wanted = match entry {
+            Entry::Refused(_, trouble) => trouble.is_blacklisting(),
+            entry => matches!(entry, Entry::Skipped(..)),
+        };
+        Known {
+            config: Arc::clone(entry.config()),
+            row: row.clone(),
+            after: names(|prepared| &prepared.after),
+            requires: names(|prepared| &prepared.requires),
+            trouble: entry.trouble().cloned(),
+            is_wanted,
+            not_added: matches!(entry, Entry::NotAdded(..)),
+        }
+    }
+
+    /// Whether it runs.
+    pub(super) fn is_live(&self) -> bool {
+        self.trouble.is_none()
+    }
+}
+
 /// All entries. An operation takes them, rearranges them and puts them back; the rows are what is shown meanwhile.
 #[derive(Default)]
 pub(super) struct Plugins {
@@ -249,6 +306,8 @@ pub(super) struct Plugins {
     /// the refused.
     entries: Vec<Entry>,
     rows: Arc<Vec<wire::Plugin>>,
+    /// The same, with why.
+    known: Arc<Vec<Known>>,
     /// Ended generations whose code is mapped for good.
     ended: Vec<wire::Plugin>,
 }
@@ -262,6 +321,7 @@ impl Plugins {
     /// The entries as they are from now on, in registration order.
     pub(super) fn put(&mut self, entries: Vec<Entry>) {
         let mut rows: Vec<wire::Plugin> = (0..).zip(&entries).map(|(order, entry)| entry.row(order)).collect();
+        self.known = Arc::new(entries.iter().zip(&rows).map(|(entry, row)| Known::of(entry, row)).collect());
         // The same code may run again, in another generation: then it is not retired.
         let in_use =
             |row: &wire::Plugin| entries.iter().filter_map(Entry::live).any(|l| l.prepared.sha256 == row.sha256);
@@ -284,6 +344,11 @@ impl Plugins {
         let row = live.row(0, wire::PluginState::retired);
         self.ended.retain(|r| r.sha256 != row.sha256);
         self.ended.push(row);
+    }
+
+    /// The configured ones, with why each is as it is.
+    pub(super) fn known(&self) -> Arc<Vec<Known>> {
+        Arc::clone(&self.known)
     }
 
     /// What is shown, without the counts of namespaces.

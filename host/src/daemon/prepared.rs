@@ -40,6 +40,16 @@ impl Prepared {
         self.sha256 == other.sha256 && self.config.same_meaning(&other.config)
     }
 
+    /// What the other one, which takes its place, has that it has not.
+    pub(super) fn difference(&self, other: &Prepared) -> &'static str {
+        match (self.sha256 == other.sha256, self.config.same_meaning(&other.config)) {
+            (false, true) => "its file has changed",
+            (true, false) => "its configuration has changed",
+            (false, false) => "its file and its configuration have changed",
+            (true, true) => "it had panicked, or what it requires was replaced",
+        }
+    }
+
     /// The plugins among what it needs; the rest are the daemon's own initcalls, which no namespace knows.
     pub(super) fn required_plugins(&self) -> impl Iterator<Item = &String> {
         self.requires.iter().filter(|name| !initcalls::is_own(name))

@@ -18,6 +18,7 @@ use crate::plugin::{self, Judge};
 use pernet_plugin_api::ExitReason;
 
 use super::boot::{self, Boot};
+use super::chronicle::Chronicle;
 use super::enlist::{delist, enlist};
 use super::filesystems::{self, Filesystems};
 use super::initcalls::{self, OWN};
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub(super) sysctls: Arc<NetSysctl>,
     /// Judges plugin files; made before any namespace was entered.
     pub(super) judge: Judge,
+    /// What has happened to plugins, and what was known of what has gone.
+    pub(super) chronicle: Arc<Chronicle>,
     /// What ran at the start; set once, then only read.
     pub(super) boot: OnceLock<Boot>,
     /// What takes the daemon's own parts back, oldest first; taken at the end.
@@ -72,6 +75,8 @@ pub(crate) struct Row {
     pub(super) action: &'static str,
     /// What went wrong with it, or why it is left out.
     pub(super) error: Option<String>,
+    /// What has changed, of one that was replaced.
+    pub(super) why: Option<&'static str>,
 }
 
 /// What became of a reload.
@@ -159,9 +164,13 @@ pub(super) fn register_new(
     prepared: &Prepared,
     place: usize,
 ) -> Result<Live, Trouble> {
+    let began = Instant::now();
     let live = shared.maker.create(prepared, place)?;
     match enlist(shared, write, &live) {
-        Ok(()) => Ok(live),
+        Ok(()) => {
+            shared.chronicle.made(&live, began.elapsed());
+            Ok(live)
+        }
         Err(trouble) => {
             destroy(shared, live);
             Err(trouble)
@@ -171,6 +180,7 @@ pub(super) fn register_new(
 
 pub(super) fn destroy(shared: &Shared, live: Live) {
     shared.plugins().ended(&live);
+    shared.chronicle.said(&live.prepared.config.name, &format!("generation {} was ended", live.generation));
     if let Err(e) = shared.maker.end(&live, shared.patience()) {
         tracing::error!(
             message_id = catalog::PLUGIN_STUCK,
@@ -219,7 +229,7 @@ pub(super) fn reload(shared: &Shared, command_line: &CommandLine) -> Report {
 
 fn refused(troubles: &[(String, Trouble)]) -> Report {
     let rows = troubles.iter().filter(|(name, _)| !name.is_empty());
-    let rows = rows.map(|(name, t)| Row { name: name.clone(), action: "failed", error: Some(t.told()) });
+    let rows = rows.map(|(name, t)| Row { name: name.clone(), action: "failed", error: Some(t.told()), why: None });
     let text: Vec<String> = troubles.iter().map(|(_, t)| t.told()).collect();
     Report { plugins: rows.collect(), error: Some(text.join("\n")), causes: troubles.to_vec(), ..Report::default() }
 }
@@ -284,6 +294,11 @@ fn warn_of_own(own: &[Called], config: &Config) {
 fn commit(shared: &Shared, write: &WriteToken, plan: Plan, lines_before: &Arc<Sysctls>) -> Report {
     let entries = shared.plugins().take();
     let old_names: Vec<String> = entries.iter().map(|e| e.name().to_owned()).collect();
+    let replaced = |name: &str, old: &[Prepared]| {
+        let before = old.iter().find(|p| p.config.name == name)?;
+        let after = plan.new.iter().find(|p| p.config.name == name)?;
+        Some(before.difference(after))
+    };
     let mut set = RunningSet { shared, write, running: Vec::new() };
     let mut idle = Vec::new();
     for entry in entries {
@@ -303,7 +318,7 @@ fn commit(shared: &Shared, write: &WriteToken, plan: Plan, lines_before: &Arc<Sy
         Ok(failures) => {
             let mut entries = set.entries(&plan.new, failures);
             entries.extend(plan.left_out);
-            let report = success(plan.config, &entries, &old_names, &before);
+            let report = success(plan.config, &entries, (&old_names, &before), &|name| replaced(name, &old));
             shared.plugins().put(entries);
             report
         }
@@ -348,7 +363,12 @@ fn put_back(
     (entries, Report { error: Some(text), causes, ..refused(&bad) })
 }
 
-fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before: &HashSet<u64>) -> Report {
+fn success(
+    config: Arc<Config>,
+    entries: &[Entry],
+    (old_names, before): (&[String], &HashSet<u64>),
+    difference: &dyn Fn(&str) -> Option<&'static str>,
+) -> Report {
     let row = |e: &Entry| {
         let (action, error) = match e {
             Entry::Live(l) if before.contains(&l.generation) => ("kept", None),
@@ -358,11 +378,12 @@ fn success(config: Arc<Config>, entries: &[Entry], old_names: &[String], before:
             Entry::Refused(_, t) if t.is_blacklisting() => ("removed", Some(t.told())),
             Entry::Failed(_, t) | Entry::NotAdded(_, t) | Entry::Refused(_, t) => ("failed", Some(t.told())),
         };
-        Row { name: e.name().to_owned(), action, error }
+        let why = if action == "replaced" { difference(e.name()) } else { None };
+        Row { name: e.name().to_owned(), action, error, why }
     };
     let mut rows: Vec<Row> = entries.iter().map(row).collect();
     let gone = old_names.iter().filter(|n| !entries.iter().any(|e| e.name() == *n));
-    rows.extend(gone.map(|n| Row { name: n.clone(), action: "removed", error: None }));
+    rows.extend(gone.map(|n| Row { name: n.clone(), action: "removed", error: None, why: None }));
     Report { ok: true, plugins: rows, config: Some(config), ..Report::default() }
 }
 
@@ -381,6 +402,7 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
         "plugin failed: {}; its exits are called, and no other hook until it is reloaded",
         trouble.message
     );
+    shared.chronicle.said(name, &format!("it is poisoned and taken out everywhere: {}", trouble.message));
     let write = shared.write()?;
     let mut entries = shared.plugins().take();
     let dependents = shared.list.dependents(name);
@@ -390,6 +412,9 @@ pub(super) fn fail(shared: &Shared, name: &str, generation: u64, trouble: &Troub
             continue;
         }
         let why = if orphan { Trouble::required(name, trouble) } else { trouble.clone() };
+        if orphan {
+            shared.chronicle.said(entry.name(), &format!("it is taken out: {}", why.told()));
+        }
         let Some(live) = entry.live() else { continue };
         delist(shared, &write, live, ExitReason::Removed);
         let prepared = live.prepared.clone();

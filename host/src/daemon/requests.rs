@@ -63,6 +63,7 @@ impl Daemon {
             Request::DevList { netns, reply } => self.dev_list(netns.as_deref(), reply),
             Request::DevShow { name, netns, reply } => self.dev_show(name, netns.as_deref(), reply),
             Request::Boot { netns, reply } => self.boot(netns.as_deref(), reply),
+            Request::Why { name, kind, reply } => self.why(name, kind, reply),
             Request::FilesystemList { reply } => self.filesystem_list(reply),
             Request::MountList { reply } => self.mount_list(reply),
             Request::Mount(ask) => self.mount(ask),
@@ -105,6 +106,7 @@ impl Daemon {
             folders: self.config.main.discovery.folders.iter().map(|f| f.display().to_string()).collect(),
             pinned: pinned(),
             facilities: self.facilities(),
+            troubles: Vec::new(),
         };
         for managed in self.nets.values() {
             let n = &mut status.namespaces;
@@ -124,6 +126,7 @@ impl Daemon {
                 wire::PluginState::retired => {}
             }
         }
+        status.troubles = self.troubles(&status);
         let nets = self.in_order();
         self.looks.run_anywhere(Box::new(move || {
             status.devices = nets.iter().map(|(net, place)| count(devices::number(net, place))).sum();
@@ -308,7 +311,7 @@ impl Daemon {
 }
 
 /// Where a namespace is in its life. One whose names are gone is dying, even while a hook of its setup still runs.
-fn shown_state(net: &Net) -> NetnsState {
+pub(super) fn shown_state(net: &Net) -> NetnsState {
     if net.dying() { NetnsState::dying } else { state_word(net.state()) }
 }
 

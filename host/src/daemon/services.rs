@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pernet_plugin_api::NetCookie;
 
+use super::chronicle::Chronicle;
 use super::filesystems::Filesystems;
 use super::netdevs::Netdevs;
 use super::plugins::Trouble;
@@ -139,6 +140,8 @@ pub(super) struct Services {
     pub(super) filesystems: Arc<Filesystems>,
     /// The instances that may ask.
     pub(super) owners: Owners,
+    /// What has gone wrong.
+    pub(super) chronicle: Arc<Chronicle>,
     /// What they are registered in.
     pub(super) list: Weak<PernetList>,
     /// Where their sysctls get their first values from.
@@ -231,6 +234,9 @@ impl HostServices for Services {
 
     fn hook_called(&self, record: HookRecord<'_>) {
         setups::note(&record);
+        if let Err(failure) = record.result {
+            self.chronicle.answered(&record, failure, &self.places);
+        }
         let error = record.result.err().map(ToString::to_string);
         self.monitor.publish(HookLine {
             plugin: record.plugin,

@@ -8,11 +8,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::control::errno_name;
 use crate::control::wire::{self, HookResult};
-use crate::engine::{Net, NetState};
+use crate::engine::{Failure, Net, NetState};
 use crate::plugin::{DeviceName, HookRecord};
 
 use super::boot::micros;
+use super::past::{bare_row, span};
 use super::requests::state_word;
 
 /// Hooks of one setup that are kept.
@@ -27,7 +29,7 @@ struct HookTime {
     /// Since the setup began; microseconds, as what follows.
     start: u32,
     took: u32,
-    error: Option<Box<str>>,
+    error: Option<Box<Failure>>,
 }
 
 /// A setup that is over. A copy shares what is large.
@@ -99,7 +101,7 @@ pub(super) fn note(record: &HookRecord<'_>) {
             device: record.device.map(DeviceName::new).unwrap_or_default(),
             start: short_micros(record.since.saturating_duration_since(since)),
             took: short_micros(record.duration),
-            error: record.result.err().map(|failure| failure.message.as_str().into()),
+            error: record.result.err().map(|failure| Box::new(failure.clone())),
         });
     });
 }
@@ -124,6 +126,55 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// What was taken back in it: exits, and what went wrong in that. Of one that was not rolled back, nothing.
+    pub(super) fn undone(&self, netns: &str) -> Vec<wire::Happening> {
+        let undoes =
+            |hook: &&HookTime| hook.hook == "pernet.exit" || (hook.error.is_some() && hook.hook.contains("exit"));
+        self.hooks.iter().filter(undoes).map(|hook| self.happening(hook, netns)).collect()
+    }
+
+    fn happening(&self, hook: &HookTime, netns: &str) -> wire::Happening {
+        let at = self.time + Duration::from_micros(hook.start.into());
+        let plugin = &hook.plugin;
+        let what = match (hook.hook, &hook.error) {
+            ("pernet.exit", None) => format!("the init of {plugin} was undone"),
+            (hook, None) => format!("{hook} of {plugin} was called"),
+            (hook, Some(_)) => format!("{hook} of {plugin} failed, and the undo went on"),
+        };
+        wire::Happening {
+            plugin: Some(plugin.to_string()),
+            hook: Some(hook.hook.to_owned()),
+            netns: Some(netns.to_owned()),
+            device: hook.device.as_str().map(str::to_owned),
+            error: hook.error.as_ref().map(|failure| failure.message.clone()),
+            errno: hook.error.as_ref().map(|failure| errno_name(failure.errno).into_owned()),
+            duration_us: Some(hook.took.into()),
+            ..bare_row(at.into(), what)
+        }
+    }
+
+    /// When it began, how long it took, and how many hooks it had.
+    pub(super) fn told(&self) -> (SystemTime, Duration, usize) {
+        (self.time, self.total, self.hooks.len() + self.left_off as usize)
+    }
+
+    /// The one that took longest.
+    pub(super) fn slowest(&self) -> Option<String> {
+        let hook = self.hooks.iter().max_by_key(|hook| hook.took)?;
+        let device = hook.device.as_str().map_or_else(String::new, |device| format!(" of {device}"));
+        let took = span(Duration::from_micros(hook.took.into()));
+        Some(format!("{} of {}{device}, {took}", hook.hook, hook.plugin))
+    }
+
+    /// When, and for how long, the hook ran that answered with this error.
+    pub(super) fn failing(&self, plugin: &str, hook: &str) -> Option<(SystemTime, Duration)> {
+        let same = |it: &&HookTime| *it.plugin == *plugin && it.hook == hook && it.error.is_some();
+        let found = self.hooks.iter().find(same)?;
+        Some((self.time + Duration::from_micros(found.start.into()), Duration::from_micros(found.took.into())))
+    }
+}
+
 impl HookTime {
     fn row(&self) -> wire::SetupHook {
         wire::SetupHook {
@@ -133,7 +184,7 @@ impl HookTime {
             start_us: self.start.into(),
             duration_us: self.took.into(),
             result: if self.error.is_some() { HookResult::error } else { HookResult::ok },
-            error: self.error.as_deref().map(str::to_owned),
+            error: self.error.as_ref().map(|failure| failure.message.clone()),
         }
     }
 }
@@ -144,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_hook_of_a_setup_is_small() {
-        assert!(size_of::<HookTime>() <= 72);
+        assert!(size_of::<HookTime>() <= 64);
     }
 
     #[test]
@@ -154,6 +205,7 @@ mod tests {
             plugin: &plugin,
             hook,
             netns: &plugin,
+            cookie: None,
             device: None,
             result: Ok(()),
             since: Instant::now(),

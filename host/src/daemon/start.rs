@@ -15,6 +15,7 @@ use crate::plugin::{self, Judge};
 use crate::{control, logging};
 
 use super::boot::{self, Began};
+use super::chronicle::Chronicle;
 use super::filesystems::Filesystems;
 use super::hangs;
 use super::initcalls::Made;
@@ -109,6 +110,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
     let filesystems = Arc::new(filesystems);
     let readers = Arc::new(Readers::new(&config.main.control.read));
     let sysctls = NetSysctl::new(&config.sysctls);
+    let chronicle = Arc::<Chronicle>::default();
     let services = Arc::new(Services {
         events: events.clone(),
         monitor: Arc::clone(&monitor),
@@ -117,6 +119,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         sockets: Arc::clone(&sockets),
         filesystems: Arc::clone(&filesystems),
         owners: Owners::default(),
+        chronicle: Arc::clone(&chronicle),
         list: Arc::downgrade(&list),
         sysctls: Arc::clone(&sysctls),
     });
@@ -132,6 +135,7 @@ pub(crate) fn run(command_line: CommandLine, judge: Judge, inbox: Option<Inbox>)
         patience: patience.into(),
         sysctls: Arc::clone(&sysctls),
         judge,
+        chronicle,
         boot: OnceLock::new(),
         parts: Mutex::default(),
     });

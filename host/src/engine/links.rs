@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::failure::{Failure, HookError};
 use super::net::Net;
+use super::notifier::NetdevEvent;
 
 /// Administratively up.
 pub(super) const IFF_UP: u32 = 1;
@@ -171,7 +172,7 @@ pub struct EthtoolStat {
     pub value: u64,
 }
 
-/// The links of one namespace. Everything but `waiting`, `leaked` and `noted` is called inside it, under its RTNL.
+/// The links of one namespace. Everything up to `look` is called inside it, under its RTNL.
 pub trait Links: Send + Sync {
     /// Subscribes to the namespace's device events (idempotent), then lists its devices, in any order.
     fn list(&self) -> Result<Vec<Link>, Failure>;
@@ -213,6 +214,12 @@ pub trait Links: Send + Sync {
     /// An unregistration has given up waiting; the device stays until these let it go.
     #[expect(unused_variables, reason = "tests need none")]
     fn leaked(&self, device: &str, holders: &[Holder]) {}
+    /// An event of a device is told to all; asked for under the RTNL, wherever the thread is, so it must be short.
+    #[expect(unused_variables, reason = "tests need none")]
+    fn told(&self, event: &NetdevEvent<'_>) {}
+    /// What was asked about a plugin's own device is refused.
+    #[expect(unused_variables, reason = "tests need none")]
+    fn refused(&self, event: &NetdevEvent<'_>, failure: &Failure) {}
     /// Something went wrong in a call that answers with an errno only, or with nothing.
     #[expect(unused_variables, reason = "tests need none")]
     fn noted(&self, error: &HookError) {}

@@ -243,6 +243,18 @@ impl Net {
         first.or(record.notice.as_ref().map(|n| &n.error)).cloned()
     }
 
+    /// Why its setup was rolled back.
+    #[must_use]
+    pub fn failed(&self) -> Option<HookError> {
+        self.record().failed.clone()
+    }
+
+    /// The last unresolved error that stopped nobody, and the index of the device that it is about.
+    #[must_use]
+    pub fn notice(&self) -> Option<(HookError, u32)> {
+        self.record().notice.as_ref().map(|notice| (notice.error.clone(), notice.ifindex))
+    }
+
     /// The plugins that should act here and do not, each with why.
     #[must_use]
     pub fn absent(&self) -> Vec<HookError> {

@@ -115,7 +115,28 @@ impl Walk {
         self.call_chains(net, Who::All, event, true)
     }
 
+    /// What is told to all is told to the world, too.
     fn call_chains(
+        &mut self,
+        net: &Arc<Net>,
+        who: Who<'_>,
+        event: &NetdevEvent<'_>,
+        honours: bool,
+    ) -> Result<(), Failure> {
+        let to_all = matches!(who, Who::All) && !event.replay;
+        if to_all {
+            net.namespace().told(event);
+        }
+        let answer = self.call_listeners(net, who, event, honours);
+        if let Err(failure) = answer.as_ref()
+            && to_all
+        {
+            net.namespace().refused(event, failure);
+        }
+        answer
+    }
+
+    fn call_listeners(
         &mut self,
         net: &Arc<Net>,
         who: Who<'_>,

@@ -53,6 +53,8 @@ pub struct HookRecord<'a> {
     pub hook: &'static str,
     /// The namespace's name; empty for what concerns none or several.
     pub netns: &'a Arc<str>,
+    /// The namespace; of two the later one in lock order.
+    pub cookie: Option<NetCookie>,
     /// The device's name, for device events.
     pub device: Option<&'a str>,
     /// How it ended.

@@ -157,6 +157,7 @@ impl Inner {
             plugin: &self.name,
             hook: hook.as_str(),
             netns: &place.netns,
+            cookie: place.last,
             device: place.device,
             result: failure.map_or(Ok(()), Err),
             since,

@@ -19,10 +19,10 @@ use crossbeam_channel::{Receiver, unbounded};
 use pernetd::config::ControlRead;
 use pernetd::control::monitor::Monitor;
 use pernetd::control::wire::{
-    BootRecord, DaemonState, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats, Facility, Filesystem,
-    HookResult, Initcall, InitcallResult, LastReload, MountEntry, NamespaceCounts, Netns, NetnsError, NetnsSetup,
-    NetnsState, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction, ReloadResult, ReloadedPlugin,
-    SetupHook, Socket, Status,
+    BootRecord, Cause, DaemonState, Device, DeviceCounter, DeviceDetails, DeviceHolder, DeviceStats, Facility, Fact,
+    Filesystem, Happening, HookResult, Initcall, InitcallResult, LastReload, MountEntry, NamespaceCounts, Netns,
+    NetnsError, NetnsSetup, NetnsState, Part, Pinned, Plugin, PluginCounts, PluginError, PluginState, ReloadAction,
+    ReloadResult, ReloadedPlugin, SetupHook, Socket, Status, Stories, Story, Trouble,
 };
 use pernetd::control::{ControlError, Door, ErrorKind, Limits, Request, SOCKET, Server};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -179,6 +179,10 @@ pub fn answer(request: Request) {
             );
         }
         Request::DevShow { name, netns, reply } => reply.send(devices(&name, netns.as_deref())),
+        Request::Why { name, reply, .. } => reply.send(match &*name {
+            "bad" => Ok(Stories { stories: vec![story()], more: 4 }),
+            other => Err(ControlError::no_such_netns(other)),
+        }),
         Request::FilesystemList { reply } => reply.send(Ok(vec![filesystem()])),
         Request::MountList { reply } => reply.send(Ok(vec![mount()])),
         Request::Mount(ask) => {
@@ -244,6 +248,68 @@ pub fn status() -> Status {
             detail: Some("no such call".into()),
             remedy: None,
         }],
+        troubles: vec![
+            trouble("netns", "bad", "failed: sysctl pernet.init: net.x: no such key"),
+            trouble("hook", "x", "x is pinned by p pernet.exit, which has been running for 9 s"),
+        ],
+    }
+}
+
+pub fn trouble(kind: &str, name: &str, what: &str) -> Trouble {
+    let remedy = format!("pernetctl why {name}");
+    Trouble { kind: kind.into(), name: name.into(), what: what.into(), remedy, count: 1 }
+}
+
+/// The story of `bad`, a namespace that failed, with something of everything.
+pub fn story() -> Story {
+    let time = || "2026-11-22T01:02:03.000004Z".to_owned();
+    let happening = |what: &str, count| Happening {
+        time: time(),
+        first: time(),
+        count,
+        what: what.into(),
+        plugin: Some("sysctl".into()),
+        hook: Some("pernet.init".into()),
+        netns: Some("bad".into()),
+        device: None,
+        error: Some("net.x: no such key".into()),
+        errno: Some("ENOENT".into()),
+        duration_us: Some(1_234),
+    };
+    let undone = Happening { error: None, errno: None, ..happening("the init of loopback was undone in bad", 1) };
+    let cause = |what: &str, place: Option<&str>| Cause {
+        what: what.into(),
+        plugin: Some("sysctl".into()),
+        hook: None,
+        netns: None,
+        errno: None,
+        place: place.map(str::to_owned),
+    };
+    Story {
+        kind: "netns".into(),
+        name: "bad".into(),
+        netns: None,
+        state: "failed".into(),
+        since: Some(time()),
+        what: "its setup failed".into(),
+        causes: vec![
+            cause("pernet.init of plugin sysctl failed", None),
+            cause("the key net.x says so", Some("/etc/pernetd/plugins.d/20-sysctl.toml:3:1")),
+        ],
+        undone: vec![undone],
+        next: "it is tried again".into(),
+        next_time: Some(time()),
+        remedies: vec!["correct it".into()],
+        parts: vec![Part {
+            plugin: "loopback".into(),
+            namespaces: vec!["bad".into()],
+            count: 1,
+            acts: false,
+            why: "the setup was undone".into(),
+        }],
+        facts: vec![Fact { about: "names".into(), what: "bad".into() }],
+        happenings: vec![happening("pernet.init of sysctl failed", 3)],
+        left_off: 2,
     }
 }
 

@@ -22,8 +22,14 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// What the daemon is, has and does
-    Status,
+    /// What is wrong, if anything is; then what the daemon is, has and does
+    Status {
+        /// Exit with 1 if anything is wrong, for monitoring
+        #[arg(long)]
+        check: bool,
+    },
+    /// Why a namespace, plugin or device is as it is: its whole story
+    Why(WhyArguments),
     /// Network namespaces
     #[command(subcommand)]
     Netns(NetnsCommand),
@@ -57,6 +63,23 @@ pub(super) enum Command {
     Monitor,
     /// Read the configuration again, as SIGHUP does, and wait for the result
     Reload,
+}
+
+/// Tells what happened, why, what was undone, what comes next and what to do; of everything that has this name, and of what
+/// had it and is gone.
+#[derive(Debug, clap::Args)]
+pub(super) struct WhyArguments {
+    /// Only a namespace
+    #[arg(long, group = "kind")]
+    pub(super) netns: bool,
+    /// Only a plugin
+    #[arg(long, group = "kind")]
+    pub(super) plugin: bool,
+    /// Only devices
+    #[arg(long, group = "kind")]
+    pub(super) dev: bool,
+    /// The name; of a device in one namespace, NETNS:NAME
+    pub(super) name: String,
 }
 
 #[derive(Debug, clap::Args)]

@@ -11,11 +11,14 @@ mod mount;
 mod mount_helper;
 mod mount_options;
 mod netns;
+mod page;
 mod plot;
 mod svg;
 mod sock;
+mod status;
 mod sysctl;
 mod tables;
+mod why;
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -91,10 +94,8 @@ fn execute(arguments: &Arguments, plugin_info: PluginInfo) -> Result<(), End> {
     let json = arguments.json;
     let open = || Connection::open(&runtime_dir(arguments.runtime_dir.clone()));
     match &arguments.command {
-        Command::Status => {
-            let reply: call::Status_Reply = open()?.call("Status", &call::Status_Args {})?;
-            print(json, &reply.status, tables::status)
-        }
+        Command::Status { check } => status::run(&mut open()?, json, *check),
+        Command::Why(arguments) => why::run(&mut open()?, json, arguments),
         Command::Netns(command) => netns_command(&mut open()?, json, command),
         Command::Plugin(PluginCommand::List) => {
             let reply: call::PluginList_Reply = open()?.call("PluginList", &call::PluginList_Args {})?;

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::control::wire::{
     Device, DeviceDetails, DeviceStats, Filesystem, Hook, MountEntry, Netns, NetnsError, Plugin, ReloadResult, Socket,
-    Status,
 };
 
 /// Columns only, so that the lines can be cut and searched.
@@ -32,37 +31,6 @@ pub(super) fn or_dash(value: Option<String>) -> String {
 
 fn netns_error(error: Option<&NetnsError>) -> String {
     or_dash(error.map(|e| format!("{} {}: {}", e.plugin, e.hook, e.message)))
-}
-
-pub(super) fn status(s: &Status) -> String {
-    let n = &s.namespaces;
-    let p = &s.plugins;
-    let reload = s.last_reload.as_ref().map(|r| {
-        let result = r.error.as_ref().map_or_else(|| "ok".to_owned(), |e| format!("failed: {e}"));
-        format!("{} {result} (setups waited {} µs)", r.time, r.pause_us)
-    });
-    let mut t = table(&[]);
-    t.add_row(["version", &s.version]);
-    t.add_row(["state", s.state.as_str()]);
-    t.add_row(["generation", &s.generation.to_string()]);
-    t.add_row(["discovery", &format!("{} ({})", s.discovery, s.folders.join(", "))]);
-    let counts =
-        [(n.live, "live"), (n.degraded, "degraded"), (n.failed, "failed"), (n.setup, "setup"), (n.dying, "dying")];
-    t.add_row(["namespaces", &join(&counts)]);
-    t.add_row(["plugins", &join(&[(p.live, "live"), (p.failed, "failed"), (p.refused, "refused")])]);
-    t.add_row(["devices", &s.devices.to_string()]);
-    t.add_row(["resyncs", &s.resyncs.to_string()]);
-    t.add_row(["retired generations", &s.retired_generations.to_string()]);
-    t.add_row(["last reload", &or_dash(reload)]);
-    for pin in &s.pinned {
-        t.add_row(["pinned", &format!("{} by {} {} for {} s", pin.netns, pin.plugin, pin.hook, pin.seconds)]);
-    }
-    for facility in &s.facilities {
-        let used = if facility.used { "used" } else { "not used" };
-        let detail = facility.detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default();
-        t.add_row([facility.name.as_str(), &format!("{used}{detail}")]);
-    }
-    text(&t)
 }
 
 /// `3 live, 1 failed`

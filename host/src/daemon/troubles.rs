@@ -1,0 +1,127 @@
+//! What is wrong now, in one list, the worst first: what `status` leads with.
+//!
+//! Made from what the loop knows when it is asked for. Of namespaces a few are told each by itself; of many, those that failed
+//! for the same reason are one, with their number.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::control::wire::{self, Trouble};
+use crate::engine::{HookError, Net, NetState};
+
+use super::Daemon;
+
+/// So many namespaces are told each by itself.
+const EACH: usize = 8;
+/// So many retired generations are many: each keeps its code mapped.
+const MANY_RETIRED: u64 = 32;
+
+impl Daemon {
+    /// What is wrong; with what the status says already.
+    pub(super) fn troubles(&self, status: &wire::Status) -> Vec<Trouble> {
+        let mut troubles = namespaces(self.nets.values().map(|managed| &managed.net));
+        troubles.extend(self.troubled_plugins());
+        troubles.extend(status.last_reload.as_ref().and_then(failed_reload));
+        troubles.extend(status.pinned.iter().map(hanging));
+        troubles.extend(status.facilities.iter().filter_map(degraded));
+        troubles.extend(self.leaked());
+        let retired = status.retired_generations;
+        if retired >= MANY_RETIRED {
+            let what = format!("{retired} generations of plugins are retired, and their code stays mapped");
+            troubles.push(trouble("generations", "retired", what, "restart the daemon when it suits"));
+        }
+        troubles
+    }
+
+    fn troubled_plugins(&self) -> Vec<Trouble> {
+        let known = self.shared.plugins().known();
+        let wrong = known.iter().filter(|known| !known.is_wanted);
+        let told = wrong.filter_map(|known| {
+            let why = known.trouble.as_ref()?;
+            let state = if why.hook == "panic" { "poisoned" } else { known.row.state.as_str() };
+            let what = format!("{state}: {}", one_line(&why.told()));
+            Some(trouble("plugin", &known.row.name, what, &format!("pernetctl why {}", known.row.name)))
+        });
+        told.collect()
+    }
+
+    /// Devices that are unregistered and still held.
+    fn leaked(&self) -> Vec<Trouble> {
+        let held = self.shared.maker.held();
+        let told = held.iter().filter(|own| !own.is_waited_for()).map(|own| {
+            let name = own.device().map_or_else(|| own.spec.name.clone(), |device| device.link.name.clone());
+            let holders: Vec<String> = own.holders().iter().map(|holder| holder.plugin.to_string()).collect();
+            let what = format!("unregistered, and held by {}", holders.join(", "));
+            trouble("dev", &name, what, &format!("pernetctl why {name}"))
+        });
+        told.collect()
+    }
+}
+
+fn trouble(kind: &str, name: &str, what: String, remedy: &str) -> Trouble {
+    Trouble { kind: kind.to_owned(), name: name.to_owned(), what, remedy: remedy.to_owned(), count: 1 }
+}
+
+/// Several lines as one.
+fn one_line(text: &str) -> String {
+    text.split('\n').map(str::trim).collect::<Vec<_>>().join(" | ")
+}
+
+/// The failed first, then the degraded; by name.
+fn namespaces<'a>(nets: impl Iterator<Item = &'a Arc<Net>>) -> Vec<Trouble> {
+    let mut wrong: Vec<(bool, Arc<str>, Option<HookError>)> = nets
+        .filter(|net| !net.dying())
+        .filter_map(|net| match net.state() {
+            NetState::Failed => Some((false, net.name(), net.error())),
+            NetState::Degraded => Some((true, net.name(), net.error())),
+            _ => None,
+        })
+        .collect();
+    wrong.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    if wrong.len() <= EACH {
+        return wrong.iter().map(|(degraded, name, error)| namespace(*degraded, name, error.as_ref())).collect();
+    }
+    alike(&wrong)
+}
+
+fn namespace(degraded: bool, name: &str, error: Option<&HookError>) -> Trouble {
+    let state = if degraded { "degraded" } else { "failed" };
+    let why = error.map_or_else(String::new, |e| format!(": {} {}: {}", e.plugin, e.hook, e.failure));
+    trouble("netns", name, one_line(&format!("{state}{why}")), &format!("pernetctl why {name}"))
+}
+
+/// Those with the same plugin, hook and errno are one.
+fn alike(wrong: &[(bool, Arc<str>, Option<HookError>)]) -> Vec<Trouble> {
+    let mut groups: BTreeMap<_, Trouble> = BTreeMap::new();
+    for (degraded, name, error) in wrong {
+        let key = error.as_ref().map(|e| (Arc::clone(&e.plugin), e.hook, e.failure.errno));
+        let group = groups.entry((*degraded, key));
+        let group = group.or_insert_with(|| Trouble { count: 0, ..namespace(*degraded, name, error.as_ref()) });
+        group.count += 1;
+    }
+    let mut groups: Vec<((bool, _), Trouble)> = groups.into_iter().collect();
+    groups.sort_by_key(|((degraded, _), group)| (*degraded, std::cmp::Reverse(group.count)));
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+fn failed_reload(reload: &wire::LastReload) -> Option<Trouble> {
+    let error = reload.error.as_ref().filter(|_| !reload.ok)?;
+    let (first, others) = error.split_once('\n').unwrap_or((error, ""));
+    let more = others.lines().count();
+    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    let what = format!("failed{more}: {first}");
+    Some(trouble("reload", "last reload", what, "correct it, then `pernetctl reload`; the old set runs on"))
+}
+
+fn hanging(pinned: &wire::Pinned) -> Trouble {
+    let wire::Pinned { netns, plugin, hook, seconds } = pinned;
+    let what = format!("{netns} is pinned by {plugin} {hook}, which has been running for {seconds} s");
+    let name = if netns.is_empty() { plugin } else { netns };
+    trouble("hook", name, what, &format!("pernetctl why {name}"))
+}
+
+fn degraded(facility: &wire::Facility) -> Option<Trouble> {
+    let remedy = facility.remedy.as_ref()?;
+    let detail = facility.detail.as_ref().map_or("not as it should be", String::as_str);
+    Some(trouble("facility", &facility.name, one_line(detail), remedy))
+}

@@ -1,0 +1,289 @@
+//! The story of a namespace.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::{self, PluginConfig};
+use crate::control::StoryKind;
+use crate::control::wire::{Cause, Fact, Happening, Story};
+use crate::engine::{HookError, Net, NetState};
+use crate::plugin::running::{Running, running};
+
+use super::{SeenNet, Witness, blank, fact, listed};
+use crate::daemon::chronicle::Grave;
+use crate::daemon::past::{Answer, Moment, bare_row, many, span};
+use crate::daemon::plugins::Known;
+use crate::daemon::requests::shown_state;
+
+/// What a namespace's state came from and leads to.
+struct Outlook {
+    what: String,
+    causes: Vec<Cause>,
+    next: String,
+    next_time: Option<String>,
+    remedies: Vec<String>,
+}
+
+impl Witness {
+    pub(super) fn of_netns(&self) -> Option<Story> {
+        if let Some(seen) = &self.net {
+            return Some(self.netns(seen));
+        }
+        self.shared.chronicle.grave(&self.name).map(|grave| of_grave(&self.name, &grave))
+    }
+
+    fn netns(&self, seen: &SeenNet) -> Story {
+        let SeenNet { net, place, setup, .. } = seen;
+        let state = shown_state(net);
+        let Outlook { what, causes, next, next_time, remedies } = self.outlook(seen);
+        let rolled_back = matches!(net.state(), NetState::Failed | NetState::Degraded);
+        let undone = setup.as_ref().filter(|_| rolled_back).map(|setup| setup.undone(&net.name())).unwrap_or_default();
+        let past = place.past();
+        let mut happenings = vec![bare_row(seen.born, "it was found, or added")];
+        happenings.extend(past.rows());
+        let left_off = past.left_off.into();
+        drop(past);
+        Story {
+            since: Some(seen.since.text()),
+            causes,
+            undone,
+            next,
+            next_time,
+            remedies,
+            parts: self.parts_in(net).into_iter().chain(self.masked(net)).collect(),
+            facts: self.facts(seen),
+            happenings,
+            left_off,
+            ..blank(StoryKind::Netns, &net.name(), state.as_str(), what)
+        }
+    }
+
+    fn outlook(&self, seen: &SeenNet) -> Outlook {
+        let net = &seen.net;
+        let hooks: Vec<Running> = running().into_iter().filter(|hook| hook.cookie == Some(net.cookie)).collect();
+        let outlook = |what: String, next: String| Outlook {
+            what,
+            causes: Vec::new(),
+            next,
+            next_time: None,
+            remedies: hanging(&hooks),
+        };
+        if net.dying() {
+            let why = seen.ends.unwrap_or("its last name was removed");
+            let next = self.waits(&hooks, "the exits run; then it is let go");
+            return outlook(format!("it is going: {why}"), next);
+        }
+        match net.state() {
+            NetState::Failed => self.troubled(seen, &hooks, net.failed().into_iter().collect()),
+            NetState::Degraded => self.troubled(seen, &hooks, net.absent()),
+            NetState::Setup | NetState::Dying => {
+                let next = self.waits(&hooks, "a worker sets it up");
+                outlook("its setup is not over".to_owned(), next)
+            }
+            NetState::Live => {
+                let next = self.waits(&hooks, "nothing, until its names, the configuration or a plugin change");
+                let who = acts(&net.subsystems());
+                let missing = self.missing(net);
+                let Some(first) = missing.first() else { return outlook(format!("all is well: {who}"), next) };
+                let names: Vec<&str> = missing.iter().map(|known| &*known.row.name).collect();
+                let what = format!("{who}; {} would act here, and cannot run", listed(&names));
+                let see = names.iter().map(|name| format!("see `pernetctl why {name}`"));
+                let Outlook { what, next, mut remedies, .. } = outlook(what, next);
+                remedies.extend(see);
+                Outlook { what, causes: self.chain_of_plugin(first), next, next_time: None, remedies }
+            }
+        }
+    }
+
+    /// The plugins that are to act here, and do not run anywhere.
+    fn missing(&self, net: &Net) -> Vec<&Known> {
+        let names = net.names();
+        let wanted = self.known.iter().filter(|known| !known.is_live() && !known.is_wanted);
+        wanted.filter(|known| known.config.selects(&names, net.is_host)).collect()
+    }
+
+    /// Failed, or degraded.
+    fn troubled(&self, seen: &SeenNet, hooks: &[Running], errors: Vec<HookError>) -> Outlook {
+        let net = &seen.net;
+        // The one at the root leads: others are absent for want of it.
+        let root = errors.iter().find(|error| !error.failure.message.starts_with("requires `"));
+        let chains: Vec<Vec<Cause>> = errors.iter().map(|error| self.chain_of(net, error)).collect();
+        let longest = chains.into_iter().max_by_key(Vec::len).unwrap_or_default();
+        let failed = net.state() == NetState::Failed;
+        let what = if failed {
+            "its setup failed, and all that had been done was undone: no plugin acts in it".to_owned()
+        } else {
+            let absent: Vec<String> = errors.iter().map(|error| error.plugin.to_string()).collect();
+            let verb = if absent.len() == 1 { "is" } else { "are" };
+            format!("{} {verb} absent; {}", listed(&absent), acts(&net.subsystems()))
+        };
+        let mut remedies = hanging(hooks);
+        let key = longest.iter().find_map(|cause| cause.place.clone());
+        let name = net.name();
+        if let Some(error) = root.or(errors.first()) {
+            if error.failure.panicked {
+                remedies.push(format!("mend or update plugin {}, then `pernetctl reload`", error.plugin));
+            } else if let Some(place) = key {
+                remedies.push(format!("correct {place}, then `pernetctl reload`"));
+            } else {
+                remedies.push(format!("correct what {} says, then `pernetctl netns retry {name}`", error.plugin));
+            }
+            if let Some(known) = self.known(&error.plugin) {
+                remedies.extend(keep_away(&known.config, &name, failed));
+            }
+        }
+        let at = seen.retry_at.filter(|at| *at > Instant::now() && !seen.setting_up);
+        let next = match at {
+            Some(_) => "it is tried again",
+            None if self.busy => "it is tried again when the reload, or what else holds the plugins, is over",
+            None => "it is being tried again now",
+        };
+        let next = self.waits(hooks, next);
+        Outlook { what, causes: longest, next, next_time: at.map(|at| Moment::of(at).text()), remedies }
+    }
+
+    /// What comes next, and for whom it waits.
+    fn waits(&self, hooks: &[Running], next: &str) -> String {
+        match hooks.first() {
+            Some(hook) => {
+                let (plugin, seconds) = (&hook.plugin, hook.since.elapsed().as_secs());
+                format!("{} of plugin {plugin} has been running for {seconds} s; after it: {next}", hook.hook)
+            }
+            None if self.busy => format!("{next}; a reload holds the plugins just now"),
+            None => next.to_owned(),
+        }
+    }
+
+    fn facts(&self, seen: &SeenNet) -> Vec<Fact> {
+        let net = &seen.net;
+        let mut facts = Vec::new();
+        let names: Vec<Arc<str>> = net.names();
+        facts.push(fact("names", names.join(", ")));
+        facts.push(fact("life", format!("cookie {}, life {} of it", net.cookie.0, net.generation)));
+        if let Some(setup) = &seen.setup {
+            let (time, took, hooks) = setup.told();
+            let slowest = setup.slowest().map_or_else(String::new, |slowest| format!("; the slowest {slowest}"));
+            let hooks = many(hooks as u64, "hook", "hooks");
+            let told = format!("{}, {}, {hooks}{slowest}", Moment::from(time).text(), span(took));
+            facts.push(fact("last setup", told));
+            let failing = net.failed().and_then(|error| setup.failing(&error.plugin, error.hook).zip(Some(error)));
+            if let Some(((time, took), error)) = failing {
+                let at = Moment::from(time).text();
+                let told = format!("{} of {}, {at}, for {}", error.hook, error.plugin, span(took));
+                facts.push(fact("failed hook", told));
+            }
+        }
+        if seen.tries > 0 {
+            facts.push(fact("tries", format!("{} failed since it was live", many(seen.tries.into(), "has", "have"))));
+        }
+        if let Some((error, ifindex)) = net.notice() {
+            let told = format!("{} of {} for device {ifindex} failed: {}", error.hook, error.plugin, error.failure);
+            facts.push(fact("complaint", format!("{told}; it stops nobody")));
+        }
+        facts.extend(self.holders(net).into_iter().map(|holder| fact("held by", holder)));
+        facts
+    }
+
+    /// What keeps it, besides its names.
+    fn holders(&self, net: &Net) -> Vec<String> {
+        let hooks = running().into_iter().filter(|hook| hook.cookie == Some(net.cookie));
+        let mut holders: Vec<String> = hooks
+            .map(|hook| format!("{} of plugin {}, for {} s", hook.hook, hook.plugin, hook.since.elapsed().as_secs()))
+            .collect();
+        let mut sockets: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        let all = self.shared.sockets.parts().map(|parts| parts.fs.sockets()).unwrap_or_default();
+        for socket in all.iter().filter(|socket| socket.cookie == net.cookie) {
+            *sockets.entry(Arc::clone(&socket.owner.name)).or_default() += 1;
+        }
+        holders.extend(
+            sockets
+                .into_iter()
+                .map(|(plugin, count)| format!("{} of plugin {plugin}", many(count as u64, "socket", "sockets"))),
+        );
+        for own in net.own_devices() {
+            let held = own.holders();
+            let device = own.device().map_or_else(|| own.spec.name.clone(), |device| device.link.name.clone());
+            let told = |holder: &crate::engine::Holder| {
+                format!("a reference to device {device}, by plugin {} for {}", holder.plugin, holder.purpose)
+            };
+            holders.extend(held.iter().map(told));
+        }
+        holders
+    }
+
+    /// Plugins whose files are masked.
+    fn masked(&self, net: &Net) -> Vec<crate::control::wire::Part> {
+        let masks = config::masks(&self.config_dirs).into_iter();
+        let masks = masks.filter(|(name, _)| self.known(name).is_none());
+        let part = |(plugin, path): (String, std::path::PathBuf)| crate::control::wire::Part {
+            plugin,
+            namespaces: vec![net.name().to_string()],
+            count: 1,
+            acts: false,
+            why: format!("masked by the empty file {}", path.display()),
+        };
+        masks.map(part).collect()
+    }
+}
+
+fn acts(plugins: &[Arc<str>]) -> String {
+    match plugins {
+        [] => "no plugin acts in it".to_owned(),
+        [one] => format!("{one} acts in it"),
+        several => format!("{} act in it", listed(several)),
+    }
+}
+
+/// What an operator can do who wants the namespace without the plugin.
+fn keep_away(config: &PluginConfig, netns: &str, failed: bool) -> Vec<String> {
+    let file = config.path().display();
+    let mut remedies = Vec::new();
+    if failed && config.on_init_failure == config::OnInitFailure::Rollback {
+        let place = config.place_of("on_init_failure");
+        remedies.push(format!("or let the others act without it: on_init_failure = \"skip\" in {place}"));
+    }
+    remedies
+        .push(format!("or keep it away: exclude = [{netns:?}] under [namespaces] in {file}, and `pernetctl reload`"));
+    remedies
+}
+
+fn hanging(hooks: &[Running]) -> Vec<String> {
+    let long = hooks.iter().filter(|hook| hook.since.elapsed().as_secs() >= 1);
+    let told = |hook: &Running| {
+        format!("{} of plugin {} does not return: see what it waits for; no hook can be ended", hook.hook, hook.plugin)
+    };
+    long.map(told).collect()
+}
+
+fn of_grave(name: &str, grave: &Grave) -> Story {
+    let farewell = &grave.farewell;
+    let errors: Vec<Happening> = farewell
+        .errors
+        .iter()
+        .map(|error| Happening { time: farewell.began().text(), ..Answer::from(error).row() })
+        .collect();
+    let ended = match farewell.errors.len() {
+        0 => "without an error".to_owned(),
+        1 => "with an error, which stopped nothing".to_owned(),
+        many => format!("with {many} errors, which stopped nothing"),
+    };
+    let what = format!("it is gone: {}; its exits ran in {}, {ended}", grave.why, span(farewell.took));
+    let names = grave.names.join(", ");
+    let mut happenings = vec![bare_row(grave.born, "it was found, or added")];
+    happenings.extend(grave.past.rows());
+    happenings.push(bare_row(farewell.began(), format!("{}; the exits began", grave.why)));
+    happenings.extend(errors);
+    Story {
+        since: Some(farewell.began().text()),
+        next: "nothing, unless a namespace is given this name again".to_owned(),
+        facts: vec![
+            fact("names", names),
+            fact("life", format!("cookie {}, life {} of it", grave.cookie.0, grave.generation)),
+            fact("before", format!("it was {}", grave.state)),
+        ],
+        happenings,
+        left_off: grave.past.left_off.into(),
+        ..blank(StoryKind::Netns, name, "gone", what)
+    }
+}
