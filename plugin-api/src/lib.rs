@@ -13,6 +13,14 @@
 //! ```
 #![doc = include_str!("../examples/smallest.rs")]
 //! ```
+//!
+//! # Logs
+//!
+//! A plugin logs with [`tracing`], from any thread. The daemon adds plugin, instance, and, inside a hook, namespace, hook and
+//! device; a text need not say these. Fields are shown behind the text unless it says them, and in the journal each is a
+//! field of its own: `address` becomes `PERNET_ADDRESS`. On a thread of the plugin's own nobody but the plugin knows where
+//! it acts: there its fields `netns` and `device` become `PERNET_NETNS` and `PERNET_DEVICE`. A field `errno` with a number
+//! becomes `ERRNO`, and `message_id` with 32 hexadecimal digits becomes `MESSAGE_ID`, for a catalog of the plugin's own.
 
 pub mod abi;
 pub mod note;

@@ -278,7 +278,7 @@ fn tell(report: &Report, generation: u64) {
         "reloaded in {} us: this is generation {generation}",
         report.pause.as_micros()
     );
-    for reload::Row { name: plugin, action, error, .. } in &report.plugins {
+    for reload::Row { name: plugin, action, error, why } in &report.plugins {
         match error {
             // Because of the blacklist, so as the operator wants it.
             Some(error) if *action == "removed" => {
@@ -286,7 +286,10 @@ fn tell(report: &Report, generation: u64) {
             }
             Some(error) => tracing::error!(message_id = catalog::PLUGIN_FAILED, plugin, action, "{error}"),
             None if *action == "kept" => tracing::debug!(plugin, action, "kept"),
-            None => tracing::info!(message_id = catalog::PLUGIN_CHANGED, plugin, action, "{action}"),
+            None => {
+                let why = why.map_or_else(String::new, |why| format!(": {why}"));
+                tracing::info!(message_id = catalog::PLUGIN_CHANGED, plugin, action, "{action}{why}");
+            }
         }
     }
 }

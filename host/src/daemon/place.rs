@@ -33,12 +33,12 @@ pub(super) struct Place {
     pin: RwLock<Option<Arc<Pin>>>,
     links: Arc<LinkSource>,
     sockets: Arc<Sockets>,
+    /// Whose place it is, for its name.
+    net: OnceLock<Weak<Net>>,
     /// What has happened to the namespace. Held for moments.
     past: Mutex<Past>,
     /// And to its devices.
     pub(super) devices: DevicesPast,
-    /// Whose place it is, for its name.
-    net: OnceLock<Weak<Net>>,
 }
 
 /// The engine owns its handle; the loop keeps another to close the pin.
@@ -47,13 +47,8 @@ pub(super) struct Handle(pub(super) Arc<Place>);
 impl Place {
     pub(super) fn new(cookie: NetCookie, pin: Pin, links: &Arc<LinkSource>, sockets: &Arc<Sockets>) -> Arc<Place> {
         let (pin, links, sockets) = (RwLock::new(Some(Arc::new(pin))), Arc::clone(links), Arc::clone(sockets));
-        let net = OnceLock::new();
-        Arc::new(Place { cookie, pin, links, sockets, past: Mutex::default(), devices: DevicesPast::default(), net })
-    }
-
-    /// What has happened to it.
-    pub(super) fn past(&self) -> MutexGuard<'_, Past> {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+        let (past, devices, net) = (Mutex::default(), DevicesPast::default(), OnceLock::new());
+        Arc::new(Place { cookie, pin, links, sockets, past, devices, net })
     }
 
     /// Whose it is.
@@ -63,6 +58,11 @@ impl Place {
 
     fn name(&self) -> Option<Arc<str>> {
         Some(self.net.get()?.upgrade()?.name())
+    }
+
+    /// What has happened to it.
+    pub(super) fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pin(&self) -> std::io::Result<Arc<Pin>> {
