@@ -5,6 +5,7 @@
 //! that a reload finds the address free.
 
 use std::fmt;
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -33,6 +34,7 @@ pub(crate) struct Server {
 impl Server {
     /// Listens at this address. Called at home.
     pub(crate) fn start(address: SocketAddr, host: &Host, collector: &Arc<Collector>) -> Result<Self> {
+        is_at_home()?;
         let listener = TcpListener::bind(address).map_err(|e| refused(address, &e))?;
         listener.set_nonblocking(true)?;
         let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(std::io::Error::from)?;
@@ -55,6 +57,16 @@ impl Drop for Server {
         }
         self.connections.stop();
     }
+}
+
+/// A socket is of the namespace in which its thread is, and this one shall be of the daemon's, whose main thread never
+/// leaves it.
+fn is_at_home() -> Result<()> {
+    if fs::read_link("/proc/self/ns/net")? == fs::read_link("/proc/thread-self/ns/net")? {
+        return Ok(());
+    }
+    let what = "this thread has not come home from a namespace, so it cannot listen; reload once more";
+    Err(Error::new(rustix::io::Errno::AGAIN.raw_os_error(), what))
 }
 
 /// What to do about an address that cannot be had.
