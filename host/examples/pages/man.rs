@@ -10,7 +10,7 @@ use clap_mangen::Man;
 use crate::roff::{Page, bold, plain, prose, title};
 
 /// What is said by hand, by the page's name; a page without is whole, too.
-const TEXTS: [(&str, &str); 15] = [
+const TEXTS: [(&str, &str); 16] = [
     ("pernetd", include_str!("text/pernetd.8")),
     ("pernetctl", include_str!("text/pernetctl.1")),
     ("pernetctl-boot", include_str!("text/pernetctl-boot.1")),
@@ -25,6 +25,7 @@ const TEXTS: [(&str, &str); 15] = [
     ("pernetctl-status", include_str!("text/pernetctl-status.1")),
     ("pernetctl-sysctl", include_str!("text/pernetctl-sysctl.1")),
     ("pernetctl-umount", include_str!("text/pernetctl-umount.1")),
+    ("pernetctl-why", include_str!("text/pernetctl-why.1")),
     ("mount.pernetfs", include_str!("text/mount.pernetfs.8")),
 ];
 

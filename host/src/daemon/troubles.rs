@@ -163,6 +163,7 @@ mod tests {
             plugin: plugin.into(),
             hook: "pernet.init",
             netns: "x".into(),
+            device: None,
             failure: Failure::new(errno, "no"),
         };
         let mut wrong: Vec<(bool, Arc<str>, Option<HookError>)> = Vec::new();

@@ -211,10 +211,7 @@ impl Walk {
     /// One link against the mirror.
     pub(super) fn observe(&mut self, net: &Arc<Net>, seen: &Link, after_loss: bool) {
         let Some(known) = find(net, seen.ifindex) else {
-            if self.make_way(net, seen) {
-                self.register_device(net, seen);
-            }
-            return;
+            return self.register_seen(net, seen);
         };
         if !same_device(&known.link, seen, after_loss) && !self.is_still(net, &known, seen) {
             self.unregister_device(net, &known, Who::All, false);
@@ -233,6 +230,12 @@ impl Walk {
             device = replace(net, &device, |link| apply(link, kind, seen));
             let event = NetdevEvent { old_name: old_name.as_deref(), ..NetdevEvent::new(kind, &device) };
             self.tell(net, Who::All, &event);
+        }
+    }
+
+    fn register_seen(&mut self, net: &Arc<Net>, seen: &Link) {
+        if self.make_way(net, seen) {
+            self.register_device(net, seen);
         }
     }
 
