@@ -57,6 +57,7 @@ fn case(method: &str) -> Option<(Does, Value)> {
         "NetnsWaitGone" => (Read, json!({ "name": "blue", "cookie": 1, "timeout": 1 })),
         "DevList" | "Boot" | "SockList" | "SysctlList" | "SysctlRead" => (Read, json!({ "netns": "blue" })),
         "DevShow" => (Read, json!({ "name": "lo", "netns": "blue" })),
+        "Why" => (Read, json!({ "name": "blue" })),
         "NetnsRetry" => (Change, json!({ "name": "blue" })),
         "NetnsAdd" => (Change, json!({ "name": "new", "path": "/run/netns/new" })),
         "Reload" => (Change, json!({})),
