@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, ExitCode, Output, Stdio};
 
-use machine::{Machine, SOON, both, kernel_is_at_least, name_path, one};
+use machine::{Machine, SOON, both, name_path, one};
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{Signal, getuid};
 use sandbox::{RUN_NETNS, Trial, netns_add, netns_del, tie, wait_until};
@@ -41,10 +41,10 @@ fn main() -> ExitCode {
         one("without descriptors to start with it is 75", no_start),
         both("namespaces without a descriptor are named, and set up when there is one", no_room),
         one("without descriptors clients are still let in", no_room_for_clients),
-        ignored(one("a method that the kernel lacks is 69", no_mount_events), kernel_is_at_least(6, 15)),
+        ignored(one("a method that the kernel lacks is 69", no_mount_events), sandbox::mount_events().is_ok()),
         ignored(
             one("without mount events folders are watched, and status says why", fallback),
-            kernel_is_at_least(6, 15),
+            sandbox::mount_events().is_ok(),
         ),
     ];
     sandbox::main(trials.into_iter().flatten().collect())

@@ -243,7 +243,7 @@ fn why_is_told(text: &str) {
     assert_eq!(lines[1], "  its setup failed");
     for block in [
         "because\n  pernet.init of plugin sysctl failed; 2026-11-22 01:02:03.000 (",
-        "), for 1.23 ms\n  ← the key net.x says so\n      /etc/pernetd/plugins.d/20-sysctl.toml:3:1\n",
+        "1.23 ms\n  ← the key net.x says so\n      /etc/pernetd/plugins.d/20-sysctl.toml:3:1\n",
         "undone\n  2026-11-22 01:02:03.000  the init of loopback was undone in bad, 1.23 ms",
         "next\n  it is tried again, 2026-11-22 01:02:03.000 (",
         "to do\n  correct it\n",

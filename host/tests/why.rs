@@ -241,6 +241,7 @@ fn hanging(mut m: Machine) {
     );
     m.start();
     netns_add("blue");
+    m.wait_state("blue", "setup");
     wait_until("its hook is seen to hang", SOON, || {
         story(&m, &["blue"])["remedies"].to_string().contains("pernet.init of plugin probe-a does not return")
     });

@@ -163,9 +163,7 @@ fn moved(mut m: Machine) {
     let green = File::open(name_path("green")).unwrap();
     let ifindex = link("blue", "ifb7").unwrap().ifindex;
     inside("blue", move || rtnetlink::move_to(ifindex, green.as_fd()).unwrap());
-    wait_until("it is the plugin's there", SOON, || {
-        m.listed("ifb7").iter().any(|row| row["netns"] == "green" && row["owner"] == "probe-netdev")
-    });
+    wait_happened(&m, "ifb7", "moved here from blue");
     let told = story(&m, "ifb7");
     assert_eq!(told["netns"], "green", "where it is");
     let past =

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pernet_plugin_api::{EventKind, RegState};
 
-use crate::engine::{Failure, Link, NetdevEvent};
+use crate::engine::{Failure, Link, NetdevEvent, OwnDevice};
 
 use super::device_past::{DevicePast, What, is_a_move};
 use super::past::Answer;
@@ -35,6 +35,12 @@ type OnItsWay = (u64, Arc<str>, DevicePast);
 
 /// Those that have left a namespace, until they are seen in another.
 static ON_THEIR_WAY: Mutex<VecDeque<OnItsWay>> = Mutex::new(VecDeque::new());
+
+fn take_from_its_way(own: u64) -> Option<OnItsWay> {
+    let mut waiting = lock(&ON_THEIR_WAY);
+    let at = waiting.iter().position(|(id, ..)| *id == own)?;
+    waiting.remove(at)
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -112,6 +118,18 @@ impl DevicesPast {
         }
     }
 
+    /// A plugin's own device has come from elsewhere, and was seen here before it was known to be that: its past goes on.
+    pub(super) fn arrived(&self, own: &OwnDevice) {
+        let Some(device) = own.device() else { return };
+        let mut kept = lock(&self.0);
+        let Some(past) = kept.here.get_mut(&device.link.ifindex).filter(|past| past.serial == device.serial) else {
+            return;
+        };
+        let Some((_, from, before)) = take_from_its_way(own.id) else { return };
+        (past.entries, past.left_off, past.owner) = (before.entries, before.left_off, before.owner);
+        past.push(What::MovedHere(from));
+    }
+
     /// The past of the device with this index, which is still there.
     pub(super) fn of(&self, index: u32) -> Option<DevicePast> {
         lock(&self.0).here.get(&index).map(|past| (**past).clone())
@@ -145,13 +163,7 @@ impl Kept {
     }
 
     fn came(&mut self, event: &NetdevEvent<'_>) {
-        let own = event.device.own.as_ref().map(|own| own.id);
-        let mut waiting = own.map(|own| (own, lock(&ON_THEIR_WAY)));
-        let moved = waiting.as_mut().and_then(|(own, waiting)| {
-            let at = waiting.iter().position(|(id, ..)| id == own)?;
-            waiting.remove(at)
-        });
-        drop(waiting);
+        let moved = event.device.own.as_ref().and_then(|own| take_from_its_way(own.id));
         let mut past = DevicePast::new(event);
         match moved {
             Some((_, from, before)) => {

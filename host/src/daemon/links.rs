@@ -216,14 +216,17 @@ impl Daemon {
 
     /// A plugin's own device was moved elsewhere: to a namespace that is managed, or out of sight.
     pub(super) fn departed(&mut self, to: Option<NetCookie>, mut device: InTransit) {
-        let Some(net) = to.and_then(|cookie| self.nets.get(&cookie)).map(|managed| Arc::clone(&managed.net)) else {
+        let there = to.and_then(|cookie| self.nets.get(&cookie));
+        let Some((net, place)) = there.map(|managed| (Arc::clone(&managed.net), Arc::clone(&managed.place))) else {
             self.workers.run_anywhere(Box::new(move || drop(device)));
             return;
         };
         let cookie = net.cookie;
         let job = move |token: &ReadToken| {
             if let Some(departed) = device.0.take() {
+                let dev = Arc::clone(&departed.dev);
                 complain(&seeing(Seeing::Others, || engine::arrived(token, &net, departed)));
+                place.devices.arrived(&dev);
             }
         };
         self.submit(cookie, Box::new(job));

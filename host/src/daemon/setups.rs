@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::control::errno_name;
 use crate::control::wire::{self, HookResult};
-use crate::engine::{Failure, Net, NetState};
+use crate::engine::{Failure, HookError, Net, NetState};
 use crate::plugin::{DeviceName, HookRecord};
 
 use super::boot::micros;
@@ -165,6 +165,14 @@ impl Setup {
         let device = hook.device.as_str().map_or_else(String::new, |device| format!(" of {device}"));
         let took = span(Duration::from_micros(hook.took.into()));
         Some(format!("{} of {}{device}, {took}", hook.hook, hook.plugin))
+    }
+
+    /// The init that failed in it, else whatever else did first.
+    pub(super) fn error(&self, netns: &str) -> Option<HookError> {
+        let wrong = || self.hooks.iter().filter(|hook| hook.error.is_some());
+        let hook = wrong().find(|hook| hook.hook == "pernet.init").or_else(|| wrong().next())?;
+        let failure = (**hook.error.as_ref()?).clone();
+        Some(HookError { plugin: Arc::clone(&hook.plugin), hook: hook.hook, netns: netns.into(), failure })
     }
 
     /// When, and for how long, the hook ran that answered with this error.

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::control::wire::{self, Trouble};
-use crate::engine::{HookError, Net, NetState};
+use crate::engine::{HookError, NetState};
 
 use super::Daemon;
+use super::namespaces::Managed;
 
 /// So many namespaces are told each by itself.
 const EACH: usize = 8;
@@ -19,7 +20,7 @@ const MANY_RETIRED: u64 = 32;
 impl Daemon {
     /// What is wrong; with what the status says already.
     pub(super) fn troubles(&self, status: &wire::Status) -> Vec<Trouble> {
-        let mut troubles = namespaces(self.nets.values().map(|managed| &managed.net));
+        let mut troubles = namespaces(self.nets.values().filter_map(Managed::wrong).collect());
         troubles.extend(self.troubled_plugins());
         troubles.extend(status.last_reload.as_ref().and_then(failed_reload));
         troubles.extend(status.pinned.iter().map(hanging));
@@ -67,16 +68,27 @@ fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).collect::<Vec<_>>().join(" | ")
 }
 
-/// The failed first, then the degraded; by name.
-fn namespaces<'a>(nets: impl Iterator<Item = &'a Arc<Net>>) -> Vec<Trouble> {
-    let mut wrong: Vec<(bool, Arc<str>, Option<HookError>)> = nets
-        .filter(|net| !net.dying())
-        .filter_map(|net| match net.state() {
-            NetState::Failed => Some((false, net.name(), net.error())),
-            NetState::Degraded => Some((true, net.name(), net.error())),
+/// A namespace that is wrong: whether it is degraded only, its name, and why.
+type Wrong = (bool, Arc<str>, Option<HookError>);
+
+impl Managed {
+    /// What is wrong with it. While it is tried again it is as wrong as it was before.
+    fn wrong(&self) -> Option<Wrong> {
+        let net = &self.net;
+        let tried_again = net.state() == NetState::Setup;
+        let state = if tried_again { self.standing.state } else { net.state() };
+        let error = || net.error().or_else(|| self.setup.as_ref()?.error(&net.name()));
+        match state {
+            _ if net.dying() => None,
+            NetState::Failed => Some((false, net.name(), error())),
+            NetState::Degraded => Some((true, net.name(), error())),
             _ => None,
-        })
-        .collect();
+        }
+    }
+}
+
+/// The failed first, then the degraded; by name.
+fn namespaces(mut wrong: Vec<Wrong>) -> Vec<Trouble> {
     wrong.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     if wrong.len() <= EACH {
         return wrong.iter().map(|(degraded, name, error)| namespace(*degraded, name, error.as_ref())).collect();
@@ -91,7 +103,7 @@ fn namespace(degraded: bool, name: &str, error: Option<&HookError>) -> Trouble {
 }
 
 /// Those with the same plugin, hook and errno are one.
-fn alike(wrong: &[(bool, Arc<str>, Option<HookError>)]) -> Vec<Trouble> {
+fn alike(wrong: &[Wrong]) -> Vec<Trouble> {
     let mut groups: BTreeMap<_, Trouble> = BTreeMap::new();
     for (degraded, name, error) in wrong {
         let key = error.as_ref().map(|e| (Arc::clone(&e.plugin), e.hook, e.failure.errno));
@@ -166,7 +178,7 @@ mod tests {
             device: None,
             failure: Failure::new(errno, "no"),
         };
-        let mut wrong: Vec<(bool, Arc<str>, Option<HookError>)> = Vec::new();
+        let mut wrong: Vec<Wrong> = Vec::new();
         (0..20).for_each(|n| wrong.push((true, format!("d{n}").into(), Some(error("a", 1)))));
         (0..3).for_each(|n| wrong.push((false, format!("f{n}").into(), Some(error("a", 1)))));
         (0..5).for_each(|n| wrong.push((false, format!("g{n}").into(), Some(error("b", 1)))));
