@@ -96,7 +96,7 @@ fn helps(program: &str, path: &[String]) -> Vec<Help> {
     }
     // Clap's own way to the same text.
     commands.retain(|command| command != "help");
-    let below = commands.iter().flat_map(|command| helps(program, &[path, &[command.clone()]].concat()));
+    let below = commands.iter().flat_map(|command| helps(program, &[path, std::slice::from_ref(command)].concat()));
     let below: Vec<Help> = below.collect();
     [Help { path: path.to_vec(), options, commands }].into_iter().chain(below).collect()
 }
