@@ -286,7 +286,7 @@ fn no_room_for_clients(mut m: Machine) {
     for _ in 0..3 {
         assert_eq!(m.status()["state"], "running", "one that is idle makes room");
     }
-    wait_until("it is logged", SOON, || m.log().contains("clients of the control socket have to wait"));
+    wait_until("it is logged", SOON, || m.log().contains("a control connection could not be taken"));
     drop(clients);
     m.stop();
 }

@@ -231,7 +231,7 @@ fn reload(mut m: Machine) {
 fn start(mut m: Machine) {
     m.main("workers = \"many\"");
     let (journal, mut stream) = in_journal(&mut m);
-    assert_eq!(m.end().code(), Some(1));
+    assert_eq!(m.end().code(), Some(78));
     let told = journal.wait_id(catalog::NOT_STARTED);
     let place = ["FILE", "LINE", "COLUMN"].map(|part| told.get(&format!("PERNET_CONFIG_{part}")).to_owned());
     assert_eq!(place, ["/pernet/pernetd.toml", "3", "11"], "{told:?}");
