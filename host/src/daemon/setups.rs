@@ -172,7 +172,8 @@ impl Setup {
         let wrong = || self.hooks.iter().filter(|hook| hook.error.is_some());
         let hook = wrong().find(|hook| hook.hook == "pernet.init").or_else(|| wrong().next())?;
         let failure = (**hook.error.as_ref()?).clone();
-        Some(HookError { plugin: Arc::clone(&hook.plugin), hook: hook.hook, netns: netns.into(), failure })
+        let (plugin, device) = (Arc::clone(&hook.plugin), hook.device.as_str().map(Into::into));
+        Some(HookError { plugin, hook: hook.hook, netns: netns.into(), device, failure })
     }
 
     /// When, and for how long, the hook ran that answered with this error.
