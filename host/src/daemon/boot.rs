@@ -86,7 +86,7 @@ pub(super) fn boot(start: Start<'_>) -> Result<Made, Failed> {
     let calls = own.chain(plugins).collect();
     let called = engine::do_initcalls(calls, &mut booting, &blacklist(config), &began);
     if let Some(lost) = called.iter().find(|call| call.vital && call.outcome != Outcome::Done) {
-        return Err(give_up(booting, lost).into());
+        return Err(give_up(booting, lost));
     }
     let Booting { made, undo, entries, .. } = booting;
     let entries = entries_of(&called, &ordered, entries, refused);
