@@ -49,12 +49,13 @@ pub fn main(chapters: &[Chapter]) -> ExitCode {
         return run_inside(&name, chapters);
     }
     let args = Arguments::from_args();
-    if is_wanted() && !args.list {
-        if let Err(why) = packages::lacking() {
-            // Whoever asks for these tests has to bring what they test: to pass over that would be to test nothing, unseen.
-            eprintln!("booted: {why}");
-            return ExitCode::FAILURE;
-        }
+    if is_wanted()
+        && !args.list
+        && let Err(why) = packages::lacking()
+    {
+        // Whoever asks for these tests has to bring what they test: to pass over that would be to test nothing, unseen.
+        eprintln!("booted: {why}");
+        return ExitCode::FAILURE;
     }
     let prepared = if args.list { Ok(None) } else { prepare().map(Some) };
     if let Err(why) = &prepared {
