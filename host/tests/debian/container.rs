@@ -20,7 +20,7 @@ use super::transcript::{Transcript, part};
 /// A command inside is killed after this.
 const COMMAND_DEADLINE: u32 = 90;
 /// A condition holds by then.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// A release without anything else on it is up in a second or two.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 const CONSOLE: &str = "/run/console";

@@ -26,7 +26,7 @@ const ENV: &str = "PERNET_BOOTED_CHAPTER";
 /// … and in which control group.
 const GROUP: &str = "PERNET_BOOTED_GROUP";
 /// A chapter's commands have deadlines of their own; this one ends a chapter that has lost its way.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(600);
 /// The chapter that is tried first: whether this machine boots anything.
 const PROBE: &str = "00-boot";
 
