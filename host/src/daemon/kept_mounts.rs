@@ -207,7 +207,7 @@ fn take_up(filesystems: &Filesystems, net: Option<&Net>, left: Left) {
     match filesystems.fuse.take_up(left.device, mount, left.unanswered) {
         Ok(()) => tracing::info!("the mount of {fs} on {target} is served again"),
         Err(e) => {
-            tracing::warn!("the mount of {fs} on {target} cannot be served again and is let go: {e}");
+            tracing::warn!("the mount of {fs} on {target} cannot be served again and is let go: {e}; mount it anew");
             filesystems.kept.ended(id);
         }
     }
