@@ -180,7 +180,7 @@ fn killed(mut m: Machine) {
         manager.wait_kept(0);
         assert!(!asked.wait_with_output().unwrap().status.success());
         wait_until("the mount is dead", SOON, || errno_of(fs::metadata("/f")) == libc::ENOTCONN);
-        assert!(m.log().contains("the mount of probefs on /f is not served again: "), "{}", m.log());
+        assert!(m.log().contains("the mount of probefs on /f cannot be served again and is let go: "), "{}", m.log());
         return m.stop();
     }
     m.wait_call("fs fs.read hello");

@@ -230,7 +230,7 @@ fn take_up(filesystems: &Filesystems, net: Option<&Net>, left: Left) {
                 fs = &*fs,
                 target,
                 errno = e.raw_os_error(),
-                "the mount of {fs} on {target} cannot be served again and is let go: {e}"
+                "the mount of {fs} on {target} cannot be served again and is let go: {e}; mount it anew"
             );
             filesystems.kept.ended(id);
         }

@@ -149,6 +149,12 @@ pub(super) fn find(net: &Net, ifindex: u32) -> Option<Arc<NetDevice>> {
     record.devices.get(at).cloned()
 }
 
+/// The kernel's own device that the mirror has under this name.
+fn named(net: &Net, name: &str) -> Option<Arc<NetDevice>> {
+    let has_it = |device: &&Arc<NetDevice>| device.own.is_none() && device.link.name == name;
+    net.record().devices.iter().find(has_it).cloned()
+}
+
 /// Puts a device into the mirror, in the place of one with its index.
 pub(super) fn put(net: &Net, device: Arc<NetDevice>) {
     if let Some(own) = &device.own {
@@ -220,6 +226,9 @@ impl Walk {
         if let Some(own) = &known.own {
             return self.observe_own(net, own, seen);
         }
+        if known.link.name != seen.name && self.is_anothers(net, seen) {
+            return;
+        }
         let mut device = known;
         if device.link.alt_names != seen.alt_names {
             // No event tells it (K2.1(9)).
@@ -245,8 +254,7 @@ impl Walk {
     /// False where it has the name still: a list that followed a loss is newer than messages that were read after it, and
     /// what was seen is one of these. How it lost the name comes behind it.
     fn make_way(&mut self, net: &Arc<Net>, seen: &Link) -> bool {
-        let has_it = |device: &&Arc<NetDevice>| device.own.is_none() && device.link.name == seen.name;
-        let Some(holder) = net.record().devices.iter().find(has_it).cloned() else { return true };
+        let Some(holder) = named(net, &seen.name) else { return true };
         match self.section(net, || net.namespace().look(holder.link.ifindex)).and_then(|link| link) {
             Ok(None) => self.unregister_device(net, &holder, Who::All, false),
             Ok(Some(now)) if now.name != seen.name => self.observe(net, &now, true),
@@ -254,6 +262,13 @@ impl Walk {
             Err(failure) => self.complain(own_error(net, "netdev.look", failure)),
         }
         true
+    }
+
+    /// Whether another device has this name in truth: then this message of a rename is older than the last list.
+    fn is_anothers(&mut self, net: &Arc<Net>, seen: &Link) -> bool {
+        let Some(holder) = named(net, &seen.name) else { return false };
+        let now = self.section(net, || net.namespace().look(holder.link.ifindex)).and_then(|link| link);
+        matches!(now, Ok(Some(now)) if now.name == seen.name)
     }
 
     /// A plugin's own device that comes out of a loss with another address: it has its mark, or it is not its plugin's to

@@ -1,6 +1,6 @@
 #!/usr/bin/busybox sh
 # Runs the themes that /themes lists. What they say goes to the second serial line, where it is parsed, and to the console.
-export PATH=/usr/bin:/usr/sbin HOME=/ RUST_BACKTRACE=0
+export PATH=/usr/bin:/usr/sbin HOME=/ PERNET_SANDBOX_PATIENCE=4 RUST_BACKTRACE=0
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev

@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 
 use super::kernel::{Kernel, copy, said, write};
 
-/// Programs that the tests call; busybox has the rest.
-const PROGRAMS: [&str; 12] =
-    ["busybox", "bash", "ip", "ping", "cat", "env", "grep", "tar", "find", "mount", "umount", "ls"];
+/// Programs that the tests call; busybox has the rest. Its own shell would run its own `mount`, whatever is in `PATH`.
+const PROGRAMS: [&str; 13] =
+    ["busybox", "sh", "bash", "ip", "ping", "cat", "env", "grep", "tar", "find", "mount", "umount", "ls"];
 const FIRST: &str = include_str!("first.sh");
 const INIT: &str = include_str!("init.sh");
 

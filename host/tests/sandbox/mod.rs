@@ -125,6 +125,11 @@ fn ask(facility: &str) -> Result<(), String> {
     asked.map_err(|failed| failed.message().and_then(|said| said.lines().last()).unwrap_or("?").to_owned())
 }
 
+/// By what every deadline is multiplied (`PERNET_SANDBOX_PATIENCE`): an emulated processor is slow.
+fn patience() -> u32 {
+    env::var("PERNET_SANDBOX_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
+
 fn run_outside(name: &str, deadline: Duration) -> Result<(), Failed> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new("/proc/self/exe");
@@ -160,7 +165,7 @@ pub fn watch(
 ) -> io::Result<(Vec<u8>, Option<ExitStatus>)> {
     let pid = Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let until = Instant::now() + deadline;
+    let until = Instant::now() + deadline * patience();
     let mut collected = Vec::new();
     let mut ended = false;
     while !ended && Instant::now() < until {
@@ -295,7 +300,7 @@ fn keep_entry(old: &Path, new: &Path) -> io::Result<()> {
 pub fn wait_until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
+        assert!(start.elapsed() < deadline * patience(), "not within {deadline:?}: {what}");
         thread::park_timeout(Duration::from_millis(1));
     }
 }
