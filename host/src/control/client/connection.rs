@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
@@ -17,9 +17,28 @@ use crate::control::socket::{SOCKET, connect};
 /// A connection to the daemon.
 pub(super) struct Connection {
     stream: BufReader<UnixStream>,
+    /// Where the socket is.
+    runtime_dir: PathBuf,
     /// What errors name.
     place: String,
 }
+
+/// Methods that only tell, and at once, so that they can be asked twice. Not `NetnsWait`: who waits while the service is stopped
+/// is not to start it again by its socket.
+const READING: [&str; 12] = [
+    "Status",
+    "NetnsList",
+    "NetnsGet",
+    "PluginList",
+    "DevList",
+    "DevShow",
+    "Boot",
+    "SockList",
+    "FilesystemList",
+    "MountList",
+    "SysctlRead",
+    "Why",
+];
 
 /// One reply to a call.
 pub(super) struct Received<T> {
@@ -34,7 +53,7 @@ impl Connection {
     pub(super) fn open(runtime_dir: &Path) -> Result<Connection, Failure> {
         let place = runtime_dir.join(SOCKET).display().to_string();
         match connect(runtime_dir) {
-            Ok(stream) => Ok(Connection { stream: BufReader::new(stream), place }),
+            Ok(stream) => Ok(Connection { stream: BufReader::new(stream), runtime_dir: runtime_dir.to_owned(), place }),
             Err(e) => Err(Failure::unreachable(&place, &format!("cannot reach pernetd: {e}"))),
         }
     }
@@ -44,8 +63,19 @@ impl Connection {
         self.stream.get_ref().try_clone()
     }
 
-    /// Calls a method that has one reply.
+    /// Calls a method that has one reply. A daemon that ends may have taken the connection and never read the call: then the
+    /// next one is asked, once, where the service manager holds the socket for it.
     pub(super) fn call<T: DeserializeOwned>(&mut self, method: &str, arguments: &impl Serialize) -> Result<T, Failure> {
+        match self.call_once(method, arguments) {
+            Err(gone) if gone.is_final() && READING.contains(&method) => {
+                *self = Connection::open(&self.runtime_dir)?;
+                self.call_once(method, arguments)
+            }
+            answered => answered,
+        }
+    }
+
+    fn call_once<T: DeserializeOwned>(&mut self, method: &str, arguments: &impl Serialize) -> Result<T, Failure> {
         self.send(method, arguments, false, None)?;
         Ok(self.receive()?.reply)
     }
