@@ -352,15 +352,15 @@ fn replaced(mut m: Machine) {
 }
 
 fn limit(mut m: Machine) {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(120), maximum }).unwrap();
-    m.probe(10, "a", "", &sockets(&vec![udp(""); 61]));
+    // The hard limit: the daemon raises the other to it.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: Some(200) }).unwrap();
+    m.probe(10, "a", "", &sockets(&vec![udp(""); 101]));
     m.start();
     netns_add("blue");
     m.wait_state("blue", "live");
     let errnos: Vec<i32> = find(&m, "sock.create").iter().map(|c| c.errno.unwrap()).collect();
-    assert_eq!((errnos.len(), &errnos[..60], errnos[60]), (61, &[0; 60][..], libc::ENFILE));
-    let message = find(&m, "sock.create")[60].message.clone().unwrap();
+    assert_eq!((errnos.len(), &errnos[..100], errnos[100]), (101, &[0; 100][..], libc::ENFILE));
+    let message = find(&m, "sock.create")[100].message.clone().unwrap();
     assert!(message.contains("raise max_sockets"), "{message}");
     // The daemon has what it needs.
     netns_add("green");

@@ -1,6 +1,8 @@
 //! A line as people read it: on a terminal with colours, in a pipe or a file without, always one line per event:
 //!
-//!     2026-03-01T12:30:00.000000Z WARN  neighbour    blue             cannot announce addresses: …
+//! ```text
+//! 2026-03-01T12:30:00.000000Z WARN  neighbour    blue             cannot announce addresses: …
+//! ```
 //!
 //! Time (UTC, as `pernetctl` shows it), level, plugin and namespace stand in fixed places, `-` for none, so that columns can
 //! be cut out. What names and texts say cannot begin a line or reach the terminal: control characters are escaped.
