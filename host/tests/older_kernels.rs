@@ -21,7 +21,7 @@ use libtest_mimic::{Arguments, Trial};
 /// A name, and the Debian release whose kernel it is.
 const KERNELS: [(&str, &str); 2] = [("6.1", "bookworm"), ("6.12", "trixie")];
 /// What is about facilities that older kernels lack, or about what the kernel says.
-const THEMES: [&str; 6] = ["discovery", "entering", "links", "mounts_kept", "resync", "mounts"];
+const THEMES: [&str; 7] = ["bad_start", "discovery", "entering", "links", "mounts_kept", "resync", "mounts"];
 /// The rest of what acts on the kernel, with `PERNET_KERNELS_ALL=1`.
 const MORE: [&str; 9] = [
     "lifecycle",

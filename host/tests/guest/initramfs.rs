@@ -12,8 +12,10 @@ use std::process::{Command, Stdio};
 use super::kernel::{Kernel, copy, said, write};
 
 /// Programs that the tests call; busybox has the rest. Its own shell would run its own `mount`, whatever is in `PATH`.
-const PROGRAMS: [&str; 13] =
-    ["busybox", "sh", "bash", "ip", "ping", "cat", "env", "grep", "tar", "find", "mount", "umount", "ls"];
+const PROGRAMS: [&str; 15] = [
+    "busybox", "sh", "bash", "ip", "ping", "cat", "env", "grep", "tar", "find", "mount", "umount", "ls", "prlimit",
+    "setpriv",
+];
 const FIRST: &str = include_str!("first.sh");
 const INIT: &str = include_str!("init.sh");
 
