@@ -11,12 +11,14 @@ use crate::control::wire::{Cause, Fact, Happening, Part, Story};
 use crate::engine::{Holder, HookError, Net, NetState};
 use crate::plugin::running::{Running, running};
 
+use super::causes::of_error;
 use super::{SeenNet, Witness, blank, fact, listed};
 use crate::daemon::boot::micros;
 use crate::daemon::chronicle::Grave;
 use crate::daemon::past::{Answer, Moment, bare_row, many, span};
 use crate::daemon::plugins::Known;
 use crate::daemon::requests::shown_state;
+use crate::daemon::shell_word::{operand, why_command};
 
 /// What a namespace's state came from and leads to.
 struct Outlook {
@@ -91,22 +93,41 @@ impl Witness {
             NetState::Failed => self.troubled(seen, &hooks, net.failed().into_iter().collect()),
             NetState::Degraded => self.troubled(seen, &hooks, net.absent()),
             NetState::Setup | NetState::Dying => {
-                let next = self.waits(&hooks, "a worker sets it up");
+                let next = self.waits(&hooks, "its setup goes on");
                 outlook("its setup is not over".to_owned(), next)
             }
             NetState::Live => {
                 let next = self.waits(&hooks, "nothing, until its names, the configuration or a plugin change");
                 let who = acts(&net.subsystems());
                 let missing = self.missing(net);
+                if missing.is_empty()
+                    && let Some((error, _)) = net.notice()
+                {
+                    return self.complaining(&error, &who, outlook(String::new(), next));
+                }
                 let Some(first) = missing.first() else { return outlook(format!("all is well: {who}"), next) };
                 let names: Vec<&str> = missing.iter().map(|known| &*known.row.name).collect();
                 let what = format!("{who}; {} would act here, and cannot run", listed(&names));
-                let see = names.iter().map(|name| format!("see `pernetctl why {name}`"));
+                let see = names.iter().map(|name| format!("see `{}`", why_command(name)));
                 let Outlook { what, next, mut remedies, .. } = outlook(what, next);
                 remedies.extend(see);
                 Outlook { what, causes: self.chain_of_plugin(first), next, next_time: None, remedies }
             }
         }
+    }
+
+    /// Live, but a hook about a device has failed.
+    fn complaining(&self, error: &HookError, who: &str, outlook: Outlook) -> Outlook {
+        let HookError { plugin, device, .. } = error;
+        let about = device.as_ref().map_or_else(String::new, |device| format!(" for device {device}"));
+        let what = format!("{who}; {} of {plugin}{about} failed, which stops nobody", error.hook);
+        let mut causes = vec![of_error(error)];
+        causes.extend(self.of_key(plugin, &error.failure.message));
+        let mend = format!("correct what {plugin} says; this is told until the device or the plugin goes");
+        let see = device.as_ref().map(|device| format!("see `pernetctl why --dev {}`", operand(device)));
+        let mut remedies = outlook.remedies;
+        remedies.extend([Some(mend), see].into_iter().flatten());
+        Outlook { what, causes, remedies, ..outlook }
     }
 
     /// The plugins that are to act here, and do not run anywhere.
@@ -149,7 +170,7 @@ impl Witness {
         let mut remedies = vec![match causes.iter().find_map(|cause| cause.place.as_ref()) {
             _ if error.failure.panicked => format!("mend or update plugin {plugin}, then `pernetctl reload`"),
             Some(place) => format!("correct {place}, then `pernetctl reload`"),
-            None => format!("correct what {plugin} says, then `pernetctl netns retry {name}`"),
+            None => format!("correct what {plugin} says, then `pernetctl netns retry {}`", operand(&name)),
         }];
         if let Some(known) = self.known(plugin) {
             remedies.extend(keep_away(&known.config, &name, net.state() == NetState::Failed));
@@ -251,8 +272,13 @@ fn keep_away(config: &PluginConfig, netns: &str, failed: bool) -> Vec<String> {
         let place = config.place_of("on_init_failure");
         remedies.push(format!("or let the others act without it: on_init_failure = \"skip\" in {place}"));
     }
-    remedies
-        .push(format!("or keep it away: exclude = [{netns:?}] under [namespaces] in {file}, and `pernetctl reload`"));
+    // What a glob takes for more than itself is escaped, and a string of JSON is one of TOML.
+    let glob = serde_json::Value::from(glob::Pattern::escape(netns)).to_string();
+    let how = match config.selector.exclude().next() {
+        None => format!("exclude = [{glob}]"),
+        Some(_) => format!("add {glob} to exclude"),
+    };
+    remedies.push(format!("or keep it away: {how} under [namespaces] in {file}, and `pernetctl reload`"));
     remedies
 }
 
