@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         one("a failed reload puts a generation back, and says so", rolled_back),
         one("one that a failed reload left as it was: since when, and what is wrong with its file", left_as_it_was),
         one("a hook about a device that failed and stops nobody is told wherever one asks", complaint),
+        one("two lives of a name: one that is going and hangs, and the next", two_lives),
         one("what is told to be typed takes odd names for names", odd_names),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
@@ -256,6 +257,46 @@ fn left_as_it_was(mut m: Machine) {
     assert_eq!(m.reload().code, 0);
     let told = story(&m, &["probe-a"]);
     assert_eq!((&told["what"], &told["since"]), (&json!("all is well: it acts in 1 namespace"), &before["since"]));
+    m.stop();
+}
+
+fn two_lives(mut m: Machine) {
+    let fault =
+        format!("action = {{ until = \"{HOME}/go\" }} }}, {{ hook = \"pernet.exit\", action = {{ fail = 5 }} }}");
+    m.probe(
+        10,
+        "a",
+        "",
+        &format!("faults = [{{ hook = \"pernet.exit\", netns = \"blue\", when = \"{HOME}/hang\", {fault}]"),
+    );
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    m.write("hang", "");
+    netns_del("blue");
+    wait_until("its exit hangs", SOON, || story(&m, &["blue"])["state"] == "dying");
+    netns_add("blue");
+    wait_until("there is another", SOON, || m.ctl(["why", "blue"]).as_array().unwrap().len() == 2);
+    wait_until("that is live", SOON, || m.ctl(["why", "blue"])[0]["state"] == "live");
+    wait_until("the hook is told to hang", SOON, || m.status()["troubles"] != json!([]));
+    assert_eq!(m.status()["troubles"][0]["remedy"], "pernetctl why blue");
+    let told = m.ctl(["why", "blue"])[1].clone();
+    assert_eq!(told["state"], "dying", "{told:#}");
+    wait_until("what hangs can be found", SOON, || {
+        let remedies = m.ctl(["why", "blue"])[1]["remedies"].to_string();
+        let thread = remedies.split("`cat /proc/").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        fs::metadata(format!("/proc/{}/task/{thread}", m.pid().as_raw_nonzero())).is_ok_and(|_| !thread.is_empty())
+    });
+    m.remove("hang");
+    m.write("go", "");
+    wait_until("one is gone", SOON, || m.ctl(["why", "blue"]).as_array().unwrap().len() == 1);
+    netns_del("blue");
+    wait_until("so is the other", SOON, || story(&m, &["blue"])["state"] == "gone");
+    // What its exit said is told once, after the exits began.
+    let told = story(&m, &["blue"]);
+    let happened = whats(&told["happenings"]);
+    let (began, failed) = ("its last name was removed; the exits began", "pernet.exit of probe-a failed");
+    assert_eq!(happened[1..], [began, failed], "{told:#}");
     m.stop();
 }
 

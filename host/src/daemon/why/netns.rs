@@ -9,7 +9,7 @@ use crate::config::{self, PluginConfig};
 use crate::control::StoryKind;
 use crate::control::wire::{Cause, Fact, Happening, Part, Story};
 use crate::engine::{Holder, HookError, Net, NetState};
-use crate::plugin::running::{Running, running};
+use crate::plugin::running::{Running, running, thread_of};
 
 use super::causes::of_error;
 use super::{SeenNet, Witness, blank, fact, listed};
@@ -41,11 +41,11 @@ impl SeenNet {
 }
 
 impl Witness {
-    pub(super) fn of_netns(&self) -> Option<Story> {
-        if let Some(seen) = &self.net {
-            return Some(self.netns(seen));
+    pub(super) fn of_netns(&self) -> Vec<Story> {
+        if !self.named.is_empty() {
+            return self.named.iter().map(|seen| self.netns(seen)).collect();
         }
-        self.shared.chronicle.grave(&self.name).map(|grave| of_grave(&self.name, &grave))
+        self.shared.chronicle.grave(&self.name).map(|grave| of_grave(&self.name, &grave)).into_iter().collect()
     }
 
     fn netns(&self, seen: &SeenNet) -> Story {
@@ -105,7 +105,10 @@ impl Witness {
                 {
                     return self.complaining(&error, &who, outlook(String::new(), next));
                 }
-                let Some(first) = missing.first() else { return outlook(format!("all is well: {who}"), next) };
+                let Some(first) = missing.first() else {
+                    let well = if hooks.iter().any(is_long) { "a hook hangs" } else { "all is well" };
+                    return outlook(format!("{well}: {who}"), next);
+                };
                 let names: Vec<&str> = missing.iter().map(|known| &*known.row.name).collect();
                 let what = format!("{who}; {} would act here, and cannot run", listed(&names));
                 let see = names.iter().map(|name| format!("see `{}`", why_command(name)));
@@ -282,20 +285,36 @@ fn keep_away(config: &PluginConfig, netns: &str, failed: bool) -> Vec<String> {
     remedies
 }
 
+/// Longer than any should be.
+fn is_long(hook: &Running) -> bool {
+    hook.since.elapsed().as_secs() >= 1
+}
+
 fn hanging(hooks: &[Running]) -> Vec<String> {
-    let long = hooks.iter().filter(|hook| hook.since.elapsed().as_secs() >= 1);
+    let long = hooks.iter().filter(|hook| is_long(hook));
     let told = |hook: &Running| {
-        format!("{} of plugin {} does not return: see what it waits for; no hook can be ended", hook.hook, hook.plugin)
+        let thread = thread_of(hook).map_or_else(String::new, |thread| {
+            format!(" (thread {thread} of pernetd: `cat /proc/{thread}/stack`, or a debugger)")
+        });
+        format!(
+            "{} of plugin {} does not return: see what it waits for{thread}; no hook can be ended but with the daemon, and \
+             a restart of that leaves what plugins did in place",
+            hook.hook, hook.plugin
+        )
     };
     long.map(told).collect()
 }
 
 fn of_grave(name: &str, grave: &Grave) -> Story {
     let farewell = &grave.farewell;
+    let past = grave.past.rows();
+    // Most are in its past, with their times.
+    let known = |error: &Happening| past.iter().any(|it| (&it.what, &it.error) == (&error.what, &error.error));
     let errors: Vec<Happening> = farewell
         .errors
         .iter()
         .map(|error| Happening { time: farewell.began().text(), ..Answer::from(error).row() })
+        .filter(|error| !known(error))
         .collect();
     let ended = match farewell.errors.len() {
         0 => "without an error".to_owned(),
@@ -305,9 +324,10 @@ fn of_grave(name: &str, grave: &Grave) -> Story {
     let what = format!("it is gone: {}; its exits ran in {}, {ended}", grave.why, span(farewell.took));
     let names = grave.names.join(", ");
     let mut happenings = vec![bare_row(grave.born, "it was found, or added")];
-    happenings.extend(grave.past.rows());
     happenings.push(bare_row(farewell.began(), format!("{}; the exits began", grave.why)));
     happenings.extend(errors);
+    happenings.extend(past);
+    happenings.sort_by(|a, b| a.time.cmp(&b.time));
     Story {
         since: Some(farewell.began().text()),
         next: "nothing, unless a namespace is given this name again".to_owned(),
