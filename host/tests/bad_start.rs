@@ -242,7 +242,11 @@ fn no_proc(m: Machine) {
 
 fn no_start(m: Machine) {
     for limit in ["--nofile=12", "--nofile=14", "--nofile=20"] {
-        refused(&mut m.command_by(&["prlimit", limit]), 75, "raise the limit of open files: LimitNOFILE= of the service");
+        refused(
+            &mut m.command_by(&["prlimit", limit]),
+            75,
+            "raise the limit of open files: LimitNOFILE= of the service",
+        );
     }
 }
 

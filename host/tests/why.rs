@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         one("one that a failed reload left as it was: since when, and what is wrong with its file", left_as_it_was),
         one("a hook about a device that failed and stops nobody is told wherever one asks", complaint),
         one("two lives of a name: one that is going and hangs, and the next", two_lives),
+        one("a plugin that fails everywhere for the same reason is told so once", many_alike),
         one("what is told to be typed takes odd names for names", odd_names),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
@@ -322,6 +323,23 @@ fn complaint(mut m: Machine) {
     let told = story(&m, &["probe-a"]);
     assert_eq!(told["what"], "it acts in 1 namespace; in 1 a hook of it failed, which stops nobody");
     assert_eq!(told["remedies"], json!(["see `pernetctl why blue`"]));
+    m.stop();
+}
+
+fn many_alike(mut m: Machine) {
+    m.probe(10, "a", "", "faults = [{ hook = \"pernet.init\", netns = \"bad*\", action = { fail = 1 } }]");
+    m.start();
+    (0..20).for_each(|n| drop(netns_add(format!("bad{n}"))));
+    netns_add("good");
+    wait_until("all have failed", SOON, || m.status()["namespaces"]["failed"] == 20);
+    m.wait_state("good", "live");
+    let told = story(&m, &["probe-a"]);
+    assert_eq!(told["what"], "it acts in 1 namespace, and failed in 20");
+    let parts = told["parts"].as_array().unwrap();
+    let counts: Vec<_> = parts.iter().map(|part| (part["acts"] == true, part["count"].as_u64().unwrap())).collect();
+    assert_eq!(counts.iter().filter(|it| **it == (false, 20)).count(), 1, "what is the same is told once: {told:#}");
+    assert_eq!(parts.len(), 3, "{told:#}");
+    tells(&text(&m, &["probe-a"]), "and 12 more: it does not act, pernet.init failed: as asked");
     m.stop();
 }
 

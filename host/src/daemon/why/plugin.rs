@@ -5,6 +5,7 @@ use crate::control::wire::{Cause, Fact, PluginState, Story};
 use crate::control::{StoryKind, errno_name};
 
 use super::causes::bare;
+use super::parts::bounded;
 use super::{Witness, blank, fact, listed};
 use crate::daemon::chronicle::PluginPast;
 use crate::daemon::initcalls;
@@ -89,7 +90,7 @@ impl Witness {
             causes,
             next,
             remedies,
-            parts,
+            parts: bounded(parts),
             facts: self.facts_of(known),
             ..blank(StoryKind::Plugin, name, known.row.state.as_str(), what)
         }
