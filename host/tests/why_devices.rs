@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         one("moved by somebody else, it keeps its past", moved),
         one("one that is held after its end", held),
         one("deleted by somebody else, and gone with its namespace", gone),
+        one("a past is not told of another device that has the same index later", same_index),
         one("a name that is chosen to hurt a terminal or a shell", hostile),
         one("the kernel's own, where a plugin watches and where none does", kernels),
     ];
@@ -161,6 +162,31 @@ fn vetoed(mut m: Machine) {
         "nothing, until plugin probe-netdev asks for it again, as it does when blue is tried again"
     );
     assert_eq!(told["remedies"], json!(["correct what is said there; see `pernetctl why --netns blue`"]));
+    m.stop();
+}
+
+fn same_index(mut m: Machine) {
+    m.probe(10, "a", "", "subsys = false\nnotifier = 0");
+    m.start();
+    m.add("blue");
+    inside("blue", || rtnetlink::create("br0", "bridge").unwrap());
+    let ifindex = link("blue", "br0").unwrap().ifindex;
+    inside("blue", move || rtnetlink::set_up(ifindex).unwrap());
+    wait_happened(&m, "br0", "set up by somebody else");
+    m.no_probe(10, "a");
+    assert_eq!(m.reload().code, 0, "{}", m.log());
+    inside("blue", || rtnetlink::delete("br0").unwrap());
+    let name = name_path("blue");
+    let new = ["ip", "link", "add", "br7", "index", &ifindex.to_string(), "type", "bridge"];
+    let nsenter = std::process::Command::new("nsenter").arg(format!("--net={}", name.display())).args(new).status();
+    assert!(nsenter.unwrap().success());
+    let told = story(&m, "br7");
+    assert_eq!((happened(&told), &told["since"]), (Vec::new(), &Value::Null), "{told:#}");
+    m.probe(10, "a", "", "subsys = false\nnotifier = 0");
+    assert_eq!(m.reload().code, 0, "{}", m.log());
+    wait_until("it is watched", SOON, || story(&m, "br7").to_string().contains("serial"));
+    let told = story(&m, "br7");
+    assert_eq!(happened(&told), Vec::<&str>::new(), "{told:#}");
     m.stop();
 }
 

@@ -31,7 +31,7 @@ impl Witness {
             let found = devices::found(net, place).into_iter().filter(|found| found.is_called(name));
             let there: Vec<Story> = found
                 .map(|found| {
-                    let past = place.devices.of(found.link.ifindex);
+                    let past = found.serial.and_then(|serial| place.devices.of(found.link.ifindex, serial));
                     self.device(Some(net), &net.name(), &found, past)
                 })
                 .collect();
