@@ -40,6 +40,7 @@ mod requests;
 mod running_set;
 mod services;
 mod setups;
+mod shell_word;
 mod sock_init;
 mod sockets;
 mod standing;

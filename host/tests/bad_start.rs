@@ -248,7 +248,13 @@ fn no_proc(m: Machine) {
 }
 
 fn no_start(m: Machine) {
-    refused(&mut m.command_by(&["prlimit", "--nofile=14"]), 75, "Too many open files");
+    for limit in ["--nofile=12", "--nofile=14", "--nofile=20"] {
+        refused(
+            &mut m.command_by(&["prlimit", limit]),
+            75,
+            "raise the limit of open files: LimitNOFILE= of the service",
+        );
+    }
 }
 
 /// Room for some, but not for all: what is left over is for the daemon itself, which goes on answering.

@@ -9,7 +9,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 
-use machine::{HOME, Machine, SOON, one, plugin_file, probe_file, second_name};
+use machine::{HOME, Machine, SOON, inside, one, plugin_file, probe_file, second_name};
+use pernetd::linux::rtnetlink;
 use sandbox::{netns_add, netns_del, wait_until};
 use serde_json::{Value, json};
 
@@ -30,6 +31,11 @@ fn main() -> ExitCode {
         one("a plugin that panicked: in which hook, where and when", poisoned),
         one("a plugin that is blacklisted, disabled, masked, not read, removed", left_out),
         one("a failed reload puts a generation back, and says so", rolled_back),
+        one("one that a failed reload left as it was: since when, and what is wrong with its file", left_as_it_was),
+        one("a hook about a device that failed and stops nobody is told wherever one asks", complaint),
+        one("two lives of a name: one that is going and hangs, and the next", two_lives),
+        one("a plugin that fails everywhere for the same reason is told so once", many_alike),
+        one("what is told to be typed takes odd names for names", odd_names),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
 }
@@ -231,6 +237,146 @@ fn parts(mut m: Machine) {
     m.stop();
 }
 
+fn left_as_it_was(mut m: Machine) {
+    m.probe(10, "a", "", "");
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    let before = story(&m, &["probe-a"]);
+    for (wrong, place) in [("nonsense = 1", "10-probe-a.toml:4:1"), ("= nonsense", "10-probe-a.toml:4:1")] {
+        m.probe(10, "a", "", wrong);
+        assert_eq!(m.reload().code, 1);
+        let told = story(&m, &["probe-a"]);
+        assert_eq!((&told["state"], &told["since"]), (&json!("live"), &before["since"]), "{told:#}");
+        let what = "it acts in 1 namespace as it did before the last reload, which failed by it";
+        assert_eq!(told["what"], what, "{told:#}");
+        assert!(told["causes"][0]["what"].as_str().unwrap().contains(place), "{told:#}");
+        assert_eq!(told["remedies"], json!(["correct that, then `pernetctl reload`"]), "{told:#}");
+        assert_eq!(told["next"], "it runs on as it is, until a reload succeeds");
+    }
+    m.probe(10, "a", "", "");
+    assert_eq!(m.reload().code, 0);
+    let told = story(&m, &["probe-a"]);
+    assert_eq!((&told["what"], &told["since"]), (&json!("all is well: it acts in 1 namespace"), &before["since"]));
+    m.stop();
+}
+
+fn two_lives(mut m: Machine) {
+    let fault =
+        format!("action = {{ until = \"{HOME}/go\" }} }}, {{ hook = \"pernet.exit\", action = {{ fail = 5 }} }}");
+    m.probe(
+        10,
+        "a",
+        "",
+        &format!("faults = [{{ hook = \"pernet.exit\", netns = \"blue\", when = \"{HOME}/hang\", {fault}]"),
+    );
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    m.write("hang", "");
+    netns_del("blue");
+    wait_until("its exit hangs", SOON, || story(&m, &["blue"])["state"] == "dying");
+    netns_add("blue");
+    wait_until("there is another", SOON, || m.ctl(["why", "blue"]).as_array().unwrap().len() == 2);
+    wait_until("that is live", SOON, || m.ctl(["why", "blue"])[0]["state"] == "live");
+    wait_until("the hook is told to hang", SOON, || m.status()["troubles"] != json!([]));
+    assert_eq!(m.status()["troubles"][0]["remedy"], "pernetctl why blue");
+    let told = m.ctl(["why", "blue"])[1].clone();
+    assert_eq!(told["state"], "dying", "{told:#}");
+    wait_until("what hangs can be found", SOON, || {
+        let remedies = m.ctl(["why", "blue"])[1]["remedies"].to_string();
+        let thread = remedies.split("`cat /proc/").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        fs::metadata(format!("/proc/{}/task/{thread}", m.pid().as_raw_nonzero())).is_ok_and(|_| !thread.is_empty())
+    });
+    m.remove("hang");
+    m.write("go", "");
+    wait_until("one is gone", SOON, || m.ctl(["why", "blue"]).as_array().unwrap().len() == 1);
+    netns_del("blue");
+    wait_until("so is the other", SOON, || story(&m, &["blue"])["state"] == "gone");
+    // What its exit said is told once, after the exits began.
+    let told = story(&m, &["blue"]);
+    let happened = whats(&told["happenings"]);
+    let (began, failed) = ("its last name was removed; the exits began", "pernet.exit of probe-a failed");
+    assert_eq!(happened[1..], [began, failed], "{told:#}");
+    m.stop();
+}
+
+fn complaint(mut m: Machine) {
+    let fault = "faults = [{ hook = \"netdev.up\", netns = \"blue\", device = \"lo\", action = { fail = 16 } }]";
+    m.probe(10, "a", "", &format!("subsys = false\nnotifier = 0\n{fault}"));
+    m.start();
+    netns_add("blue");
+    m.wait_state("blue", "live");
+    assert_eq!(story(&m, &["blue"])["what"], "all is well: probe-a acts in it");
+    inside("blue", || rtnetlink::set_up(1).unwrap());
+    wait_until("it is told in status", SOON, || m.status()["troubles"] != json!([]));
+    let status = m.status();
+    let wrong = &status["troubles"][0];
+    assert_eq!((&wrong["kind"], &wrong["name"]), (&json!("netns"), &json!("blue")));
+    let what = wrong["what"].as_str().unwrap();
+    assert!(what.starts_with("live, but a hook failed: probe-a netdev.up for lo: as asked"), "{what}");
+    let told = story(&m, &["blue"]);
+    assert_eq!(told["state"], "live");
+    assert_eq!(told["what"], "probe-a acts in it; netdev.up of probe-a for device lo failed, which stops nobody");
+    assert_eq!(told["causes"][0]["errno"], "EBUSY", "{told:#}");
+    assert!(told["remedies"].to_string().contains("see `pernetctl why --dev lo`"), "{told:#}");
+    let told = story(&m, &["probe-a"]);
+    assert_eq!(told["what"], "it acts in 1 namespace; in 1 a hook of it failed, which stops nobody");
+    assert_eq!(told["remedies"], json!(["see `pernetctl why blue`"]));
+    m.stop();
+}
+
+fn many_alike(mut m: Machine) {
+    m.probe(10, "a", "", "faults = [{ hook = \"pernet.init\", netns = \"bad*\", action = { fail = 1 } }]");
+    m.start();
+    (0..20).for_each(|n| drop(netns_add(format!("bad{n}"))));
+    netns_add("good");
+    wait_until("all have failed", SOON, || m.status()["namespaces"]["failed"] == 20);
+    m.wait_state("good", "live");
+    let told = story(&m, &["probe-a"]);
+    assert_eq!(told["what"], "it acts in 1 namespace, and failed in 20");
+    let parts = told["parts"].as_array().unwrap();
+    let counts: Vec<_> = parts.iter().map(|part| (part["acts"] == true, part["count"].as_u64().unwrap())).collect();
+    assert_eq!(counts.iter().filter(|it| **it == (false, 20)).count(), 1, "what is the same is told once: {told:#}");
+    assert_eq!(parts.len(), 3, "{told:#}");
+    tells(&text(&m, &["probe-a"]), "and 12 more: it does not act, pernet.init failed: as asked");
+    m.stop();
+}
+
+fn odd_names(mut m: Machine) {
+    m.probe(10, "a", "namespaces = { include = [\"*\"], exclude = [\"x\"] }", FAILS.replace("blue", "*").as_str());
+    m.probe(20, "b", "", "faults = [{ hook = \"pernet.init\", netns = \"*b*\", action = { fail = 1 } }]");
+    m.start();
+    let name = "a b;$(touch /pernet/oops)[1]".replace('/', ":");
+    netns_add(&name);
+    m.wait_state(&name, "failed");
+    let told = story(&m, &[&name]);
+    let remedies = told["remedies"].to_string();
+    assert!(remedies.contains(&format!("`pernetctl netns retry '{name}'`")), "{remedies}");
+    let glob = name.replace("[1]", "[[]1[]]");
+    assert!(
+        told["remedies"].as_array().unwrap().iter().any(|it| {
+            it.as_str().unwrap().starts_with(&format!("or keep it away: exclude = [\"{glob}\"] under [namespaces] in "))
+        }),
+        "{remedies}"
+    );
+    let status = m.status();
+    assert_eq!(status["troubles"][0]["remedy"], format!("pernetctl why '{name}'"));
+    // What is told works.
+    m.probe(20, "b", &format!("namespaces = {{ exclude = [\"{glob}\"] }}"), "");
+    assert_eq!(m.reload().code, 0);
+    m.wait_state(&name, "live");
+    assert_eq!(m.netns(&name)["subsystems"], json!(["probe-a"]));
+    File::create(m.path("broken")).unwrap();
+    netns_add("-x");
+    m.wait_state("-x", "failed");
+    let remedies = story(&m, &["--", "-x"])["remedies"].to_string();
+    assert!(remedies.contains("`pernetctl netns retry -- -x`"), "{remedies}");
+    // Where something is excluded already, it is added to that.
+    assert!(remedies.contains("add \\\"-x\\\" to exclude under [namespaces] in "), "{remedies}");
+    m.stop();
+}
+
 fn hanging(mut m: Machine) {
     m.probe(
         10,
@@ -404,7 +550,10 @@ fn refused(mut m: Machine) {
         causes[..2],
         ["plugin probe-c requires probe-b, which does not run", "plugin probe-b requires probe-a, which does not run"]
     );
-    assert!(causes[2].starts_with("its file is refused: ") && causes[2].contains("writable"), "{causes:?}");
+    assert!(
+        causes[2].starts_with("the file of plugin probe-a is refused: ") && causes[2].contains("writable"),
+        "{causes:?}"
+    );
     assert_eq!(told["causes"][0]["place"], "/pernet/plugins.d/30-probe-c.toml:1:1");
     assert_eq!(told["causes"][2]["place"], "/plugins/libpernet_probe_a.so");
     assert_eq!(told["next"], "nothing, until the configuration is read again");
@@ -414,6 +563,16 @@ fn refused(mut m: Machine) {
     let told = story(&m, &["probe-d"]);
     assert!(told["causes"][0]["what"].as_str().unwrap().contains("40-probe-d.toml:4:1"), "{told:#}");
     tells(&text(&m, &["probe-c"]), "← plugin probe-b requires probe-a, which does not run");
+    // One that is itself refused has that to put right, whatever it requires.
+    fs::set_permissions(plugin_file("c"), fs::Permissions::from_mode(0o666)).unwrap();
+    m.write(&probe_file(30, "c"), "requires = [\"probe-b\"]\n[config]\nrecord = \"/pernet/calls\"\n");
+    m.stop();
+    m.start();
+    let told = story(&m, &["probe-c"]);
+    assert!(whats(&told["causes"])[0].starts_with("the file of plugin probe-c is refused: "), "{told:#}");
+    let remedy = told["remedies"][0].as_str().unwrap();
+    assert!(remedy.starts_with("put the file right") && remedy.contains("libpernet_probe_c.so"), "{told:#}");
+    assert!(told["remedies"][1].as_str().unwrap().contains("30-probe-c.toml"), "{told:#}");
     m.stop();
 }
 

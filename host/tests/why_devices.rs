@@ -6,7 +6,7 @@
 mod machine;
 mod sandbox;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         one("moved by somebody else, it keeps its past", moved),
         one("one that is held after its end", held),
         one("deleted by somebody else, and gone with its namespace", gone),
+        one("a past is not told of another device that has the same index later", same_index),
+        one("a name that is chosen to hurt a terminal or a shell", hostile),
         one("the kernel's own, where a plugin watches and where none does", kernels),
     ];
     sandbox::main(trials.into_iter().flatten().collect())
@@ -154,6 +156,74 @@ fn vetoed(mut m: Machine) {
     let what = told["what"].as_str().unwrap();
     assert!(what.starts_with("its registration was refused, so it never was: plugin `probe-a` refused it"), "{what}");
     assert_eq!(fact(&told, "owner"), "plugin probe-netdev");
+    assert_eq!(told["causes"][0]["errno"], "EPERM", "{told:#}");
+    assert_eq!(
+        told["next"],
+        "nothing, until plugin probe-netdev asks for it again, as it does when blue is tried again"
+    );
+    assert_eq!(told["remedies"], json!(["correct what is said there; see `pernetctl why --netns blue`"]));
+    m.stop();
+}
+
+fn same_index(mut m: Machine) {
+    m.probe(10, "a", "", "subsys = false\nnotifier = 0");
+    m.start();
+    m.add("blue");
+    inside("blue", || rtnetlink::create("br0", "bridge").unwrap());
+    let ifindex = link("blue", "br0").unwrap().ifindex;
+    inside("blue", move || rtnetlink::set_up(ifindex).unwrap());
+    wait_happened(&m, "br0", "set up by somebody else");
+    m.no_probe(10, "a");
+    assert_eq!(m.reload().code, 0, "{}", m.log());
+    inside("blue", || rtnetlink::delete("br0").unwrap());
+    let name = name_path("blue");
+    let new = ["ip", "link", "add", "br7", "index", &ifindex.to_string(), "type", "bridge"];
+    let nsenter = std::process::Command::new("nsenter").arg(format!("--net={}", name.display())).args(new).status();
+    assert!(nsenter.unwrap().success());
+    let told = story(&m, "br7");
+    assert_eq!((happened(&told), &told["since"]), (Vec::new(), &Value::Null), "{told:#}");
+    m.probe(10, "a", "", "subsys = false\nnotifier = 0");
+    assert_eq!(m.reload().code, 0, "{}", m.log());
+    wait_until("it is watched", SOON, || story(&m, "br7").to_string().contains("serial"));
+    let told = story(&m, "br7");
+    assert_eq!(happened(&told), Vec::<&str>::new(), "{told:#}");
+    m.stop();
+}
+
+fn hostile(mut m: Machine) {
+    let other = m.path("other");
+    fs::create_dir(&other).unwrap();
+    let folders = format!("[\"/run/netns\", \"{}\"]", other.display());
+    m.write("pernetd.toml", &format!("discovery.folders = {folders}\n"));
+    m.start();
+    let at = netns_add("blue");
+    m.wait_state("blue", "live");
+    for name in ["e\u{1b}[31mX", "$(reboot)", "it's"] {
+        inside("blue", move || rtnetlink::create(name, "bridge").unwrap());
+    }
+    let told = m.ctl(["why", "--dev", "$(reboot)"]);
+    assert_eq!(told[0]["remedies"], json!(["`ip -n blue link set '$(reboot)' up`"]));
+    let told = m.ctl(["why", "--dev", "it's"]);
+    assert_eq!(told[0]["remedies"], json!([r"`ip -n blue link set 'it'\''s' up`"]));
+    let told = m.ctl(["why", "--dev", "e\u{1b}[31mX"]);
+    assert_eq!(told[0]["remedies"], json!([r"`ip -n blue link set $'e\x1b[31mX' up`"]));
+    for arguments in [&["why", "--dev", "e\u{1b}[31mX"][..], &["dev", "list"], &["dev", "show", "e\u{1b}[31mX"]] {
+        let output = m.pernetctl_for_people(arguments.iter().copied()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(r"e\x1b[31mX") && !text.contains('\u{1b}'), "{arguments:?}: {text:?}");
+    }
+    let stderr = m.ask(["why", "no\u{1b}[31m"]).stderr;
+    assert!(stderr.contains(r"no\x1b[31m") && !stderr.contains('\u{1b}'), "{stderr:?}");
+    // `ip -n` knows no names of another folder.
+    let there = other.join("green");
+    File::create(&there).unwrap();
+    rustix::mount::mount_bind(&at, &there).unwrap();
+    wait_until("it has another name", SOON, || !m.netns("green").is_null());
+    netns_del("blue");
+    wait_until("it has no other", SOON, || m.netns("green")["name"] == "green");
+    let told = m.ctl(["why", "--dev", "$(reboot)"]);
+    let up = format!("`nsenter --net={} ip link set '$(reboot)' up`", there.display());
+    assert_eq!(told[0]["remedies"], json!([up]));
     m.stop();
 }
 

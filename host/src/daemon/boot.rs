@@ -203,10 +203,22 @@ fn give_up(booting: Booting<'_>, lost: &Called) -> Failed {
     }
     undo.into_iter().rev().for_each(|undo| undo());
     let (fault, why) = match lost.outcome.failure() {
-        Some(failure) => (Fault::of_errno(failure.errno), failure.to_string()),
+        Some(failure) => (Fault::of_errno(failure.errno), format!("{failure}{}", remedy(failure))),
         None => (Fault::Software, String::new()),
     };
     Failed::new(fault, format!("{}: {why}", lost.name))
+}
+
+/// What to do where a limit is reached, unless the failure says it.
+fn remedy(failure: &Failure) -> &'static str {
+    match failure.errno {
+        libc::EMFILE if !failure.message.contains("LimitNOFILE") => {
+            "; raise the limit of open files: LimitNOFILE= of the service, or `ulimit -n`"
+        }
+        libc::ENFILE => "; raise the system's limit of open files, the sysctl fs.file-max",
+        libc::EAGAIN => "; raise the limit of threads: TasksMax= of the service, or `ulimit -u`",
+        _ => "",
+    }
 }
 
 /// One entry per plugin in the order of the calls; the refused, which had no turn, come last.

@@ -5,6 +5,7 @@
 //! held for moments. Everything is bounded: entries per plugin, plugins that are gone, namespaces that are gone.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use crate::plugin::HookRecord;
 use super::device_past::DevicePast;
 use super::past::{Answer, Moment, Past, span};
 use super::place::place_of;
-use super::plugins::{Entry, Live};
-use super::reload::Row;
+use super::plugins::{Entry, Live, Trouble};
+use super::reload::Report;
 use super::services::Places;
 
 /// Namespaces that have gone.
@@ -85,6 +86,15 @@ pub(super) struct PluginPast {
     pub(super) answers: Past,
     /// The panic that poisoned it last, and when.
     pub(super) panic: Option<(Moment, Answer)>,
+    /// When its last instance was made.
+    pub(super) made: Option<Moment>,
+}
+
+/// What a reload failed of: what is wrong one by one, each with its plugin if it is about one.
+#[derive(Clone)]
+struct Refusal {
+    at: Moment,
+    causes: Vec<(String, Trouble)>,
 }
 
 /// All of it.
@@ -92,6 +102,8 @@ pub(super) struct PluginPast {
 pub(super) struct Chronicle {
     plugins: Mutex<BTreeMap<Arc<str>, PluginPast>>,
     graves: Mutex<Graves>,
+    /// Of the last reload, if it failed.
+    refusal: Mutex<Option<Refusal>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -155,7 +167,10 @@ impl Chronicle {
     pub(super) fn made(&self, live: &Live, took: Duration) {
         let Live { prepared, generation, .. } = live;
         let what = format!("generation {generation} was made in {}, version {}", span(took), prepared.version);
-        self.said(&prepared.config.name, &what);
+        self.with(&prepared.config.name, |past| {
+            past.lives.said(what);
+            past.made = Some(Moment::now());
+        });
     }
 
     /// What the start came to, for those that do not run.
@@ -168,13 +183,23 @@ impl Chronicle {
     }
 
     /// What a reload came to, for those that it changed.
-    pub(super) fn reloaded(&self, rows: &[Row], ok: bool, generation: u64) {
-        let which = if ok { format!("reload to generation {generation}") } else { "a reload that failed".to_owned() };
-        for row in rows.iter().filter(|row| row.action != "kept") {
+    pub(super) fn reloaded(&self, report: &Report, generation: u64) {
+        let Report { ok, plugins, causes, .. } = report;
+        let which = if *ok { format!("reload to generation {generation}") } else { "a reload that failed".to_owned() };
+        for row in plugins.iter().filter(|row| row.action != "kept") {
             let error = row.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
             let why = row.why.as_ref().map_or_else(String::new, |why| format!(", since {why}"));
             self.said(&row.name, &format!("{} by {which}{why}{error}", row.action));
         }
+        *lock(&self.refusal) = (!ok).then(|| Refusal { at: Moment::now(), causes: causes.clone() });
+    }
+
+    /// What the last reload failed of, as far as it is about this plugin: itself, or its file of the configuration.
+    pub(super) fn refusal(&self, plugin: &str, file: &Path) -> Option<(Moment, Trouble)> {
+        let refusal = lock(&self.refusal);
+        let Refusal { at, causes } = refusal.as_ref()?;
+        let mine = |(name, trouble): &&(String, Trouble)| name == plugin || trouble.file() == Some(file);
+        causes.iter().find(mine).map(|(_, trouble)| (*at, trouble.clone()))
     }
 
     /// A namespace has gone.

@@ -130,9 +130,10 @@ impl DevicesPast {
         past.push(What::MovedHere(from));
     }
 
-    /// The past of the device with this index, which is still there.
-    pub(super) fn of(&self, index: u32) -> Option<DevicePast> {
-        lock(&self.0).here.get(&index).map(|past| (**past).clone())
+    /// The past of the device with this index, which is still there. The serial tells it from one that had the index before,
+    /// and went while nobody watched.
+    pub(super) fn of(&self, index: u32, serial: u64) -> Option<DevicePast> {
+        lock(&self.0).here.get(&index).filter(|past| past.serial == serial).map(|past| (**past).clone())
     }
 
     /// Those of this name that have gone, the last one first.

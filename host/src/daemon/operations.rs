@@ -226,7 +226,7 @@ impl Daemon {
             }
             self.generation += 1;
         }
-        self.shared.chronicle.reloaded(&report.plugins, report.ok, self.generation);
+        self.shared.chronicle.reloaded(&report, self.generation);
         self.last_reload = Some(wire::LastReload {
             time: wire::time(SystemTime::now()),
             ok: report.ok,

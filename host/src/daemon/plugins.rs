@@ -54,6 +54,11 @@ impl Trouble {
         Trouble { at: Some(Box::new((file.to_owned(), None))), ..self }
     }
 
+    /// The file of the configuration that is the reason.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.at.as_deref().map(|(file, _)| &**file)
+    }
+
     /// Logs it: an error of this id, about this plugin unless it has no name.
     pub(super) fn tell(&self, message_id: &str, plugin: &str, text: &str) {
         let at = self.at.as_deref();

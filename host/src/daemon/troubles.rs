@@ -11,6 +11,7 @@ use crate::engine::{HookError, NetState};
 
 use super::Daemon;
 use super::namespaces::Managed;
+use super::shell_word::why_command;
 
 /// So many namespaces are told each by itself.
 const EACH: usize = 8;
@@ -41,7 +42,7 @@ impl Daemon {
             let why = known.trouble.as_ref()?;
             let state = if why.hook == "panic" { "poisoned" } else { known.row.state.as_str() };
             let what = format!("{state}: {}", one_line(&why.told()));
-            Some(trouble("plugin", &known.row.name, what, &format!("pernetctl why {}", known.row.name)))
+            Some(trouble("plugin", &known.row.name, what, &why_command(&known.row.name)))
         });
         told.collect()
     }
@@ -53,7 +54,7 @@ impl Daemon {
             let name = own.device().map_or_else(|| own.spec.name.clone(), |device| device.link.name.clone());
             let holders: Vec<String> = own.holders().iter().map(|holder| holder.plugin.to_string()).collect();
             let what = format!("unregistered, and held by {}", holders.join(", "));
-            trouble("dev", &name, what, &format!("pernetctl why {name}"))
+            trouble("dev", &name, what, &why_command(&name))
         });
         told.collect()
     }
@@ -68,8 +69,27 @@ fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).collect::<Vec<_>>().join(" | ")
 }
 
-/// A namespace that is wrong: whether it is degraded only, its name, and why.
-type Wrong = (bool, Arc<str>, Option<HookError>);
+/// How wrong a namespace is, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum How {
+    Failed,
+    Degraded,
+    /// It is live, and a hook about a device has failed, which stops nobody.
+    Complains,
+}
+
+impl How {
+    fn word(self) -> &'static str {
+        match self {
+            How::Failed => "failed",
+            How::Degraded => "degraded",
+            How::Complains => "live, but a hook failed",
+        }
+    }
+}
+
+/// A namespace that is wrong: its name, and why.
+type Wrong = (How, Arc<str>, Option<HookError>);
 
 impl Managed {
     /// What is wrong with it. While it is tried again it is as wrong as it was before.
@@ -80,39 +100,39 @@ impl Managed {
         let error = || net.error().or_else(|| self.setup.as_ref()?.error(&net.name()));
         match state {
             _ if net.dying() => None,
-            NetState::Failed => Some((false, net.name(), error())),
-            NetState::Degraded => Some((true, net.name(), error())),
-            _ => None,
+            NetState::Failed => Some((How::Failed, net.name(), error())),
+            NetState::Degraded => Some((How::Degraded, net.name(), error())),
+            _ => net.notice().map(|(error, _)| (How::Complains, net.name(), Some(error))),
         }
     }
 }
 
-/// The failed first, then the degraded; by name.
+/// The failed first, then the degraded, then who complains; by name.
 fn namespaces(mut wrong: Vec<Wrong>) -> Vec<Trouble> {
     wrong.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     if wrong.len() <= EACH {
-        return wrong.iter().map(|(degraded, name, error)| namespace(*degraded, name, error.as_ref())).collect();
+        return wrong.iter().map(|(how, name, error)| namespace(*how, name, error.as_ref())).collect();
     }
     alike(&wrong)
 }
 
-fn namespace(degraded: bool, name: &str, error: Option<&HookError>) -> Trouble {
-    let state = if degraded { "degraded" } else { "failed" };
-    let why = error.map_or_else(String::new, |e| format!(": {} {}: {}", e.plugin, e.hook, e.failure));
-    trouble("netns", name, one_line(&format!("{state}{why}")), &format!("pernetctl why {name}"))
+fn namespace(how: How, name: &str, error: Option<&HookError>) -> Trouble {
+    let device = |e: &HookError| e.device.as_ref().map_or_else(String::new, |device| format!(" for {device}"));
+    let why = error.map_or_else(String::new, |e| format!(": {} {}{}: {}", e.plugin, e.hook, device(e), e.failure));
+    trouble("netns", name, one_line(&format!("{}{why}", how.word())), &why_command(name))
 }
 
 /// Those with the same plugin, hook and errno are one.
 fn alike(wrong: &[Wrong]) -> Vec<Trouble> {
     let mut groups: BTreeMap<_, Trouble> = BTreeMap::new();
-    for (degraded, name, error) in wrong {
+    for (how, name, error) in wrong {
         let key = error.as_ref().map(|e| (Arc::clone(&e.plugin), e.hook, e.failure.errno));
-        let group = groups.entry((*degraded, key));
-        let group = group.or_insert_with(|| Trouble { count: 0, ..namespace(*degraded, name, error.as_ref()) });
+        let group = groups.entry((*how, key));
+        let group = group.or_insert_with(|| Trouble { count: 0, ..namespace(*how, name, error.as_ref()) });
         group.count += 1;
     }
-    let mut groups: Vec<((bool, _), Trouble)> = groups.into_iter().collect();
-    groups.sort_by_key(|((degraded, _), group)| (*degraded, std::cmp::Reverse(group.count)));
+    let mut groups: Vec<((How, _), Trouble)> = groups.into_iter().collect();
+    groups.sort_by_key(|((how, _), group)| (*how, std::cmp::Reverse(group.count)));
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
@@ -129,7 +149,7 @@ fn hanging(pinned: &wire::Pinned) -> Trouble {
     let wire::Pinned { netns, plugin, hook, seconds } = pinned;
     let what = format!("{netns} is pinned by {plugin} {hook}, which has been running for {seconds} s");
     let name = if netns.is_empty() { plugin } else { netns };
-    trouble("hook", name, what, &format!("pernetctl why {name}"))
+    trouble("hook", name, what, &why_command(name))
 }
 
 /// A facility without a remedy needs nothing done.
@@ -179,9 +199,9 @@ mod tests {
             failure: Failure::new(errno, "no"),
         };
         let mut wrong: Vec<Wrong> = Vec::new();
-        (0..20).for_each(|n| wrong.push((true, format!("d{n}").into(), Some(error("a", 1)))));
-        (0..3).for_each(|n| wrong.push((false, format!("f{n}").into(), Some(error("a", 1)))));
-        (0..5).for_each(|n| wrong.push((false, format!("g{n}").into(), Some(error("b", 1)))));
+        (0..20).for_each(|n| wrong.push((How::Degraded, format!("d{n}").into(), Some(error("a", 1)))));
+        (0..3).for_each(|n| wrong.push((How::Failed, format!("f{n}").into(), Some(error("a", 1)))));
+        (0..5).for_each(|n| wrong.push((How::Failed, format!("g{n}").into(), Some(error("b", 1)))));
         let told: Vec<_> = alike(&wrong).into_iter().map(|it| (it.name, it.count)).collect();
         assert_eq!(told, [("g0".to_owned(), 5), ("f0".to_owned(), 3), ("d0".to_owned(), 20)]);
     }

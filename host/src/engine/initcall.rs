@@ -209,8 +209,13 @@ pub fn obstacle(name: &str, requires: &[String], before: &[Called], blacklist: &
     if let Some(failure) = blacklist.refuses(name) {
         return Some(Outcome::Blacklisted(failure));
     }
-    let vital = before.iter().filter(|called| called.vital);
-    if let Some((called, lack)) = vital.filter_map(|called| Some((called, called.lack()?))).next() {
+    let mut vital = before.iter().filter(|called| called.vital && called.outcome != Outcome::Done);
+    if let Some(called) = vital.next() {
+        // Why it failed is told once, by itself: all that come after it are told this.
+        let lack = match &called.outcome {
+            Outcome::Failed(_) => "failed".to_owned(),
+            _ => called.lack().unwrap_or_default(),
+        };
         let why = format!("nothing goes on without `{}`, which {lack}", called.name);
         return Some(Outcome::Refused(Failure::new(ENODEV, why)));
     }

@@ -122,11 +122,14 @@ impl<'a> Line<'a> {
 
     /// The namespace and the device are the plugin's to name where the host knows none: on its own threads.
     fn put_one_of_own(&mut self, name: String, value: String) {
-        let known = self.get(&name).map(|known| known == value);
+        // The journal knows neither case nor punctuation: `Netns` would be a second PERNET_NETNS.
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+        let plain: String = name.chars().map(plain).collect();
+        let known = self.get(&plain).map(|known| known == value);
         let name: Cow<'a, str> = match known {
             Some(true) => return,
             None if matches!(&*name, "netns" | "device") => name.into(),
-            None if !HOSTS.contains(&&*name) => name.into(),
+            None if !HOSTS.contains(&&*plain) => name.into(),
             _ => format!("own_{name}").into(),
         };
         self.fields.push(Field { name, value: value.into(), told: true });
@@ -187,6 +190,9 @@ mod tests {
         assert_eq!((line.get("plugin"), line.get("own_plugin")), (Some("p"), Some("q")));
         assert_eq!(line.get("own_hook"), Some("x"));
         assert_eq!(line.get("device"), Some("eth0"), "nobody else knows it");
+        let line = of_plugin(Some("blue"), r#"{"Netns":"red","PLUGIN":"q","config-file":"/x"}"#);
+        assert_eq!((line.get("own_Netns"), line.get("own_PLUGIN")), (Some("red"), Some("q")), "in any spelling");
+        assert_eq!(line.get("own_config-file"), Some("/x"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod journal;
 mod journal_socket;
 mod line;
 mod output;
-mod text;
+pub(crate) mod text;
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;

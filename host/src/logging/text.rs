@@ -104,6 +104,18 @@ fn word(name: &str) -> String {
     word.replace(' ', "\\x20")
 }
 
+/// Text of several lines for a terminal: what would reach it as more than text is escaped, line ends are kept.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (at, line) in text.split('\n').enumerate() {
+        if at > 0 {
+            out.push('\n');
+        }
+        escape_into(&mut out, line);
+    }
+    out
+}
+
 /// Control characters, and what rearranges a line or ends it for some programs, become `\n`, `\x1b`, `\u{202e}`.
 fn escape_into(out: &mut String, text: &str) {
     for c in text.chars() {
@@ -154,6 +166,12 @@ mod tests {
             at_noon(&Line::bare(Level::INFO, "ready")),
             "2026-03-01T12:30:00.000007Z INFO  -            -                ready\n"
         );
+    }
+
+    #[test]
+    fn text_for_a_terminal_keeps_its_lines_and_nothing_else() {
+        assert_eq!(printable("one\ntwo\n"), "one\ntwo\n");
+        assert_eq!(printable("a\x1b[2Jb\rc\u{202e}\n→ é"), "a\\x1b[2Jb\\rc\\u{202e}\n→ é");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use super::call::Hook;
 use super::device_name::DeviceName;
 use pernet_plugin_api::NetCookie;
+use rustix::thread::{Pid, gettid};
 use std::cell::OnceCell;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -45,10 +46,16 @@ impl Running {
 
 type Stack = Mutex<Vec<Running>>;
 
-static SLOTS: Mutex<Vec<Weak<Stack>>> = Mutex::new(Vec::new());
+/// A thread's hooks, the innermost last.
+struct Slot {
+    thread: Pid,
+    stack: Stack,
+}
+
+static SLOTS: Mutex<Vec<Weak<Slot>>> = Mutex::new(Vec::new());
 
 thread_local! {
-    static SLOT: OnceCell<Arc<Stack>> = const { OnceCell::new() };
+    static SLOT: OnceCell<Arc<Slot>> = const { OnceCell::new() };
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,12 +63,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// This thread's stack; none while the thread ends.
-fn with_slot<R>(f: impl FnOnce(&Arc<Stack>) -> R) -> Option<R> {
-    SLOT.try_with(|slot| f(slot.get_or_init(new_slot))).ok()
+fn with_slot<R>(f: impl FnOnce(&Stack) -> R) -> Option<R> {
+    SLOT.try_with(|slot| f(&slot.get_or_init(new_slot).stack)).ok()
 }
 
-fn new_slot() -> Arc<Stack> {
-    let slot = Arc::new(Stack::default());
+fn new_slot() -> Arc<Slot> {
+    let slot = Arc::new(Slot { thread: gettid(), stack: Stack::default() });
     let mut all = lock(&SLOTS);
     // Threads that ended leave a dead entry; a new one is the moment to sweep.
     all.retain(|s| s.strong_count() > 0);
@@ -72,8 +79,18 @@ fn new_slot() -> Arc<Stack> {
 /// All hooks that are being called now, in no order.
 #[must_use]
 pub fn running() -> Vec<Running> {
-    let slots: Vec<Arc<Stack>> = lock(&SLOTS).iter().filter_map(Weak::upgrade).collect();
-    slots.iter().flat_map(|slot| lock(slot).clone()).collect()
+    slots().iter().flat_map(|slot| lock(&slot.stack).clone()).collect()
+}
+
+fn slots() -> Vec<Arc<Slot>> {
+    lock(&SLOTS).iter().filter_map(Weak::upgrade).collect()
+}
+
+/// The thread that is in this call, by the kernel's number, as long as it is.
+#[must_use]
+pub fn thread_of(call: &Running) -> Option<i32> {
+    let inside = |slot: &&Arc<Slot>| lock(&slot.stack).iter().any(|hook| hook.is_same_call(call));
+    slots().iter().find(inside).map(|slot| slot.thread.as_raw_nonzero().get())
 }
 
 /// The hooks that are being called for longer than this: what pins a namespace or hangs.
@@ -188,6 +205,10 @@ mod tests {
         assert!(matches!(held_by_this_thread(), Held::UpTo(NetCookie(5))), "the outer one is still held");
         let seen = std::thread::spawn(|| running().iter().filter(|r| r.token == 77).count()).join().expect("no panic");
         assert_eq!(seen, 2, "another thread sees both");
+        let call =
+            running().into_iter().find(|r| r.token == 77 && r.cookie == Some(NetCookie(3))).expect("it is there");
+        let found = std::thread::spawn(move || thread_of(&call)).join().expect("no panic");
+        assert_eq!(found, Some(gettid().as_raw_nonzero().get()), "and which one is in it");
         drop(inner);
         let home = Guard::enter(hook(None));
         assert!(matches!(held_by_this_thread(), Held::Everything));

@@ -4,6 +4,8 @@ use std::fmt::{self, Display};
 
 use serde_json::Value;
 
+use crate::logging::text::printable;
+
 /// Failed, for whatever reason.
 const FAILED: u8 = 1;
 /// The command line is wrong.
@@ -22,17 +24,21 @@ pub struct Failure {
     missing: Option<String>,
 }
 
+/// What comes from elsewhere may have several lines, or what a terminal would take for a command; this has not.
+fn one_line(text: &str) -> String {
+    printable(&text.replace('\n', " | "))
+}
+
 impl Failure {
     /// Something failed.
     pub(super) fn new(place: impl Display, what: impl Display, remedy: impl Display) -> Failure {
-        // What comes from elsewhere may have several lines; this is one.
-        let line = format!("{place}: {what}; {remedy}").replace('\n', " | ");
+        let line = one_line(&format!("{place}: {what}; {remedy}"));
         Failure { status: FAILED, line, missing: None }
     }
 
     /// Something failed, and what failed says itself what to do.
     pub(super) fn told(place: impl Display, what: impl Display) -> Failure {
-        let line = format!("{place}: {what}").replace('\n', " | ");
+        let line = one_line(&format!("{place}: {what}"));
         Failure { status: FAILED, line, missing: None }
     }
 

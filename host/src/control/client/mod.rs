@@ -36,6 +36,7 @@ use signal_hook::iterator::Signals;
 use super::wire::generated as call;
 use super::wire::{Netns, NetnsState, ReloadResult};
 use crate::config::runtime_dir;
+use crate::logging::text::printable;
 use arguments::{Arguments, Command, DevCommand, FsCommand, MountArguments, NetnsCommand, PluginCommand, SockCommand};
 use connection::Connection;
 pub use failure::Failure;
@@ -247,7 +248,7 @@ fn monitor(mut daemon: Connection, json: bool) -> Result<(), End> {
             Err(_) if interrupted.load(Ordering::Acquire) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
-        let line = if json { compact(&hook) } else { tables::hook(&hook) };
+        let line = if json { compact(&hook) } else { printable(&tables::hook(&hook)) };
         out.write_all(line.as_bytes())?;
         out.flush()?;
     }
@@ -274,8 +275,10 @@ fn compact(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 
+/// For people it is made harmless to a terminal: a device's name may be a container's to choose.
 fn print<T: Serialize>(json: bool, value: &T, table: impl FnOnce(&T) -> String) -> Result<(), End> {
-    let text = if json { serde_json::to_string_pretty(value).unwrap_or_default() + "\n" } else { table(value) };
+    let text =
+        if json { serde_json::to_string_pretty(value).unwrap_or_default() + "\n" } else { printable(&table(value)) };
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)

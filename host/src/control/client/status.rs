@@ -118,7 +118,8 @@ fn facts(s: &Status, now: SystemTime) -> Vec<String> {
     if !unused.is_empty() {
         rows.push(row("not in use", unused.join(", ")));
     }
-    rows.push(row("retired", format!("{} generations of plugins", s.retired_generations)));
+    let retired = if s.retired_generations == 1 { "generation" } else { "generations" };
+    rows.push(row("retired", format!("{} {retired} of plugins", s.retired_generations)));
     rows
 }
 

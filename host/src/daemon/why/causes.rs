@@ -50,10 +50,18 @@ impl Witness {
     }
 
     /// The key of the plugin's configuration that a message of its names.
-    fn of_key(&self, plugin: &str, message: &str) -> Option<Cause> {
+    pub(super) fn of_key(&self, plugin: &str, message: &str) -> Option<Cause> {
         let (key, place) = self.known(plugin)?.config.key_named_in(message)?;
         let what = format!("its configuration says so: the key {key}");
         Some(Cause { plugin: Some(plugin.to_owned()), place: Some(place), ..bare(what) })
+    }
+
+    /// The one for want of which a plugin does not run, if it is that.
+    pub(super) fn lost_by(&self, known: &Known) -> Option<&Known> {
+        let trouble = known.trouble.as_ref()?;
+        let waits = trouble.hook == "requires" || trouble.message.starts_with("requires `");
+        let required = known.requires.iter().chain(&known.config.requires).filter(|_| waits);
+        required.filter_map(|name| self.known(name)).find(|required| !required.is_live())
     }
 
     /// Why a plugin does not run.
@@ -62,8 +70,6 @@ impl Witness {
         let mut known = known;
         while let Some(trouble) = known.trouble.as_ref().filter(|_| chain.len() < LONGEST) {
             let name = &known.row.name;
-            let lost = known.requires.iter().chain(&known.config.requires);
-            let lost = lost.filter_map(|required| self.known(required)).find(|required| !required.is_live());
             let about = Cause {
                 plugin: Some(name.clone()),
                 hook: Some(trouble.hook.clone()),
@@ -71,8 +77,7 @@ impl Witness {
                 errno: Some(errno_name(trouble.errno).into_owned()),
                 ..bare("")
             };
-            if let Some(lost) = lost.filter(|_| trouble.hook == "requires" || trouble.message.starts_with("requires `"))
-            {
+            if let Some(lost) = self.lost_by(known) {
                 let what = format!("plugin {name} requires {}, which does not run", lost.row.name);
                 let place = Some(known.config.place_of("requires"));
                 chain.push(Cause { what, place, ..about });
@@ -83,9 +88,9 @@ impl Witness {
             let at = trouble.namespace.as_ref().map_or_else(String::new, |netns| format!(" in {netns}"));
             let what = match &*trouble.hook {
                 "panic" => format!("plugin {name} is poisoned: {why}"),
-                "open" => format!("its file is refused: {why}"),
-                "config" => format!("its configuration is refused: {why}"),
-                "load" => format!("its file cannot be loaded: {why}"),
+                "open" => format!("the file of plugin {name} is refused: {why}"),
+                "config" => format!("the configuration of plugin {name} is refused: {why}"),
+                "load" => format!("the file of plugin {name} cannot be loaded: {why}"),
                 "initcall" => why.to_owned(),
                 hook => format!("{hook} of plugin {name} failed{at}: {why}"),
             };
@@ -120,7 +125,7 @@ impl Witness {
     }
 }
 
-fn of_error(error: &HookError) -> Cause {
+pub(super) fn of_error(error: &HookError) -> Cause {
     let how = if error.failure.panicked { "panicked" } else { "failed" };
     let whose = if &*error.plugin == "pernetd" { "pernetd".to_owned() } else { format!("plugin {}", error.plugin) };
     Cause {

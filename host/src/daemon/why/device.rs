@@ -1,5 +1,6 @@
 //! The story of a device: whose it is, what its owner asked, who did what to it, why it is not up, who holds it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::control::StoryKind;
@@ -11,6 +12,10 @@ use super::{Witness, blank, fact};
 use crate::daemon::device_past::DevicePast;
 use crate::daemon::devices::{self, Found, address};
 use crate::daemon::place::place_of;
+use crate::daemon::shell_word::{operand, shell_word};
+
+/// Where `ip -n` looks for names.
+const IP_NETNS: &str = "/run/netns";
 
 /// Gone ones that are told.
 const MOST_GONE: usize = 4;
@@ -26,7 +31,7 @@ impl Witness {
             let found = devices::found(net, place).into_iter().filter(|found| found.is_called(name));
             let there: Vec<Story> = found
                 .map(|found| {
-                    let past = place.devices.of(found.link.ifindex);
+                    let past = found.serial.and_then(|serial| place.devices.of(found.link.ifindex, serial));
                     self.device(Some(net), &net.name(), &found, past)
                 })
                 .collect();
@@ -108,15 +113,27 @@ impl Witness {
             return ("nothing, until somebody changes it".to_owned(), Vec::new());
         }
         let refuser = causes.iter().find(|cause| cause.errno.is_some()).and_then(|cause| cause.plugin.clone());
+        let set_up = format!("`{} link set {} up`", self.ip_in(netns), shell_word(name));
         let up = match (&refuser, &found.own) {
-            (Some(plugin), _) => format!("correct what {plugin} says, then `ip -n {netns} link set {name} up`"),
-            (None, Some(own)) => {
-                format!("`ip -n {netns} link set {name} up`, or have plugin {} open it", own.owner.name)
-            }
-            (None, None) => format!("`ip -n {netns} link set {name} up`"),
+            (Some(plugin), _) => format!("correct what {plugin} says, then {set_up}"),
+            (None, Some(own)) => format!("{set_up}, or have plugin {} open it", own.owner.name),
+            (None, None) => set_up,
         };
-        let up = if netns == HOST { up.replace(&format!(" -n {netns}"), "") } else { up };
         ("nothing, until somebody sets it up".to_owned(), vec![up])
+    }
+
+    /// The command `ip` as it acts in this namespace: its `-n` knows names in one folder only.
+    fn ip_in(&self, netns: &str) -> String {
+        if netns == HOST {
+            return "ip".to_owned();
+        }
+        let paths = self.config.main.discovery.folders.iter().map(|folder| folder.join(netns));
+        match paths.into_iter().find(|path| path.exists()) {
+            Some(path) if path.parent() != Some(Path::new(IP_NETNS)) => {
+                format!("nsenter --net={} ip", shell_word(&path.to_string_lossy()))
+            }
+            _ => format!("ip -n {}", shell_word(netns)),
+        }
     }
 }
 
@@ -136,10 +153,9 @@ fn held(found: &Found, waited: bool) -> (String, Vec<Cause>) {
     (format!("it is unregistered, {how}"), holders.iter().map(told).collect())
 }
 
-/// Why it is not up.
-fn why_down(found: &Found, past: Option<&DevicePast>, watched: bool) -> (String, Vec<Cause>) {
-    let what = "it is there, and not up".to_owned();
-    let cause = |row: Happening, lead: &str| Cause {
+/// What happened, as what something comes of.
+fn of_row(row: Happening, lead: &str) -> Cause {
+    Cause {
         what: match &row.error {
             Some(error) => format!("{lead}{}: {error}", row.what),
             None => format!("{lead}{}", row.what),
@@ -151,13 +167,18 @@ fn why_down(found: &Found, past: Option<&DevicePast>, watched: bool) -> (String,
         netns: row.netns,
         errno: row.errno,
         place: None,
-    };
+    }
+}
+
+/// Why it is not up.
+fn why_down(found: &Found, past: Option<&DevicePast>, watched: bool) -> (String, Vec<Cause>) {
+    let what = "it is there, and not up".to_owned();
     let obstacle = past.and_then(DevicePast::obstacle);
     if let Some(obstacle) = obstacle.filter(|row| row.hook.as_deref().is_some_and(is_about_up)) {
-        return (what, vec![cause(obstacle, "")]);
+        return (what, vec![of_row(obstacle, "")]);
     }
     if let Some(down) = past.and_then(DevicePast::set_down) {
-        return (what, vec![cause(down, "it was ")]);
+        return (what, vec![of_row(down, "it was ")]);
     }
     let why = match &found.own {
         _ if !watched => {
@@ -238,6 +259,15 @@ fn wanted(spec: &LinkSpec) -> String {
 
 fn of_gone(netns: &str, past: &DevicePast) -> Story {
     let last = past.rows().into_iter().next_back();
+    let causes: Vec<Cause> = last.iter().filter(|_| past.refused).map(|row| of_row(row.clone(), "")).collect();
+    let (next, remedies) = match past.owner.as_ref().filter(|_| past.refused) {
+        Some(owner) => {
+            let next =
+                format!("nothing, until plugin {owner} asks for it again, as it does when {netns} is tried again");
+            (next, vec![format!("correct what is said there; see `pernetctl why --netns {}`", operand(netns))])
+        }
+        None => ("nothing, unless a device of this name comes again".to_owned(), Vec::new()),
+    };
     let (state, what) = if past.refused {
         let why = last.map_or_else(String::new, |it| format!(": {}", it.error.unwrap_or(it.what)));
         ("refused", format!("its registration was refused, so it never was{why}"))
@@ -255,7 +285,9 @@ fn of_gone(netns: &str, past: &DevicePast) -> Story {
     Story {
         netns: Some(netns.to_owned()),
         since: past.since().map(|at| at.text()),
-        next: "nothing, unless a device of this name comes again".to_owned(),
+        causes,
+        next,
+        remedies,
         facts,
         happenings: past.rows(),
         left_off: past.left_off.into(),

@@ -53,8 +53,8 @@ struct Witness {
     config_dirs: Vec<PathBuf>,
     known: Arc<Vec<Known>>,
     shared: Arc<Shared>,
-    /// The namespace of that name.
-    net: Option<SeenNet>,
+    /// The namespace of that name, then those that had it and are going.
+    named: Vec<SeenNet>,
     /// All of them.
     nets: Vec<Inhabited>,
     /// Plugins' devices that are unregistered and held.
@@ -65,12 +65,13 @@ struct Witness {
 
 impl Daemon {
     pub(super) fn why(&self, name: String, kind: Option<StoryKind>, reply: Reply<Stories>) {
-        let managed = self.names.find(&name).and_then(|cookie| self.nets.get(&cookie)).or_else(|| {
-            // Its name is gone, and its exits run.
-            self.nets.values().find(|it| it.net.dying() && it.net.names().iter().any(|known| **known == *name))
-        });
+        let managed = self.names.find(&name).and_then(|cookie| self.nets.get(&cookie));
+        // Its name is gone, and its exits run; another may have the name already.
+        let is_going = |it: &&Managed| it.net.dying() && it.net.names().iter().any(|known| **known == *name);
+        let going = self.nets.values().filter(is_going);
+        let going = going.filter(|it| managed.is_none_or(|other| !Arc::ptr_eq(&other.net, &it.net)));
         let witness = Witness {
-            net: managed.map(Managed::seen),
+            named: managed.into_iter().chain(going).map(Managed::seen).collect(),
             config: Arc::clone(&self.config),
             config_dirs: self.command_line.paths().config_dirs,
             known: self.shared.plugins().known(),

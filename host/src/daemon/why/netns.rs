@@ -9,14 +9,16 @@ use crate::config::{self, PluginConfig};
 use crate::control::StoryKind;
 use crate::control::wire::{Cause, Fact, Happening, Part, Story};
 use crate::engine::{Holder, HookError, Net, NetState};
-use crate::plugin::running::{Running, running};
+use crate::plugin::running::{Running, running, thread_of};
 
+use super::causes::of_error;
 use super::{SeenNet, Witness, blank, fact, listed};
 use crate::daemon::boot::micros;
 use crate::daemon::chronicle::Grave;
 use crate::daemon::past::{Answer, Moment, bare_row, many, span};
 use crate::daemon::plugins::Known;
 use crate::daemon::requests::shown_state;
+use crate::daemon::shell_word::{operand, why_command};
 
 /// What a namespace's state came from and leads to.
 struct Outlook {
@@ -39,11 +41,11 @@ impl SeenNet {
 }
 
 impl Witness {
-    pub(super) fn of_netns(&self) -> Option<Story> {
-        if let Some(seen) = &self.net {
-            return Some(self.netns(seen));
+    pub(super) fn of_netns(&self) -> Vec<Story> {
+        if !self.named.is_empty() {
+            return self.named.iter().map(|seen| self.netns(seen)).collect();
         }
-        self.shared.chronicle.grave(&self.name).map(|grave| of_grave(&self.name, &grave))
+        self.shared.chronicle.grave(&self.name).map(|grave| of_grave(&self.name, &grave)).into_iter().collect()
     }
 
     fn netns(&self, seen: &SeenNet) -> Story {
@@ -91,22 +93,44 @@ impl Witness {
             NetState::Failed => self.troubled(seen, &hooks, net.failed().into_iter().collect()),
             NetState::Degraded => self.troubled(seen, &hooks, net.absent()),
             NetState::Setup | NetState::Dying => {
-                let next = self.waits(&hooks, "a worker sets it up");
+                let next = self.waits(&hooks, "its setup goes on");
                 outlook("its setup is not over".to_owned(), next)
             }
             NetState::Live => {
                 let next = self.waits(&hooks, "nothing, until its names, the configuration or a plugin change");
                 let who = acts(&net.subsystems());
                 let missing = self.missing(net);
-                let Some(first) = missing.first() else { return outlook(format!("all is well: {who}"), next) };
+                if missing.is_empty()
+                    && let Some((error, _)) = net.notice()
+                {
+                    return self.complaining(&error, &who, outlook(String::new(), next));
+                }
+                let Some(first) = missing.first() else {
+                    let well = if hooks.iter().any(is_long) { "a hook hangs" } else { "all is well" };
+                    return outlook(format!("{well}: {who}"), next);
+                };
                 let names: Vec<&str> = missing.iter().map(|known| &*known.row.name).collect();
                 let what = format!("{who}; {} would act here, and cannot run", listed(&names));
-                let see = names.iter().map(|name| format!("see `pernetctl why {name}`"));
+                let see = names.iter().map(|name| format!("see `{}`", why_command(name)));
                 let Outlook { what, next, mut remedies, .. } = outlook(what, next);
                 remedies.extend(see);
                 Outlook { what, causes: self.chain_of_plugin(first), next, next_time: None, remedies }
             }
         }
+    }
+
+    /// Live, but a hook about a device has failed.
+    fn complaining(&self, error: &HookError, who: &str, outlook: Outlook) -> Outlook {
+        let HookError { plugin, device, .. } = error;
+        let about = device.as_ref().map_or_else(String::new, |device| format!(" for device {device}"));
+        let what = format!("{who}; {} of {plugin}{about} failed, which stops nobody", error.hook);
+        let mut causes = vec![of_error(error)];
+        causes.extend(self.of_key(plugin, &error.failure.message));
+        let mend = format!("correct what {plugin} says; this is told until the device or the plugin goes");
+        let see = device.as_ref().map(|device| format!("see `pernetctl why --dev {}`", operand(device)));
+        let mut remedies = outlook.remedies;
+        remedies.extend([Some(mend), see].into_iter().flatten());
+        Outlook { what, causes, remedies, ..outlook }
     }
 
     /// The plugins that are to act here, and do not run anywhere.
@@ -149,7 +173,7 @@ impl Witness {
         let mut remedies = vec![match causes.iter().find_map(|cause| cause.place.as_ref()) {
             _ if error.failure.panicked => format!("mend or update plugin {plugin}, then `pernetctl reload`"),
             Some(place) => format!("correct {place}, then `pernetctl reload`"),
-            None => format!("correct what {plugin} says, then `pernetctl netns retry {name}`"),
+            None => format!("correct what {plugin} says, then `pernetctl netns retry {}`", operand(&name)),
         }];
         if let Some(known) = self.known(plugin) {
             remedies.extend(keep_away(&known.config, &name, net.state() == NetState::Failed));
@@ -251,25 +275,46 @@ fn keep_away(config: &PluginConfig, netns: &str, failed: bool) -> Vec<String> {
         let place = config.place_of("on_init_failure");
         remedies.push(format!("or let the others act without it: on_init_failure = \"skip\" in {place}"));
     }
-    remedies
-        .push(format!("or keep it away: exclude = [{netns:?}] under [namespaces] in {file}, and `pernetctl reload`"));
+    // What a glob takes for more than itself is escaped, and a string of JSON is one of TOML.
+    let glob = serde_json::Value::from(glob::Pattern::escape(netns)).to_string();
+    let how = match config.selector.exclude().next() {
+        None => format!("exclude = [{glob}]"),
+        Some(_) => format!("add {glob} to exclude"),
+    };
+    remedies.push(format!("or keep it away: {how} under [namespaces] in {file}, and `pernetctl reload`"));
     remedies
 }
 
+/// Longer than any should be.
+fn is_long(hook: &Running) -> bool {
+    hook.since.elapsed().as_secs() >= 1
+}
+
 fn hanging(hooks: &[Running]) -> Vec<String> {
-    let long = hooks.iter().filter(|hook| hook.since.elapsed().as_secs() >= 1);
+    let long = hooks.iter().filter(|hook| is_long(hook));
     let told = |hook: &Running| {
-        format!("{} of plugin {} does not return: see what it waits for; no hook can be ended", hook.hook, hook.plugin)
+        let thread = thread_of(hook).map_or_else(String::new, |thread| {
+            format!(" (thread {thread} of pernetd: `cat /proc/{thread}/stack`, or a debugger)")
+        });
+        format!(
+            "{} of plugin {} does not return: see what it waits for{thread}; no hook can be ended but with the daemon, and \
+             a restart of that leaves what plugins did in place",
+            hook.hook, hook.plugin
+        )
     };
     long.map(told).collect()
 }
 
 fn of_grave(name: &str, grave: &Grave) -> Story {
     let farewell = &grave.farewell;
+    let past = grave.past.rows();
+    // Most are in its past, with their times.
+    let known = |error: &Happening| past.iter().any(|it| (&it.what, &it.error) == (&error.what, &error.error));
     let errors: Vec<Happening> = farewell
         .errors
         .iter()
         .map(|error| Happening { time: farewell.began().text(), ..Answer::from(error).row() })
+        .filter(|error| !known(error))
         .collect();
     let ended = match farewell.errors.len() {
         0 => "without an error".to_owned(),
@@ -279,9 +324,10 @@ fn of_grave(name: &str, grave: &Grave) -> Story {
     let what = format!("it is gone: {}; its exits ran in {}, {ended}", grave.why, span(farewell.took));
     let names = grave.names.join(", ");
     let mut happenings = vec![bare_row(grave.born, "it was found, or added")];
-    happenings.extend(grave.past.rows());
     happenings.push(bare_row(farewell.began(), format!("{}; the exits began", grave.why)));
     happenings.extend(errors);
+    happenings.extend(past);
+    happenings.sort_by(|a, b| a.time.cmp(&b.time));
     Story {
         since: Some(farewell.began().text()),
         next: "nothing, unless a namespace is given this name again".to_owned(),

@@ -12,6 +12,8 @@ use crate::daemon::plugins::Known;
 
 /// Names of namespaces that are told of each group.
 const MOST_NAMES: usize = 8;
+/// Groups of namespaces that are told of a plugin.
+const MOST_GROUPS: usize = 16;
 
 impl Witness {
     /// Each plugin that is configured, in this namespace.
@@ -28,7 +30,9 @@ impl Witness {
         let mut groups: BTreeMap<(bool, String), Part> = BTreeMap::new();
         for (net, _) in &self.nets {
             let part = self.part(net, &net.subsystems(), known);
-            let group = groups.entry((!part.acts, part.why.clone()));
+            // What a plugin says often has the namespace's name in it, and is the same all the same.
+            let alike = part.why.replace(&*net.name(), "…");
+            let group = groups.entry((!part.acts, alike));
             let group = group.or_insert_with(|| Part { namespaces: Vec::new(), count: 0, ..part.clone() });
             group.count += 1;
             if group.namespaces.len() < MOST_NAMES {
@@ -74,6 +78,26 @@ impl Witness {
     }
 }
 
+/// The first groups, the others as one: a plugin may fail for another reason in each of ten thousand namespaces.
+pub(super) fn bounded(mut parts: Vec<Part>) -> Vec<Part> {
+    if parts.len() <= MOST_GROUPS {
+        return parts;
+    }
+    let rest = parts.split_off(MOST_GROUPS - 1);
+    for acts in [true, false] {
+        let alike: Vec<&Part> = rest.iter().filter(|part| part.acts == acts).collect();
+        let Some(first) = alike.first() else { continue };
+        let names = alike.iter().flat_map(|part| part.namespaces.iter().cloned());
+        parts.push(Part {
+            namespaces: names.take(MOST_NAMES).collect(),
+            count: alike.iter().map(|part| part.count).sum(),
+            why: format!("for {} other reasons: ask for each by itself", alike.len()),
+            ..(*first).clone()
+        });
+    }
+    parts
+}
+
 fn included(config: &PluginConfig, net: &Net) -> String {
     match config.selector.judge(&net.names(), net.is_host) {
         Selected::Included(glob) => format!("included by {glob:?}"),
@@ -99,4 +123,26 @@ fn not_known(net: &Net, config: &PluginConfig) -> Part {
         true => "it is not taken in yet".to_owned(),
     };
     Part { plugin: config.name.clone(), namespaces: vec![net.name().to_string()], count: 1, acts: false, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_reasons_there_are_the_story_is_short() {
+        let part = |n: usize| Part {
+            plugin: "p".into(),
+            namespaces: vec![format!("n{n}")],
+            count: 1,
+            acts: n == 0,
+            why: format!("pernet.init failed: {n}"),
+        };
+        let all: Vec<Part> = (0..10_000).map(part).collect();
+        let told = bounded(all);
+        assert_eq!((told.len(), told.iter().map(|part| part.count).sum::<u64>()), (MOST_GROUPS, 10_000));
+        let last = told.last().map(|part| (part.namespaces.len(), part.acts, &*part.why));
+        assert_eq!(last, Some((MOST_NAMES, false, "for 9985 other reasons: ask for each by itself")));
+        assert_eq!(bounded((0..MOST_GROUPS).map(part).collect()).len(), MOST_GROUPS);
+    }
 }

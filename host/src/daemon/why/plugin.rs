@@ -1,15 +1,17 @@
 //! The story of a plugin: its file, its configuration, its place, where it acts and where not, and its generations.
 
 use crate::config::{DropIn, OnInitFailure, PluginConfig, drop_ins_of};
-use crate::control::StoryKind;
 use crate::control::wire::{Cause, Fact, PluginState, Story};
+use crate::control::{StoryKind, errno_name};
 
 use super::causes::bare;
+use super::parts::bounded;
 use super::{Witness, blank, fact, listed};
 use crate::daemon::chronicle::PluginPast;
 use crate::daemon::initcalls;
-use crate::daemon::past::{Happening, many};
+use crate::daemon::past::{Happening, Moment, many};
 use crate::daemon::plugins::Known;
+use crate::daemon::shell_word::why_command;
 use crate::engine::HookError;
 use crate::plugin::running::running;
 
@@ -37,8 +39,12 @@ impl Witness {
 
     /// With what has happened to it. What it came to last is since when it is so.
     fn with_past(&self, story: Story) -> Story {
-        let Some(PluginPast { lives, answers, .. }) = self.shared.chronicle.plugin(&story.name) else { return story };
-        let since = lives.iter().next_back().map(|happening| happening.last.text());
+        let Some(PluginPast { lives, answers, made, .. }) = self.shared.chronicle.plugin(&story.name) else {
+            return story;
+        };
+        // A reload that failed by it is told of a live one, too, but leaves it as it was.
+        let since = made.filter(|_| story.state == "live").or_else(|| lives.iter().next_back().map(|it| it.last));
+        let since = since.map(Moment::text);
         let mut all: Vec<&Happening> = lives.iter().chain(answers.iter()).collect();
         all.sort_by_key(|happening| happening.last);
         let happenings = all.into_iter().map(Happening::row).collect();
@@ -47,15 +53,26 @@ impl Witness {
 
     fn configured(&self, known: &Known) -> Story {
         let name = &known.row.name;
-        let causes = self.chain_of_plugin(known);
+        let refusal = self.refusal_of(known);
+        let causes = refusal.clone().map_or_else(|| self.chain_of_plugin(known), |cause| vec![cause]);
         let parts = self.parts_of(known);
         let acting: u64 = parts.iter().filter(|part| part.acts).map(|part| part.count).sum();
         let failing = |why: &str| why.contains(" failed: ");
         let wrong: u64 = parts.iter().filter(|part| !part.acts && failing(&part.why)).map(|part| part.count).sum();
+        let notices = self.nets.iter().filter_map(|(net, _)| net.notice());
+        let complaints = notices.filter(|(error, _)| *error.plugin == **name).count();
         let poisoned = known.trouble.as_ref().is_some_and(|trouble| trouble.hook == "panic");
         let what = match &known.row.state {
             PluginState::live if wrong > 0 => {
                 format!("it acts in {}, and failed in {wrong}", many(acting, "namespace", "namespaces"))
+            }
+            PluginState::live if complaints > 0 => {
+                let acts = many(acting, "namespace", "namespaces");
+                format!("it acts in {acts}; in {complaints} a hook of it failed, which stops nobody")
+            }
+            PluginState::live if refusal.is_some() => {
+                let acts = many(acting, "namespace", "namespaces");
+                format!("it acts in {acts} as it did before the last reload, which failed by it")
             }
             PluginState::live => {
                 format!("all is well: it acts in {}", many(acting, "namespace", "namespaces"))
@@ -73,24 +90,38 @@ impl Witness {
             causes,
             next,
             remedies,
-            parts,
+            parts: bounded(parts),
             facts: self.facts_of(known),
             ..blank(StoryKind::Plugin, name, known.row.state.as_str(), what)
         }
     }
 
+    /// Why the last reload failed, if that was by this one, which runs on as it was.
+    fn refusal_of(&self, known: &Known) -> Option<Cause> {
+        let (at, trouble) = self.shared.chronicle.refusal(&known.row.name, known.config.path())?;
+        let errno = Some(errno_name(trouble.errno).into_owned());
+        let cause = Cause { plugin: Some(known.row.name.clone()), netns: trouble.namespace.clone(), errno, ..bare("") };
+        known.is_live().then(|| Cause { what: trouble.told(), time: Some(at.text()), ..cause })
+    }
+
     fn outlook_of(&self, known: &Known) -> (String, Vec<String>) {
         let name = &known.row.name;
         if known.is_live() {
-            let next = "nothing, until a reload finds its file or its configuration changed".to_owned();
+            let refused = self.refusal_of(known).map(|_| "correct that, then `pernetctl reload`".to_owned());
+            let next = match refused {
+                Some(_) => "it runs on as it is, until a reload succeeds",
+                None => "nothing, until a reload finds its file or its configuration changed",
+            };
+            let next = next.to_owned();
             let failing = self.nets.iter().filter(|(net, _)| {
                 let mine = |error: HookError| *error.plugin == **name;
-                net.failed().is_some_and(mine) || net.absent().into_iter().any(mine)
+                let complains = net.notice().is_some_and(|(error, _)| mine(error));
+                complains || net.failed().is_some_and(mine) || net.absent().into_iter().any(mine)
             });
             let failing: Vec<String> =
-                failing.take(3).map(|(net, _)| format!("`pernetctl why {}`", net.name())).collect();
+                failing.take(3).map(|(net, _)| format!("`{}`", why_command(&net.name()))).collect();
             let see = (!failing.is_empty()).then(|| format!("see {}", listed(&failing)));
-            return (next, see.into_iter().collect());
+            return (next, refused.into_iter().chain(see).collect());
         }
         let next = "nothing, until the configuration is read again".to_owned();
         if known.is_wanted {
@@ -117,8 +148,7 @@ impl Witness {
     fn root_of<'k>(&'k self, known: &'k Known) -> &'k Known {
         let mut root = known;
         for _ in 0..self.known.len() {
-            let lost = root.requires.iter().chain(&root.config.requires).filter_map(|name| self.known(name));
-            match lost.into_iter().find(|required| !required.is_live()) {
+            match self.lost_by(root) {
                 Some(lost) => root = lost,
                 None => break,
             }
