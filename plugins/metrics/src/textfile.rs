@@ -84,9 +84,9 @@ fn write_on(path: &Path, every: Duration, collector: &Collector, (stopping, end)
 /// Beside the file, by a name that node_exporter does not read, and then in its place.
 fn replace(path: &Path, body: &Body) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}", std::process::id()));
+    name.push(".new");
     let new = path.with_file_name(name);
-    // Of a daemon that was killed.
+    // Of a daemon that was killed. The name is always the same, so that no more than one is ever left.
     let _ = fs::remove_file(&new);
     // The folder may be somebody else's: nothing that is there is followed or written to.
     let file = File::options().write(true).create_new(true).mode(MODE).open(&new)?;
@@ -116,6 +116,7 @@ mod tests {
         let (path, elsewhere) = (folder.join("a.prom"), folder.join("elsewhere"));
         fs::write(&elsewhere, "untouched").expect("ours");
         symlink(&elsewhere, &path).expect("ours");
+        fs::write(folder.join("a.prom.new"), "of one that was killed").expect("ours");
         replace(&path, &Body { parts: vec![b"a 1\n".to_vec(), b"b 2\n".to_vec()] }).expect("it can be written");
         let meta = fs::symlink_metadata(&path).expect("it is there");
         assert!(meta.is_file() && meta.mode() & 0o7777 == MODE, "{meta:?}");
