@@ -71,7 +71,7 @@ fn write_on(path: &Path, every: Duration, collector: &Collector, (stopping, end)
         drop(stops);
         next = Instant::now() + every;
         if let Some(body) = collector.collect() {
-            let failed = replace(path, &body).err().map(|e| format!("cannot write {}: {e}", path.display()));
+            let failed = replace(path, &body).err().map(|e| refused(path, &e));
             if let Some(what) = failed.as_ref().filter(|what| complained.as_ref() != Some(*what)) {
                 tracing::warn!("{what}; tried again every {every:?}");
             }
@@ -79,6 +79,23 @@ fn write_on(path: &Path, every: Duration, collector: &Collector, (stopping, end)
         }
         stops = stopping.lock().unwrap_or_else(PoisonError::into_inner);
     }
+}
+
+/// What to do about a file that cannot be written.
+fn refused(path: &Path, error: &io::Error) -> String {
+    let folder = path.parent().unwrap_or(path).display();
+    let advice = match error.kind() {
+        // The usual one: the service's sandbox.
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("open the folder to the service: `systemctl edit pernetd`, [Service], ReadWritePaths={folder}")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("let root be the owner of {folder}: the service may not override it")
+        }
+        io::ErrorKind::StorageFull => "make room there, or choose another `textfile`".to_owned(),
+        _ => format!("see to {folder}, or choose another `textfile`"),
+    };
+    format!("cannot write {}: {error}; {advice}", path.display())
 }
 
 /// Beside the file, by a name that node_exporter does not read, and then in its place.
@@ -108,6 +125,13 @@ impl fmt::Debug for Textfile {
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, symlink};
+
+    #[test]
+    fn a_folder_that_the_sandbox_closes_is_to_be_opened() {
+        let path = Path::new("/var/lib/node/a.prom");
+        let told = refused(path, &io::Error::from_raw_os_error(rustix::io::Errno::ROFS.raw_os_error()));
+        assert!(told.contains("ReadWritePaths=/var/lib/node") && told.contains(path.to_str().expect("text")), "{told}");
+    }
 
     #[test]
     fn a_file_is_replaced_as_a_whole() {
