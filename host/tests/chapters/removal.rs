@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{chapter, install_and_enable, netns_add};
 use crate::debian::container::Container;
 use crate::debian::keeper::Chapter;
-use crate::debian::packages::{self, NAMES};
+use crate::debian::packages::NAMES;
 
 pub(super) const CHAPTERS: [Chapter; 1] = [chapter(
     "16-removal",
@@ -58,8 +58,6 @@ fn run(c: &Container) {
     c.ok("pernetctl boot >/dev/null; systemctl reload pernetd; systemctl restart pernetd; ls -la /var/lib/pernetd /run/pernetd");
     stop(c);
     remove(c);
-    again(c);
-    remove(c);
     purge(c);
     c.step("nothing is left");
     c.ok("ip netns del blue; umount /mnt/pernetfs; rmdir /mnt/pernetfs; umount /run/netns; rmdir /run/netns; true");
@@ -87,32 +85,6 @@ fn remove(c: &Container) {
     c.fails("systemctl is-active pernetd");
     c.ok("test -e /etc/pernetd/pernetd.toml && test ! -e /usr/bin/pernetd");
     c.ok("ip -n blue -o link show lo up | grep lo");
-}
-
-fn again(c: &Container) {
-    c.step("installed again: the service and its socket run, with the configuration that stayed");
-    let files = packages::current().put(c);
-    c.ok(&format!("apt-get install -qy --no-install-recommends {files}"));
-    c.ok("systemctl is-active pernetd pernetd.socket");
-    c.ok("pernetctl plugin list | grep loopback && pernetctl netns wait blue");
-    switched_off(c);
-}
-
-fn switched_off(c: &Container) {
-    c.step("switched off by the operator: an upgrade neither starts it nor switches it on");
-    c.ok("systemctl disable --now pernetd.socket pernetd");
-    let files = packages::next().put(c);
-    c.ok(&format!("apt-get install -qy --no-install-recommends {files}"));
-    c.fails("systemctl is-active pernetd");
-    c.fails("systemctl is-active pernetd.socket");
-    c.fails("systemctl is-enabled pernetd");
-    c.fails("systemctl is-enabled pernetd.socket");
-    c.step("masked: likewise");
-    c.ok("systemctl mask pernetd");
-    c.ok("dpkg-reconfigure pernetd");
-    c.fails("systemctl is-active pernetd");
-    c.ok("systemctl unmask pernetd && systemctl enable --now pernetd.socket pernetd");
-    c.ok("systemctl is-active pernetd pernetd.socket");
 }
 
 fn purge(c: &Container) {

@@ -17,7 +17,7 @@ use crate::http::{self, Asked, Refused};
 /// takes it, and anybody on the host may connect.
 const MOST: usize = 8;
 /// As many threads there are: one whose connection has ended may still wait for a scrape.
-const THREADS: usize = 4 * MOST;
+const THREADS: usize = 64;
 /// For the request to come, and for what is left of it after the answer.
 const REQUEST: Duration = Duration::from_secs(5);
 /// For the answer to be taken.
