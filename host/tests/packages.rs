@@ -146,6 +146,7 @@ fn daemon_contents() {
         "/usr/share/man/man8/mount.netctl.8.gz",
         "/usr/share/pernetd/io.pernetd.varlink",
         "/usr/share/doc/pernetd/copyright",
+        "/usr/share/doc/pernetd/README.md",
         "/usr/share/doc/pernetd/changelog.gz",
         "/usr/share/doc/pernetd/changelog.Debian.gz",
         "/usr/share/doc/pernetd/examples/sysctl.d/50-example.conf",

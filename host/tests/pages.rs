@@ -32,6 +32,7 @@ fn main() -> ExitCode {
     };
     let trials = vec![
         trial("help_and_pages_have_the_same_options_and_commands", help_is_in_the_pages),
+        trial("a_line_of_use_says_what_each_option_takes", uses_are_whole),
         trial("every_key_of_the_main_file_is_described_and_no_other", main_keys_are_described),
         trial("every_key_of_a_plugin_file_is_described_and_no_other", plugin_keys_are_described),
         trial("every_page_has_its_sections_and_names_pages_that_are_there", pages_are_whole),
@@ -71,6 +72,8 @@ struct Help {
     /// `["pernetctl", "netns", "wait"]`
     path: Vec<String>,
     options: BTreeSet<String>,
+    /// Options that take something, with what that is called: `--netns NAME`.
+    values: BTreeSet<String>,
     commands: Vec<String>,
 }
 
@@ -79,7 +82,7 @@ fn helps(program: &str, path: &[String]) -> Vec<Help> {
     let output = Command::new(program).args(&path[1..]).arg("--help").output().expect("the program runs");
     assert!(output.status.success(), "{path:?}: {}", output.status);
     let text = String::from_utf8(output.stdout).expect("text");
-    let (mut options, mut commands, mut section) = (BTreeSet::new(), Vec::new(), "");
+    let (mut options, mut values, mut commands, mut section) = (BTreeSet::new(), BTreeSet::new(), Vec::new(), "");
     for line in text.lines() {
         let indent = line.len() - line.trim_start().len();
         match indent {
@@ -90,6 +93,9 @@ fn helps(program: &str, path: &[String]) -> Vec<Help> {
             2 | 6 if section == "Options:" && line.trim_start().starts_with('-') => {
                 let words = line.split_whitespace().take(2).map(|word| word.trim_end_matches(','));
                 options.extend(words.filter(|word| word.starts_with('-')).map(str::to_owned));
+                let option = line.split('>').next().and_then(|option| option.split_once(" <"));
+                let name = |names: &str| names.split_whitespace().last().map(str::to_owned);
+                values.extend(option.and_then(|(names, value)| Some(format!("{} {value}", name(names)?))));
             }
             _ => {}
         }
@@ -98,7 +104,7 @@ fn helps(program: &str, path: &[String]) -> Vec<Help> {
     commands.retain(|command| command != "help");
     let below = commands.iter().flat_map(|command| helps(program, &[path, std::slice::from_ref(command)].concat()));
     let below: Vec<Help> = below.collect();
-    [Help { path: path.to_vec(), options, commands }].into_iter().chain(below).collect()
+    [Help { path: path.to_vec(), options, values, commands }].into_iter().chain(below).collect()
 }
 
 fn all_helps() -> Vec<Help> {
@@ -180,6 +186,23 @@ fn help_is_in_the_pages(root: &Path) {
     // And no page of a command that there is not.
     let pages = fs::read_dir(root.join("man/man1")).expect("pages").count();
     assert_eq!(pages, 1 + all.iter().filter(|help| help.path[0] == "pernetctl" && help.path.len() == 2).count());
+}
+
+fn uses_are_whole(root: &Path) {
+    let all = all_helps();
+    let of_program = |name: &str| &all.iter().find(|help| help.path == [name]).expect("the program").values;
+    let mut looked_at = 0;
+    for help in all.iter().filter(|help| help.path.len() > 1) {
+        let name = if help.path[0] == "pernetd" { "pernetd".to_owned() } else { help.path[..2].join("-") };
+        let page = page(root, &name);
+        let uses = part(&page, ".SH SYNOPSIS");
+        let of_this = uses.lines().find(|line| line.starts_with(&format!("{} ", help.path.join(" "))));
+        for value in help.values.difference(of_program(&help.path[0])) {
+            assert!(of_this.is_some_and(|line| line.contains(value.as_str())), "{value} of {:?}:\n{uses}", help.path);
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at >= 10, "only {looked_at}");
 }
 
 /// What the strict check says is known where `zzz` is not.

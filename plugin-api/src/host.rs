@@ -274,6 +274,15 @@ impl Host {
     /// The daemon's own figures, as they are now: hook calls by plugin and hook, namespaces and plugins by state, and so on.
     /// From anywhere, at any time: nothing is waited for.
     ///
+    /// ```
+    /// # use pernet_plugin_api::prelude::*;
+    /// /// How many calls of this plugin's hooks have failed since the daemon's start.
+    /// fn failed_calls(host: &Host, plugin: &str) -> Result<u64> {
+    ///     let figures = host.figures()?;
+    ///     Ok(figures.hooks.iter().filter(|hook| hook.plugin == plugin).map(|hook| hook.errors).sum())
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// `ESTALE` once the instance's end is over, `ENOSYS` of a daemon that does not tell them.
     pub fn figures(&self) -> Result<Figures> {

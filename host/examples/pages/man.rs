@@ -4,7 +4,7 @@
 
 use std::io;
 
-use clap::Command;
+use clap::{Arg, Command};
 use clap_mangen::Man;
 
 use crate::roff::{Page, bold, plain, prose, title};
@@ -109,7 +109,7 @@ fn head(command: &Command, name: &str, section: char, date: &str) -> io::Result<
     let brief = about.lines().next().unwrap_or_default().trim_end_matches('.');
     let mut text = title(name, section, date);
     text += &format!(".SH NAME\n{} \\- {}\n", plain(name), plain(&lower_first(brief)));
-    text += &format!(".SH SYNOPSIS\n{}", uses(command, name)?);
+    text += &format!(".SH SYNOPSIS\n{}", uses(command, name));
     // Exit codes have a section of their own.
     let long = command.get_long_about().map_or(about, ToString::to_string);
     let told: Vec<_> = long.split("\n\n").filter(|paragraph| !paragraph.starts_with("Exit status")).collect();
@@ -118,21 +118,44 @@ fn head(command: &Command, name: &str, section: char, date: &str) -> io::Result<
 }
 
 /// The ways to call it, a line each.
-fn uses(command: &Command, name: &str) -> io::Result<String> {
+fn uses(command: &Command, name: &str) -> String {
     let own = format!("{} [\\fIOPTIONS\\fR]", bold(name));
-    let of_commands = command.get_subcommands().map(synopsis).collect::<io::Result<Vec<_>>>()?;
-    Ok(match name {
+    let of_commands: Vec<_> = command.get_subcommands().map(synopsis).collect();
+    match name {
         "pernetctl" => format!("{own} \\fICOMMAND\\fR\n"),
         "pernetd" => format!("{own}\n.br\n{}", of_commands.join(".br\n")),
-        _ if of_commands.is_empty() => synopsis(command)?,
+        _ if of_commands.is_empty() => synopsis(command),
         _ => of_commands.join(".br\n"),
-    })
+    }
 }
 
-/// One line of use, options that each command has left out.
-fn synopsis(command: &Command) -> io::Result<String> {
-    let line = rendered(&without_globals(command), Man::render_synopsis_section)?;
-    Ok(line.trim_start_matches(".SH SYNOPSIS\n").to_owned())
+/// One line of use, options that each command has left out. Clap's own leaves out what an option takes.
+fn synopsis(command: &Command) -> String {
+    let command = without_globals(command);
+    let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+    let (words, options): (Vec<_>, Vec<_>) = shown.partition(|argument| argument.is_positional());
+    let name = bold(command.get_bin_name().unwrap_or(command.get_name()));
+    let parts = options.into_iter().chain(words).map(usage);
+    format!("{}\n", std::iter::once(name).chain(parts).collect::<Vec<_>>().join(" "))
+}
+
+/// One option or word in a line of use.
+fn usage(argument: &Arg) -> String {
+    let names = [argument.get_short().map(|short| format!("-{short}")), argument.get_long().map(|l| format!("--{l}"))];
+    let mut text = names.into_iter().flatten().map(|name| bold(&name)).collect::<Vec<_>>().join("|");
+    if argument.get_action().takes_values() {
+        let values = argument.get_value_names().unwrap_or_default();
+        let value = values.iter().map(|value| plain(value)).collect::<Vec<_>>().join(" ");
+        text += if text.is_empty() { "" } else { " " };
+        text += &format!("\\fI{value}\\fR");
+    }
+    if !argument.is_required_set() {
+        text = format!("[{text}]");
+    }
+    if argument.is_positional() && argument.get_num_args().is_some_and(|count| count.max_values() == usize::MAX) {
+        text += "...";
+    }
+    text
 }
 
 /// A command within a page.

@@ -1,5 +1,6 @@
 //! The chapters of the booted test, in the order of their numbers, and what several of them do.
 
+mod apt;
 mod crashes;
 mod journal;
 mod mounts;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Chapter> {
         &varlinkctl::CHAPTERS,
         &journal::CHAPTERS,
         &removal::CHAPTERS,
+        &apt::CHAPTERS,
     ];
     chapters.concat()
 }

@@ -135,6 +135,7 @@ mod tests {
             ("max_series = 1", "max_series"),
             ("metrics = [\"*\", \"a[\"]", "metrics[1]"),
             ("devices = [\"!\"]", "devices[0]"),
+            ("devices = [\"!lo\"]", "devices[0]"),
         ] {
             assert_eq!(refusal(text), field, "{text}");
         }

@@ -13,10 +13,11 @@ use pernet_plugin_api::prelude::*;
 use crate::collect::Collector;
 use crate::http::{self, Asked, Refused};
 
-/// As many connections are answered.
-const MOST: usize = 16;
+/// As many connections are answered. Each may hold a scrape's whole text (36 MB of 1,000 namespaces) for as long as it
+/// takes it, and anybody on the host may connect.
+const MOST: usize = 8;
 /// As many threads there are: one whose connection has ended may still wait for a scrape.
-const THREADS: usize = 4 * MOST;
+const THREADS: usize = 64;
 /// For the request to come, and for what is left of it after the answer.
 const REQUEST: Duration = Duration::from_secs(5);
 /// For the answer to be taken.

@@ -25,6 +25,11 @@ impl Globs {
             }
             list.push(Pattern::new(text).map_err(|e| (at, format!("`{text}` is no glob: {e}")))?);
         }
+        if include.is_empty() && !exclude.is_empty() {
+            let what =
+                format!("`{}` only leaves out, so nothing at all would be taken in: put \"*\" before it", globs[0]);
+            return Err((0, what));
+        }
         let all = exclude.is_empty() && include.iter().any(|glob| glob.as_str() == "*");
         Ok(Globs { include, exclude, all })
     }
@@ -48,7 +53,8 @@ mod tests {
         let some = globs(&["*", "!veth*"]).expect("well-formed");
         assert!(some.has("eth0") && !some.has("veth0"));
         assert!(globs(&["*"]).expect("well-formed").has("anything"));
-        assert!(!globs(&["!a"]).expect("well-formed").has("b"), "nothing is taken in");
+        assert_eq!(globs(&["!a", "!b"]).expect_err("nothing is taken in").0, 0);
+        assert!(!globs(&[]).expect("well-formed").has("a"), "no device at all may be meant");
         assert_eq!(globs(&["a", "b["]).expect_err("no glob").0, 1);
         assert_eq!(globs(&["!"]).expect_err("empty").0, 0);
     }

@@ -32,6 +32,9 @@ const GAUGES: [(&str, &str); 8] = [
 const HOST_WIDE: [(&str, &str); 5] =
     [("TCP", "orphan"), ("TCP", "alloc"), ("TCP", "mem"), ("UDP", "mem"), ("SCTP", "mem")];
 
+/// In `snmp` and `netstat`, what is in milliseconds.
+const MILLISECONDS: [(&str, &str); 3] = [("Tcp", "RtoMin"), ("Tcp", "RtoMax"), ("TcpExt", "TCPMemoryPressuresChrono")];
+
 /// What a number is multiplied with to be of a base unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scale {
@@ -143,14 +146,11 @@ impl Kernel {
     fn counter(&mut self, families: &mut Families, file: &str, protocol: &[u8], name: &[u8]) -> Option<Entry> {
         let (protocol, name) = (ascii(protocol)?, ascii(name)?);
         let is_gauge = GAUGES.contains(&(protocol, name));
-        let scale = if matches!(name, "RtoMin" | "RtoMax") { Scale::Thousandth } else { Scale::One };
-        let end = match (is_gauge, scale) {
-            (true, Scale::Thousandth) => "_seconds",
-            (true, _) => "",
-            (false, _) => "_total",
-        };
+        let scale = if MILLISECONDS.contains(&(protocol, name)) { Scale::Thousandth } else { Scale::One };
+        let unit = if scale == Scale::Thousandth { "_seconds" } else { "" };
+        let end = if is_gauge { "" } else { "_total" };
         let whole = if protocol.is_empty() { snake(name) } else { format!("{}_{}", snake(protocol), snake(name)) };
-        let metric = format!("pernet_netstat_{whole}{end}");
+        let metric = format!("pernet_netstat_{whole}{unit}{end}");
         let source = if protocol.is_empty() { name.to_owned() } else { format!("{protocol} {name}") };
         let kind = if is_gauge { Kind::Gauge } else { Kind::Counter };
         self.entry(families, &metric, (kind, scale, false), &format!("{source} of /proc/net/{file}."))
@@ -257,6 +257,19 @@ mod tests {
         expected.sort();
         told.sort();
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_counter_of_time_is_in_seconds() {
+        let (mut kernel, mut families) = (Kernel::new(), all());
+        families.begin();
+        let text = b"TcpExt: TCPMemoryPressures TCPMemoryPressuresChrono\nTcpExt: 2 1500\n";
+        kernel.pairs(&mut families, "", "netstat", text);
+        let expected = [
+            "pernet_netstat_tcp_ext_tcp_memory_pressures_total 2",
+            "pernet_netstat_tcp_ext_tcp_memory_pressures_chrono_seconds_total 1.500",
+        ];
+        assert_eq!(samples(&mut families), expected);
     }
 
     #[test]

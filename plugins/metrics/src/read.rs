@@ -143,7 +143,8 @@ fn receive(socket: impl AsFd, bytes: &mut Vec<u8>) -> rustix::io::Result<bool> {
             whole &= flags & NLM_F_DUMP_INTR == 0;
             let code = rest.get(16..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| i32::from_ne_bytes(*bytes));
             match kind {
-                NLMSG_ERROR if code < 0 => return Err(Errno::from_raw_os_error(code.saturating_neg())),
+                // A dump that fails after its first part says so at its end.
+                NLMSG_ERROR | NLMSG_DONE if code < 0 => return Err(Errno::from_raw_os_error(code.saturating_neg())),
                 NLMSG_ERROR | NLMSG_DONE => return Ok(whole),
                 _ => rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default(),
             }
@@ -162,6 +163,23 @@ mod tests {
         assert_eq!([raw.file("snmp"), raw.file("netstat"), raw.file("snmp6")], [&b"b"[..], b"", b"ccc"]);
         assert_eq!(raw.file("sockstat"), b"", "was not read");
         assert_eq!(raw.file("nothing"), b"");
+    }
+
+    #[test]
+    fn a_dump_that_fails_at_its_end_is_none() {
+        let done = |code: i32| {
+            let mut message = 20u32.to_ne_bytes().to_vec();
+            message.extend(NLMSG_DONE.to_ne_bytes());
+            message.resize(16, 0);
+            message.extend(code.to_ne_bytes());
+            let (here, there) =
+                rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+                    .expect("a pair of sockets");
+            send(&there, &message, SendFlags::empty()).expect("there is room");
+            receive(&here, &mut Vec::new())
+        };
+        assert_eq!(done(0), Ok(true));
+        assert_eq!(done(-Errno::MSGSIZE.raw_os_error()), Err(Errno::MSGSIZE));
     }
 
     #[test]

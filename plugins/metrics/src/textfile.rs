@@ -71,7 +71,7 @@ fn write_on(path: &Path, every: Duration, collector: &Collector, (stopping, end)
         drop(stops);
         next = Instant::now() + every;
         if let Some(body) = collector.collect() {
-            let failed = replace(path, &body).err().map(|e| format!("cannot write {}: {e}", path.display()));
+            let failed = replace(path, &body).err().map(|e| refused(path, &e));
             if let Some(what) = failed.as_ref().filter(|what| complained.as_ref() != Some(*what)) {
                 tracing::warn!("{what}; tried again every {every:?}");
             }
@@ -81,12 +81,29 @@ fn write_on(path: &Path, every: Duration, collector: &Collector, (stopping, end)
     }
 }
 
+/// What to do about a file that cannot be written.
+fn refused(path: &Path, error: &io::Error) -> String {
+    let folder = path.parent().unwrap_or(path).display();
+    let advice = match error.kind() {
+        // The usual one: the service's sandbox.
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("open the folder to the service: `systemctl edit pernetd`, [Service], ReadWritePaths={folder}")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("let root be the owner of {folder}: the service may not override it")
+        }
+        io::ErrorKind::StorageFull => "make room there, or choose another `textfile`".to_owned(),
+        _ => format!("see to {folder}, or choose another `textfile`"),
+    };
+    format!("cannot write {}: {error}; {advice}", path.display())
+}
+
 /// Beside the file, by a name that node_exporter does not read, and then in its place.
 fn replace(path: &Path, body: &Body) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}", std::process::id()));
+    name.push(".new");
     let new = path.with_file_name(name);
-    // Of a daemon that was killed.
+    // Of a daemon that was killed. The name is always the same, so that no more than one is ever left.
     let _ = fs::remove_file(&new);
     // The folder may be somebody else's: nothing that is there is followed or written to.
     let file = File::options().write(true).create_new(true).mode(MODE).open(&new)?;
@@ -110,12 +127,20 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
 
     #[test]
+    fn a_folder_that_the_sandbox_closes_is_to_be_opened() {
+        let path = Path::new("/var/lib/node/a.prom");
+        let told = refused(path, &io::Error::from_raw_os_error(rustix::io::Errno::ROFS.raw_os_error()));
+        assert!(told.contains("ReadWritePaths=/var/lib/node") && told.contains(path.to_str().expect("text")), "{told}");
+    }
+
+    #[test]
     fn a_file_is_replaced_as_a_whole() {
         let folder = std::env::temp_dir().join(format!("pernet-metrics-{}", std::process::id()));
         fs::create_dir(&folder).expect("a folder of our own");
         let (path, elsewhere) = (folder.join("a.prom"), folder.join("elsewhere"));
         fs::write(&elsewhere, "untouched").expect("ours");
         symlink(&elsewhere, &path).expect("ours");
+        fs::write(folder.join("a.prom.new"), "of one that was killed").expect("ours");
         replace(&path, &Body { parts: vec![b"a 1\n".to_vec(), b"b 2\n".to_vec()] }).expect("it can be written");
         let meta = fs::symlink_metadata(&path).expect("it is there");
         assert!(meta.is_file() && meta.mode() & 0o7777 == MODE, "{meta:?}");
