@@ -306,7 +306,8 @@ fn hanging(mut m: Machine) {
     });
     let lost = journal.wait_id(catalog::LINES_LOST);
     assert!(lost.get("PERNET_LOST").parse::<u64>().unwrap() > 10_000, "{lost:?}");
-    assert!(stream.lines().filter(|line| line.contains("of the flood")).count() > 10, "as much as there was room for");
+    // Of lines of 2 KiB a dozen, less what else was said: a socket takes more only while three quarters of its room are free.
+    assert!(stream.lines().filter(|line| line.contains("of the flood")).count() > 2, "as much as there was room for");
     m.stop();
 }
 
