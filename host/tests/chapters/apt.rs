@@ -39,7 +39,9 @@ fn again(c: &Container) {
 /// The daemon of before the upgrade, which runs on, is no match for newer plugins: it is replaced as soon as that is possible.
 fn held_back(c: &Container) {
     c.step("an upgrade with a plugin that would not load leaves the daemon alone");
-    c.ok("echo nonsense > /usr/lib/pernetd/plugins/libpernet_odd.so; echo '# odd' > /etc/pernetd/plugins.d/30-odd.toml");
+    c.ok(
+        "echo nonsense > /usr/lib/pernetd/plugins/libpernet_odd.so; echo '# odd' > /etc/pernetd/plugins.d/30-odd.toml",
+    );
     let pid = main_pid(c);
     let said = put(c, &packages::next());
     c.assert_has(&said, &["libpernet_odd.so would not load", "not restarted"]);
