@@ -18,6 +18,7 @@ use journald::{Entry, Journal, SOCKET, bind};
 use machine::{Machine, SOON, one};
 use pernetd::logging::catalog;
 use rustix::fs::{Mode, OFlags};
+use rustix::net::sockopt;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use sandbox::{netns_add, wait_until};
 
@@ -282,6 +283,8 @@ fn hanging(mut m: Machine) {
     m.probe(10, "log", "", "say = \"x\"\nlength = 2000\nflood = 5000");
     let socket = bind();
     let (mut ours, theirs) = stream();
+    // As much room as anybody may have: how many lines that is depends on what memory the kernel has at hand for each.
+    sockopt::set_socket_send_buffer_size(&theirs, 1 << 20).unwrap();
     m.spawn_logging_to(theirs, true);
     m.wait_running();
     let began = Instant::now();
@@ -306,8 +309,9 @@ fn hanging(mut m: Machine) {
     });
     let lost = journal.wait_id(catalog::LINES_LOST);
     assert!(lost.get("PERNET_LOST").parse::<u64>().unwrap() > 10_000, "{lost:?}");
-    // Of lines of 2 KiB a dozen, less what else was said: a socket takes more only while three quarters of its room are free.
-    assert!(stream.lines().filter(|line| line.contains("of the flood")).count() > 2, "as much as there was room for");
+    let kept = stream.lines().filter(|line| line.contains("of the flood")).count();
+    eprintln!("kept {kept}");
+    assert!(kept > 10, "as much as there was room for, not {kept}");
     m.stop();
 }
 
